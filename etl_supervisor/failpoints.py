@@ -1,0 +1,73 @@
+"""Named places where a crash matters. In production each is one dictionary look-up that finds nothing.
+
+    ETL_FAILPOINTS="reader.before_confirm=kill@3,actor.after_append=kill"      the 3rd visit kills this process with SIGKILL
+    ETL_FAILPOINTS_LOG=/path/log                                             a line per landed kill, written before it
+
+A failpoint fires once per log file: a restarted process whose line is there already passes, so that a test sees one crash and
+the recovery from it. Every name stands in `NAMES` with what a crash there leaves; the chaos tests visit each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+NAMES: dict[str, str] = {
+    "reader.after_seal": "frames of a batch are decoded, nothing handed over: the slot sends them again",
+    "reader.after_publish": "segments are with the actors: resent by the new reader, filtered against the channel's token",
+    "reader.before_save": "rows durable, state not written: resent from the old position, filtered",
+    "reader.after_save": "state written, PostgreSQL not told: START_REPLICATION with our position skips what is durable",
+    "reader.after_confirm": "PostgreSQL told: nothing is in flight",
+    "copy.after_snapshot": "snapshot exported, no row sent: the copy starts again under a new one",
+    "copy.mid_rows": "part of the copy landed: the copy starts again at a later position, which overrides it",
+    "copy.before_finish": "copy durable, state not FINISHEDCOPY: copied once more",
+    "actor.after_open": "channel opened (old owner fenced), reader not told: opened again by the next incarnation",
+    "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
+    "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
+    "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",
+    "actor.before_apply": "durable, target behind: the next Apply covers it",
+    "actor.after_apply": "target moved, reader not told: the fence has moved, the block does nothing when it comes again",
+}
+
+
+class _Plan:
+    """The failpoints armed in this process: name -> visits that are left before it fires."""
+
+    def __init__(self, text: str) -> None:
+        self.left: dict[str, int] = {}
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            name, _, action = item.partition("=")
+            verb, _, visit = action.partition("@")
+            if name not in NAMES or verb != "kill":
+                raise ValueError(f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N]")
+            self.left[name] = int(visit or "1")
+
+
+_plan = _Plan(os.environ.get("ETL_FAILPOINTS", ""))
+
+
+def failpoint(name: str) -> None:
+    """Die here if this place is armed and its count is reached."""
+    if name not in _plan.left:
+        assert name in NAMES, name
+        return
+    _plan.left[name] -= 1
+    if _plan.left[name] > 0 or _has_fired(name):
+        return
+    _record(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _has_fired(name: str) -> bool:
+    path = os.environ.get("ETL_FAILPOINTS_LOG")
+    if not path or not os.path.exists(path):
+        return False
+    with open(path) as log:
+        return any(line.split(" ")[0] == name for line in log)
+
+
+def _record(name: str) -> None:
+    path = os.environ.get("ETL_FAILPOINTS_LOG")
+    if path:
+        with open(path, "a") as log:
+            log.write(f"{name} {os.getpid()}\n")

@@ -1,0 +1,222 @@
+"""Every message there is: frozen dataclasses, one union per receiver.
+
+A publisher (a reader, or a copy worker) talks to actors. A connection begins with Hello (which carries the descriptor of the
+publisher's slab) and Welcome; after that every message on it belongs to these two incarnations. A publisher names a table by a handle of its own.
+
+    publisher                              actor
+    Hello(+ slab descriptor)        ───►
+                                    ◄───   Welcome
+    OpenTable                       ───►                      ensure landing, target, owner; open the channel
+                                    ◄───   TableOpened        committed, appended, applied, errors: what need not be sent again
+    Segment (seq 1, 2, …)           ───►                      filter, encode, append
+                                    ◄───   Accepted           the SDK has the rows of every seq up to this one
+                                    ◄───   Durable            committed up to the end of this seq; its slots may be reused
+    Apply(fence)                    ───►                      one fenced block
+                                    ◄───   Applied
+    OpenTable (same handle,         ───►                      the shape changed: ALTER, then TableOpened;
+        higher version)                                       segments sent after it wait for it
+    CloseTable                      ───►
+                                    ◄───   TableClosed
+    any of these may be answered by  ◄───   Failed            the handle is dead until the next OpenTable
+
+Loss of the connection means the actor (or the publisher) died: both forget everything about it; the publisher connects again, opens its
+tables again and sends again what was not durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etl_supervisor.errors import Kind
+from etl_supervisor.model.pipeline import Destination, SourceSpec
+from etl_supervisor.model.table import Table
+
+OVERSIZE_SLOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First word of a publisher. Comes with the descriptor of its slab (`slots` slots of `slot_bytes` bytes)."""
+
+    publisher: str
+    incarnation: int
+    slots: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTable:
+    """Make `table` ready for segments in `channel`, create or alter what is missing in Snowflake.
+
+    `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
+    an older reader. A copy opens the table with a channel of its own and `applies` False.
+    """
+
+    handle: int
+    pipeline_id: int
+    pipeline: str
+    owner: str
+    epoch: int
+    generation: int
+    channel: str
+    destination: Destination
+    table: Table
+    applies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes.
+
+    `slot` is OVERSIZE_SLOT when the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its
+    first and last row. `seq` counts the segments of a handle from 1.
+    """
+
+    handle: int
+    seq: int
+    slot: int
+    slot_generation: int
+    length: int
+    rows: int
+    first: str
+    last: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end."""
+
+    handle: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTable:
+    """Flush and close the channel; `drop` forgets it in Snowflake too (a copy's channel)."""
+
+    handle: int
+    drop: bool = False
+
+
+ToActor = Hello | OpenTable | Segment | Apply | CloseTable
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """First word of an actor."""
+
+    actor: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableOpened:
+    """The table takes segments. Tokens are None when there are none; `errors` is the channel's error counter now;
+    `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation)."""
+
+    handle: int
+    version: int
+    committed: str | None
+    appended: str | None
+    errors: int
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The SDK has taken the rows of every segment up to `seq`. They may still be lost."""
+
+    handle: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Every row of every segment up to `seq` is committed in Snowflake and the error counter did not rise."""
+
+    handle: int
+    seq: int
+    committed: str | None
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The target shows every row below `fence`."""
+
+    handle: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableClosed:
+    """The channel is closed."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The table is stopped at this actor. `operation` is open, append, commit, apply or close.
+    `transient` says that another OpenTable may help without a person."""
+
+    handle: int
+    operation: str
+    kind: Kind
+    place: str
+    reason: str
+    remedy: str
+    transient: bool
+
+
+ToPublisher = Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The monitor's word to the parent: what should run, from a poll that succeeded."""
+
+    sources: tuple[SourceSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyWanted:
+    """A reader asks the parent for a copy worker for one table of one pipeline."""
+
+    source: str
+    pipeline_id: int
+    schema: str
+    table: str
+    generation: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyEnded:
+    """The parent tells the reader that the copy worker ended, well or not; the state store has the result."""
+
+    pipeline_id: int
+    schema: str
+    table: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A child's last word before it exits by itself: the line an operator reads."""
+
+    kind: Kind
+    place: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A child has booted: its breaker may close."""
+
+
+ToParent = Desired | CopyWanted | Trouble | Ready
+FromParent = CopyEnded
+Message = ToActor | ToPublisher | ToParent | FromParent

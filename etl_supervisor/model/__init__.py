@@ -1,0 +1,11 @@
+"""Pure values; nothing here does I/O or imports anything heavier than the standard library.
+
+lsn          PostgreSQL's log sequence numbers, as integers and as text
+position     the one total order of a source's changes, and the offset token that spells it
+types        what a column's values are, independent of PostgreSQL, Arrow and Snowflake
+table        a table's name and shape as the reader tells it to the actors
+names        slots, channels, landing and target tables
+pipeline     sources, destinations and pipelines as configured
+progress     received >= accepted >= durable >= confirmed, which only rise
+table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
+"""

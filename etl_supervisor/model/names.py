@@ -1,0 +1,51 @@
+"""Names that the system gives: slots, channels, landing and target tables.
+
+Snowflake names are upper case by default. A table of schema `public` keeps its own name; one of another schema gets the schema in front,
+so that `sales.orders` and `public.orders` never meet. Two tables that would still share a name are refused by the
+owner mark in `_ETL_WATERMARK`.
+"""
+
+from __future__ import annotations
+
+from etl_supervisor.model.table import TableName
+
+SLOT_NAME_LENGTH_MAX = 63  # NAMEDATALEN - 1
+WATERMARK_TABLE = "_ETL_WATERMARK"
+LANDING_PREFIX = "LANDING_"
+META_PREFIX = "_ETL_"
+
+
+def slot(replication_id: int) -> str:
+    """The replication slot of a source; the id is the source's `replication_id`."""
+    return f"etl_stream_{replication_id}"
+
+
+def copy_slot(replication_id: int, incarnation: int) -> str:
+    """The temporary slot of one copy worker."""
+    return f"etl_copy_{replication_id}_{incarnation}"
+
+
+def target_table(table: TableName) -> str:
+    """The name of the current table in Snowflake (unquoted form: upper case)."""
+    prefix = "" if table.schema == "public" else f"{table.schema}__"
+    return f"{prefix}{table.name}".upper()
+
+
+def landing_table(table: TableName) -> str:
+    """The name of the change log in the landing schema."""
+    return LANDING_PREFIX + target_table(table)
+
+
+def column(name: str) -> str:
+    """The name of a column in Snowflake."""
+    return name.upper()
+
+
+def stream_channel(pipeline_id: int, generation: int, number: int = 0) -> str:
+    """The channel of a pipeline's changes into one table; the pipe belongs to the table, so its name need not be in it."""
+    return f"etl-p{pipeline_id}-g{generation:08X}-{number}"
+
+
+def copy_channel(pipeline_id: int, generation: int, consistent_point: int) -> str:
+    """The channel of one copy, at the consistent point of its snapshot."""
+    return f"etl-p{pipeline_id}-g{generation:08X}-copy-{consistent_point:016X}"

@@ -1,0 +1,90 @@
+"""Sources, destinations and pipelines as configured (tables of schema `app`), as plain values.
+
+Secrets stay encrypted here (`EncryptedText`, the form they have in the database); the process that needs one decrypts it at the last moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedText:
+    """A secret as it is stored; `context` is bound into the encryption (table, row and column), so that it can't be moved."""
+
+    ciphertext: str = field(repr=False)
+    context: str
+
+
+class PipelineStatus(StrEnum):
+    """What the operator wants of a pipeline."""
+
+    START = "START"
+    PAUSE = "PAUSE"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list."""
+
+    id: int
+    name: str
+    pg_host: str
+    pg_port: int
+    pg_database: str
+    pg_username: str
+    pg_password: EncryptedText | None
+    pg_tls_mode: str
+    pg_tls_ca: str | None
+    publication_name: str
+    replication_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One Snowflake database that changes are brought to.
+
+    `host` is the account host, or `127.0.0.1:PORT` of a local Snowflake; `settings` holds what has no column of its own
+    (`ca_file` of a local Snowflake).
+    """
+
+    id: int
+    name: str
+    type: str
+    account: str
+    user: str
+    database: str
+    schema: str
+    warehouse: str | None
+    role: str | None
+    private_key_path: str
+    private_key_passphrase: EncryptedText | None
+    host: str | None
+    landing_schema: str
+    apply_interval_seconds: float
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One source into one destination, with its batching and retry policy."""
+
+    id: int
+    name: str
+    source_id: int
+    destination: Destination
+    status: PipelineStatus
+    batch_max_size: int
+    batch_max_fill_ms: int
+    table_error_retry_delay_ms: int
+    table_error_retry_max_attempts: int
+    max_table_sync_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """What one reader has to do: a source and its started pipelines (never empty)."""
+
+    source: Source
+    pipelines: tuple[Pipeline, ...]

@@ -1,0 +1,59 @@
+"""How far a source has come, and the rule that orders it:
+
+    received >= accepted >= durable >= confirmed          each only rises within a life of the reader
+
+`received`   the end of the last frame read from the walsender
+`accepted`   everything at or before it is in the SDK's hands (may still be lost)
+`durable`    everything at or before it is committed in Snowflake, at every destination
+`confirmed`  the state store has said `durable`, and PostgreSQL has been told
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the state store keeps of a source. LSNs are ints.
+
+    `slot_created` tells apart the slot we know from one made again under its name by somebody else: it is the consistent
+    point at which our slot was created.
+    """
+
+    system_identifier: str
+    timeline: int
+    slot: str
+    slot_created: int
+    generation: int
+    confirmed: int
+
+    def advanced(self, confirmed: int) -> Progress:
+        """The same, confirmed further. Going back is a fault of ours."""
+        assert confirmed >= self.confirmed, (confirmed, self.confirmed)
+        return replace(self, confirmed=confirmed)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What `status` shows of a source: a snapshot the reader writes every second or so.
+
+    LSNs are ints; `lag_bytes` is the source's WAL end minus confirmed; `lag_seconds` the age of the oldest change that is not
+    durable (0 when there is none); `trouble` the line of the last error, empty when all is well.
+    """
+
+    state: str
+    received: int = 0
+    accepted: int = 0
+    durable: int = 0
+    confirmed: int = 0
+    wal_end: int = 0
+    lag_seconds: float = 0.0
+    rows: int = 0
+    trouble: str = ""
+    reported_at: float = 0.0
+
+    @property
+    def lag_bytes(self) -> int:
+        """How much WAL the source holds back for us."""
+        return max(0, self.wal_end - self.confirmed)

@@ -1,0 +1,49 @@
+"""A table's name and shape, as the reader tells it to the actors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etl_supervisor.model.types import ValueType
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table's schema and name in the source, exactly as PostgreSQL has them."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table's shape.
+
+    `key` says that it identifies a row (primary key, or the replica identity index). `toastable` says that an update may leave it
+    out (its storage can be out of line). `default` is the text of `attmissingval`: what rows older than the column hold.
+    """
+
+    name: str
+    type: ValueType
+    key: bool = False
+    nullable: bool = True
+    toastable: bool = False
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's shape at one moment of its stream. `version` rises within a reader's life with every change of shape."""
+
+    name: TableName
+    oid: int
+    columns: tuple[Column, ...]
+    version: int = 0
+
+    @property
+    def key(self) -> tuple[Column, ...]:
+        """The columns that identify a row; empty for a table without a key."""
+        return tuple(column for column in self.columns if column.key)

@@ -1,0 +1,64 @@
+"""The life of a table in one pipeline: states are a table of transitions, and all of them are durable.
+
+INIT          known; its stream rows are landed from now on (route first, then snapshot)
+DATASYNC      a copy worker is busy; a crash here means another copy under a new snapshot
+FINISHEDCOPY  every row of the copy is durable in the landing table, at position copy_lsn - 1
+CATCHUP       the target may be built once the stream is durable up to copy_lsn
+READY         the target has been built and follows the stream
+ERRORED       stopped with kind and reason; the other tables go on; a retry leads back to where it was
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from etl_supervisor.model.table import TableName
+
+
+class Phase(StrEnum):
+    """Where a table is in its life."""
+
+    INIT = "INIT"
+    DATASYNC = "DATASYNC"
+    FINISHEDCOPY = "FINISHEDCOPY"
+    CATCHUP = "CATCHUP"
+    READY = "READY"
+    ERRORED = "ERRORED"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.INIT: frozenset({Phase.DATASYNC, Phase.ERRORED}),
+    Phase.DATASYNC: frozenset({Phase.INIT, Phase.DATASYNC, Phase.FINISHEDCOPY, Phase.ERRORED}),
+    Phase.FINISHEDCOPY: frozenset({Phase.CATCHUP, Phase.INIT, Phase.ERRORED}),
+    Phase.CATCHUP: frozenset({Phase.READY, Phase.INIT, Phase.ERRORED}),
+    Phase.READY: frozenset({Phase.INIT, Phase.ERRORED}),
+    Phase.ERRORED: frozenset({Phase.INIT, Phase.DATASYNC, Phase.FINISHEDCOPY, Phase.CATCHUP, Phase.READY}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """What the state store keeps of one table in one pipeline.
+
+    `copy_lsn` is the consistent point S of the finished copy (0 before). `errors` is the baseline of Snowflake's error counter.
+    `resume` is the phase that a retry of an ERRORED table goes back to.
+    """
+
+    table: TableName
+    oid: int
+    generation: int
+    phase: Phase = Phase.INIT
+    copy_lsn: int = 0
+    rows_copied: int = 0
+    applied: int = 0
+    errors: int = 0
+    attempts: int = 0
+    trouble: str = ""
+    resume: Phase = Phase.INIT
+
+    def to(self, phase: Phase, **changes: object) -> TableState:
+        """The next state. A transition that is missing from the table is a fault of ours."""
+        if phase is not self.phase:
+            assert phase in TRANSITIONS[self.phase], f"{self.table}: {self.phase} -> {phase}"
+        return replace(self, phase=phase, **changes)  # type: ignore[arg-type]
