@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         raise OSError("prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         sys.exit("the process that asked for this server is gone")
-    os.execv(program[0], program)
+    os.execv(program[0], program)  # noqa: S606 - the caller names the program
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ def settle_port(memory: Path, wanted: int | None = None) -> int:
     The answer is remembered in the file `memory`.
     """
     if wanted is not None and not is_free(wanted):
-        raise EtlError(
-            Kind.EMBEDDED, f"{LOOPBACK}:{wanted}", "the port is in use", "stop its user or name another"
-        )
+        raise EtlError(Kind.EMBEDDED, f"{LOOPBACK}:{wanted}", "the port is in use", "stop its user or name another")
     port = wanted or _remembered(memory) or choose_port()
     memory.write_text(f"{port}\n")
     return port

@@ -2,7 +2,7 @@
 
 Order of a start:
 
-1. `take_lock` takes an flock on a file beside the data. The descriptor is handed to the server, which hands it to all of
+1. `data_lock` takes an flock on a file beside the data. The descriptor is handed to the server, which hands it to all of
    its own children: the lock is free again when the last process of that run is gone, however it died.
 2. `ServerProcess` starts `launch.py` in a session of its own (Ctrl-C of the terminal does not reach it), which drops
    root, asks the kernel to be signalled when we die, and becomes the server. The server's environment holds nothing of
@@ -26,8 +26,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from etl_supervisor.errors import EtlError, Kind
@@ -37,8 +37,11 @@ POLL_S = 0.01  # between two looks at a state; a server needs about 30 ms to sta
 READY_DEADLINE_S = 60.0  # crash recovery of a large WAL takes its time
 LOCK_DEADLINE_S = 30.0  # an orderly shutdown writes a checkpoint first
 LOG_BYTES_MAX = 10_000_000  # a larger log is set aside (one older copy is kept) at the next start
+IN_USE_GRACE_S = 0.5  # a starter that is being killed looks alive a moment longer
+LOCK_BYTES_MAX = 64  # two process ids
 LOG_TAIL_BYTES = 1_500  # what an error line may quote
 SECRET_BYTES = 24  # 192 bits, 32 characters of URL-safe text
+SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 TRAVERSE_MODE = 0o711  # for directories we make: others may pass through, not list
 
 
@@ -64,35 +67,32 @@ class ServerCommand:
     log_path: Path
     account: Account | None = None  # None: the account we run under
     death_signal: signal.Signals = signal.SIGTERM  # what the kernel sends when we die
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class ServerProcess:
-    """A running server. `lock` (a descriptor from `take_lock`) passes to it and is closed here."""
+    """A running server. It shares the `lock` (a descriptor from `data_lock`) and keeps it when we let go."""
 
     def __init__(self, command: ServerCommand, lock: int) -> None:
         self._command = command
         _set_aside_large(command.log_path)
         account = command.account
+        command.log_path.touch(mode=0o600)  # a server may quote a statement, and with it a value
+        give(command.log_path, account)
         with command.log_path.open("ab") as log:
-            give(command.log_path, account)
             self._log_start = log.tell()
             launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(int(command.death_signal))]
             identity = [str(account.uid), str(account.gid)] if account else ["-1", "-1"]
-            try:
-                self._process = subprocess.Popen(
-                    [*launcher, *identity, *command.argv],
-                    cwd="/",
-                    env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **command.environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=[lock],
-                )
-                os.pwrite(lock, f"{os.getpid()} {self._process.pid}\n".encode(), 0)
-            finally:
-                os.close(lock)
+            self._process = subprocess.Popen(
+                [*launcher, *identity, *command.argv],
+                cwd="/",
+                env=SERVER_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
+        os.pwrite(lock, f"{os.getpid()} {self._process.pid}\n".encode(), 0)
 
     @property
     def pid(self) -> int:
@@ -132,37 +132,34 @@ class ServerProcess:
         with log.open("rb") as file:
             file.seek(max(self._log_start, log.stat().st_size - LOG_TAIL_BYTES))
             said = file.read().decode(errors="replace").strip() or "nothing"
-        return EtlError(
-            Kind.EMBEDDED, self._command.place, f"{reason}; it said: {said}", f"the whole log: {log}"
-        )
+        return EtlError(Kind.EMBEDDED, self._command.place, f"{reason}; it said: {said}", f"the whole log: {log}")
 
 
-def take_lock(path: Path, place: str, deadline_s: float = LOCK_DEADLINE_S) -> int:
-    """Descriptor of the locked file `path`; waits for a run that is ending, refuses while one is alive.
+@contextlib.contextmanager
+def data_lock(path: Path, place: str, deadline_s: float = LOCK_DEADLINE_S) -> Iterator[int]:
+    """The right to the data beside `path`, as a descriptor; waits for a run that is ending, refuses while one is alive.
 
     The file holds two process ids, the starter's and the server's: while both live, nobody is ending.
     """
+    began = time.monotonic()
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + deadline_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owners = [int(pid) for pid in os.pread(lock, 64, 0).split()]
-            in_use = bool(owners) and all(_is_alive(pid) for pid in owners)
-            if in_use or time.monotonic() > end:
-                os.close(lock)
+    try:
+        while not _locked(lock):
+            owners = [int(pid) for pid in os.pread(lock, LOCK_BYTES_MAX, 0).split()]
+            in_use = owners and all(_is_alive(pid) for pid in owners)
+            if time.monotonic() - began > (IN_USE_GRACE_S if in_use else deadline_s):
+                who = " and ".join(str(pid) for pid in owners)
                 raise EtlError(
                     Kind.EMBEDDED,
                     place,
-                    "its data is in use by another run"
-                    + (f" (process {owners[0]}, server {owners[1]})" if len(owners) > 1 else ""),
+                    f"its data is in use by another run (processes {who})",
                     "stop that run, or give this one a data directory of its own",
-                ) from None
+                )
             time.sleep(POLL_S)
-        else:
-            os.ftruncate(lock, 0)
-            return lock
+        os.ftruncate(lock, 0)
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def server_account(data_dir: Path) -> Account | None:
@@ -217,14 +214,20 @@ def make_directories(path: Path) -> None:
         path.chmod(TRAVERSE_MODE)
 
 
-def _is_alive(pid: int) -> bool:
+def _locked(lock: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
+
+
+def _is_alive(pid: int) -> bool:
+    """A killed process that its parent has not waited for yet ("Z") is not alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _set_aside_large(log: Path) -> None:

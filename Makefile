@@ -1,0 +1,71 @@
+# One door: `make` lists what there is. Every target installs what it needs first; a second run finds it there.
+#
+#   ARGS="..."    more arguments for the program or for pytest:  make test ARGS="-k wal -x"
+#   PYTHON=...    the Python (>= 3.11) to make .venv with; without it the newest known one on PATH
+#   USE_UV=1      install with uv instead of pip
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+BIN := .venv/bin
+ARGS ?=
+export PYTHON USE_UV
+
+.PHONY: help
+help: ## list the targets
+	@echo 'ETL Stream: PostgreSQL changes into Snowflake. Targets:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@echo 'Variables: ARGS="..." (for the program or pytest), PYTHON=python3.12, USE_UV=1'
+
+# A terminal's Ctrl-C reaches the program directly, and once: the recipe is the program alone, make only waits for it.
+.PHONY: run
+run: .installed-embedded ## run the supervisor (Ctrl-C drains and stops)
+	@$(BIN)/etl-supervisor run $(ARGS)
+
+.PHONY: demo
+demo: .installed-embedded ## run everything on this machine alone: shop, pipeline, local Snowflake, comparison
+	@$(BIN)/etl-supervisor demo $(ARGS)
+
+.PHONY: install
+install: .installed-dev ## make .venv and install everything, with the tools for development
+
+.PHONY: test
+test: .installed-dev ## run all tests
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: lint ## lint, then the tests that take seconds (unit, property, architecture)
+	@$(BIN)/pytest -m 'not slow' tests/unit tests/property tests/architecture $(ARGS)
+
+.PHONY: lint
+lint: .installed-dev ## format check, lint, types, borders between packages
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy etl_supervisor workers migrations tests
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: .installed-dev ## format the code and repair what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: hooks
+hooks: .installed-dev ## let git run `make lint` before a commit and `make check` before a push
+	@$(BIN)/pre-commit install --config .ci/pre-commit.yaml --hook-type pre-commit --hook-type pre-push
+
+.PHONY: constraints
+constraints: .installed-dev ## write the installed versions to scripts/constraints.txt
+	@scripts/write_constraints.sh
+
+.PHONY: clean
+clean: ## remove .venv, caches and build products; the data in .local stays
+	rm -rf .venv .bootstrap build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: clean-data
+clean-data: ## remove .local: the embedded databases with everything in them
+	@scripts/remove_data.sh
+
+# Not files: scripts/bootstrap.sh looks itself whether there is something to do (20 ms when there is not).
+.PHONY: .installed-embedded .installed-dev
+.installed-embedded .installed-dev:
+	@scripts/bootstrap.sh $(@:.installed-%=%)

@@ -1,0 +1,1 @@
+"""Fixtures, a file for each thing they fix (`fix_*.py`), and what several tests share."""

@@ -1,0 +1,123 @@
+"""PostgreSQL servers for tests: one of the newest version per test process, an old one where the machine has it.
+
+postgres      the embedded server, started once
+database      a fresh database in it, dropped afterwards with its slots
+postgres_old  a second server, of an older version, from the distribution; skipped where there is none
+old_database  a fresh database in that
+open_folder   a folder that the server's account can reach (pytest's tmp_path is closed to others)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from etl_supervisor.embedded.pg_programs import BINDIR_VARIABLE, probe
+from etl_supervisor.embedded.postgres import EmbeddedPostgres
+
+FAST_SETTINGS = {"fsync": "off"}  # a test's data need not outlive the machine's power
+OLD_BINDIRS = [Path(f"/usr/lib/postgresql/{major}/bin") for major in (15, 14, 16, 17)]
+SLOT_RELEASE_TIMEOUT = "10s"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test."""
+
+    server: EmbeddedPostgres
+    name: str
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of the superuser."""
+        return self.server.dsn(self.name)
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        return self.server.url(self.name)
+
+    def connect(self, **options: Any) -> psycopg.Connection:
+        """A connection in autocommit mode unless told otherwise. The caller closes it."""
+        return psycopg.connect(self.dsn, **({"autocommit": True} | options))
+
+    def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run a statement (several, when there are no parameters), commit, and return its rows."""
+        with self.connect() as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def psql(self, query: str) -> str:
+        """The answer as psql prints it (unaligned, '|' between columns): a reader that is not ours."""
+        command = [str(self.server.psql_path), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url, "-c", query]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    with _open_folder() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with _open_folder() as folder, EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres)
+
+
+@pytest.fixture(scope="session")
+def postgres_old() -> Iterator[EmbeddedPostgres]:
+    bindir = next((place for place in OLD_BINDIRS if probe(place)), None)
+    if bindir is None:
+        pytest.skip(f"no older PostgreSQL in any of {', '.join(map(str, OLD_BINDIRS))}")
+    with _open_folder() as folder, pytest.MonkeyPatch.context() as environment:
+        environment.setenv(BINDIR_VARIABLE, str(bindir))
+        server = EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_SETTINGS).start()
+        environment.undo()
+        with server:
+            yield server
+
+
+@pytest.fixture
+def old_database(postgres_old: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres_old)
+
+
+def _open_folder() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="etl-test-", ignore_cleanup_errors=True)
+    os.chmod(folder.name, 0o711)
+    return folder
+
+
+def _fresh_database(server: EmbeddedPostgres) -> Iterator[Database]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.create_database(name)
+    yield Database(server, name)
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"set statement_timeout = '{SLOT_RELEASE_TIMEOUT}'")
+        connection.execute(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots"
+            " where database = %s and active_pid is not null",
+            (name,),
+        )
+        connection.execute(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+            " where database = %s and not temporary",
+            (name,),
+        )
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -1,0 +1,172 @@
+"""One table in one pipeline, as its reader sees it: pure decisions, no I/O.
+
+Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` says what is to be done now:
+
+    phase          opened?   what is wanted
+    INIT           yes       a copy worker (the table's stream rows are landed meanwhile: route first, then snapshot)
+    DATASYNC       yes       the copy worker's end; a copy that nobody works on (its worker or our predecessor died) starts again
+    CATCHUP        yes       the first Apply, as soon as everything below the copy's position is durable
+    READY          yes       an Apply each interval in which rows came
+    ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
+
+A failure of the destination as a whole (unreachable, refused) is not the table's: it is tried again for ever, attempts are not counted, and its
+rows wait. Rows that Snowflake rejected are never retried: the channel's token is already past them, so that a new open would lose them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.messages import Failed, TableOpened
+from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.table import Table
+from etl_supervisor.model.table_state import Phase, TableState
+
+DESTINATION_WIDE = frozenset({Kind.DESTINATION_UNREACHABLE, Kind.DESTINATION_AUTH})
+DESTINATION_RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
+
+
+class Action(Enum):
+    """What is to be done for a table now."""
+
+    COPY = auto()
+    APPLY = auto()
+    REOPEN = auto()
+    HOLD = auto()
+    RESTART = auto()  # a held table is tried again: the stream must start again at the confirmed position
+
+
+@dataclass(slots=True)
+class Follower:
+    """The table's place in its life, and what is under way for it. Times are seconds of the monotonic clock."""
+
+    pipeline: Pipeline
+    handle: int
+    table: Table
+    state: TableState
+    open: bool = False
+    held: bool = False
+    copying: bool = False
+    applying: bool = False
+    unapplied: bool = True  # rows may be durable that the target does not show
+    applied: int = 0
+    apply_at: float = 0.0
+    retry_at: float | None = None
+    outages: int = 0
+
+    @property
+    def place(self) -> str:
+        """For errors and logs."""
+        return f"pipeline {self.pipeline.name}, table {self.table.name}"
+
+    # -- facts
+
+    def opened(self, message: TableOpened) -> EtlError | None:
+        """The actor has it open. An error counter above the baseline means rows were rejected while nobody looked."""
+        self.open, self.retry_at, self.outages = True, None, 0
+        self.applied = max(self.applied, message.applied)
+        if message.errors > self.state.errors:
+            return EtlError(
+                Kind.ROWS_REJECTED,
+                self.place,
+                f"Snowflake rejected {message.errors - self.state.errors} rows of this channel",
+                "look at the channel's last error in Snowflake, then copy the table again",
+            )
+        if self.state.phase is Phase.ERRORED:
+            self.state = self.state.to(self.state.resume, trouble="")
+        return None
+
+    def published(self) -> None:
+        """Rows were handed over: the target will be behind."""
+        self.unapplied = True
+
+    def applied_to(self, fence: int, now: float) -> None:
+        """The target shows everything below `fence`."""
+        self.applying, self.applied = False, max(self.applied, fence)
+        self.apply_at = now + self.pipeline.destination.apply_interval_seconds
+        phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
+        self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
+
+    def copy_ended(self, found: TableState | None, now: float) -> None:
+        """The copy worker ended; `found` is what it wrote to the state store."""
+        self.copying = False
+        if found is not None and found.phase is Phase.FINISHEDCOPY:
+            self.state = found.to(Phase.CATCHUP)
+            self.apply_at = now
+        else:
+            trouble = found.trouble if found is not None else ""
+            self.state = replace(self.state, attempts=self.state.attempts + 1, trouble=trouble)
+            self.retry_at = now + self._delay()
+
+    def failed(self, message: Failed, now: float) -> EtlError:
+        """The actor stopped the table; returns the error to report."""
+        self.open = self.applying = False
+        error = EtlError(message.kind, message.place or self.place, message.reason, message.remedy)
+        self.trouble(error, now)
+        return error
+
+    def trouble(self, error: EtlError, now: float) -> None:
+        """Note a failure and when to try again."""
+        if error.kind in DESTINATION_WIDE:
+            self.outages += 1
+            self.retry_at = now + min(DESTINATION_RETRY_SECONDS_MAX, self._delay() * 2 ** min(self.outages - 1, 10))
+            self.state = replace(self.state, trouble=error.line)
+            return
+        resume = self.state.resume if self.state.phase is Phase.ERRORED else self.state.phase
+        final = error.kind is Kind.ROWS_REJECTED
+        attempts = self._attempts_max if final else self.state.attempts + 1
+        self.state = self.state.to(Phase.ERRORED, trouble=error.line, resume=resume, attempts=attempts)
+        self.retry_at = None if attempts >= self._attempts_max else now + self._delay()
+
+    def settled(self, fence: int) -> bool:
+        """A table without a key has no target to build: READY as soon as its copy and stream meet. True when it changed."""
+        if self.table.key or self.state.phase is not Phase.CATCHUP or fence < self.state.copy_lsn:
+            return False
+        self.state = self.state.to(Phase.READY)
+        return True
+
+    # -- decisions
+
+    def next_action(self, now: float, fence: int, *, short_of_memory: bool) -> Action | None:
+        """What to do now; None when there is nothing to do. `fence`: everything of this table below is durable."""
+        if self.state.phase is Phase.ERRORED:
+            return self._heal(now, short_of_memory)
+        if self.retry_at is not None and now >= self.retry_at and not self.open and not self.held:
+            return Action.REOPEN
+        if not self.open:
+            return None
+        if self.state.phase in (Phase.INIT, Phase.DATASYNC):
+            due = self.retry_at is None or now >= self.retry_at
+            return Action.COPY if due and not self.copying else None
+        return Action.APPLY if self._apply_is_due(now, fence) else None
+
+    def _heal(self, now: float, short_of_memory: bool) -> Action | None:
+        due = self.retry_at is not None and now >= self.retry_at
+        if self.held:
+            return Action.RESTART if due else None
+        if self.retry_at is None or short_of_memory:
+            return Action.HOLD
+        return Action.REOPEN if due else None
+
+    def _apply_is_due(self, now: float, fence: int) -> bool:
+        if self.applying or now < self.apply_at or not self.table.key:
+            return False
+        if self.state.phase is Phase.CATCHUP:
+            return fence >= self.state.copy_lsn
+        return self.unapplied and fence > self.applied
+
+    @property
+    def _attempts_max(self) -> int:
+        return self.pipeline.table_error_retry_max_attempts
+
+    def _delay(self) -> float:
+        return self.pipeline.table_error_retry_delay_ms / 1000
+
+    def due_at(self) -> float:
+        """When the next action may become due by time alone; infinity when none waits for the clock."""
+        times = [at for at in (self.retry_at,) if at is not None]
+        if self.open and not self.applying and self.unapplied:
+            times.append(self.apply_at)
+        return min(times, default=float("inf"))

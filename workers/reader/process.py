@@ -1,0 +1,330 @@
+"""The reader: one process per source, one thread, one loop.
+
+    frames ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
+                                                                   │ Durable
+    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄───┘
+
+One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
+drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
+
+Order that matters: a position is written to the state store *before* PostgreSQL hears of it, and a table's stream rows are landed from
+the moment it is known, *before* its copy takes a snapshot. What a crash leaves at each step stands in `etl_supervisor/failpoints.py`.
+
+SIGTERM drains: stop reading, seal, wait until all is durable, confirm, exit 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import signal
+import socket
+import time
+
+import psycopg
+import structlog
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.supervision.spawn import ChildContext
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.exits import Exit
+from etl_supervisor.failpoints import failpoint
+from etl_supervisor.ipc.mailbox import Connection
+from etl_supervisor.ipc.messages import CopyEnded, Ready
+from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.monitor import metrics
+from workers.reader import source as sources
+from workers.reader.batcher import Batcher
+from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.frontier import Frontier
+from workers.reader.pgoutput import Decoder
+from workers.reader.publisher import Publisher
+from workers.reader.relations import Relations, table_of
+from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.stream import ReplicationStream, connect
+
+STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
+CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
+REPORT_SECONDS = 1.0
+PROBE_SECONDS = 15.0  # nothing heard for so long: ask the walsender to answer
+SILENCE_SECONDS_MAX = 60.0  # still nothing: the connection is dead, whatever TCP says
+WAIT_SECONDS_MAX = 1.0  # the longest sleep: well below the heartbeat limit
+WAIT_SECONDS_MIN = 0.02  # a timer that is due but has nothing to do must not spin
+
+log = structlog.get_logger()
+
+
+def main(context: ChildContext) -> int:
+    """Entry point of the reader process; returns the exit code."""
+    assert context.spec is not None
+    with Reader(context) as reader:
+        return reader.run()
+
+
+class Reader:
+    """Everything one reader holds; `run` is its life."""
+
+    def __init__(self, context: ChildContext) -> None:
+        assert context.spec is not None
+        self._context = context
+        self._spec = context.spec
+        self._settings = context.settings
+        self._parent: Connection = context.parent
+        self._resources = contextlib.ExitStack()
+        self._selector = self._resources.enter_context(selectors.DefaultSelector())
+        self._draining = False
+        self._drain_until = float("inf")
+        self._rows = 0
+        self._received = 0
+        self._oldest_commit: float | None = None
+        self._next_status = self._next_confirm = self._next_report = 0.0
+
+    def __enter__(self) -> Reader:
+        self._watch_signals()
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    # -- start
+
+    def _start(self) -> None:
+        source, beat = self._spec.source, self._context.heartbeat.beat
+        password = None
+        if source.pg_password is not None:
+            password = self._settings.keyring().decrypt(source.pg_password)
+        self._store = self._resources.enter_context(contextlib.closing(open_store(self._settings)))
+        self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
+        sources.check(self._catalog, source)
+        self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
+        known = self._store.progress(source.name)
+        self._progress = sources.starting_point(self._catalog, self._stream, source, known, beat)
+        self._epoch = self._store.next_epoch(source.name)
+        self._store.save_progress(source.name, self._progress, self._epoch)
+        self._frontier = Frontier(self._progress.confirmed)
+        self._publisher = Publisher(
+            self._context.name,
+            self._context.incarnation,
+            self._context.actor_addresses,
+            self._settings.shared_memory_budget_mb << 20,
+            self._selector,
+        )
+        self._resources.callback(self._publisher.stop)
+        self._roster = Roster(self._spec, self._progress, self._epoch, self._store, self._publisher, self._frontier)
+        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
+        self._decoder = Decoder(self._relations)
+        self._batcher = self._new_batcher()
+        self._publisher.connect()
+        publications = sources.publications_of(source)
+        for oid, _ in published_tables(self._catalog, publications):
+            found = read_catalog(self._catalog, oid)
+            if found is not None:
+                self._roster.learn(table_of(found))
+        self._stream.start(self._progress.slot, self._progress.confirmed, publications)
+        self._selector.register(self._stream, selectors.EVENT_READ, "stream")
+        self._selector.register(self._parent, selectors.EVENT_READ, "parent")
+        self._received = self._progress.confirmed
+        self._parent.send(Ready())
+        log.info("reader_started", source=source.name, slot=self._progress.slot, confirmed=self._progress.confirmed)
+
+    def _new_batcher(self) -> Batcher:
+        """One slot feeds all pipelines of the source, so the most eager of them decides when a batch is sealed."""
+        return Batcher(
+            rows_max=min(pipeline.batch_max_size for pipeline in self._spec.pipelines),
+            bytes_max=self._settings.batch_max_bytes_mb << 20,
+            fill_seconds=min(pipeline.batch_max_fill_ms for pipeline in self._spec.pipelines) / 1000,
+        )
+
+    def _watch_signals(self) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+            self._resources.callback(end.close)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._resources.callback(signal.set_wakeup_fd, -1)
+        signal.signal(signal.SIGTERM, lambda *_: self._drain())
+        self._selector.register(ours, selectors.EVENT_READ, "signal")
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds
+
+    # -- life
+
+    def run(self) -> int:
+        """Until drained (0), or until an error ends this incarnation."""
+        try:
+            while not self._drained():
+                self._turn()
+        except HeldTableRetry as wanted:
+            log.info("reader_restarts", reason="a held table is tried again", place=str(wanted))
+            return Exit.STREAM
+        log.info("reader_drained", source=self._spec.source.name, confirmed=self._progress.confirmed)
+        return Exit.OK
+
+    def _turn(self) -> None:
+        self._context.heartbeat.beat()
+        self._wait()
+        now = time.monotonic()
+        if not self._publisher.blocked and not self._draining:
+            self._read(now)
+        if self._batcher.full or now >= self._batcher.due_at() or (self._draining and not self._batcher.empty):
+            self._seal()
+        self._publisher.pump()
+        self._roster.act(now)
+        self._ask_for_copies()
+        if now >= self._next_confirm:
+            self._confirm(now)
+        if now >= self._next_status or self._stream.reply_requested:
+            self._tell_status(now)
+        if now >= self._next_report:
+            self._report(now)
+
+    def _wait(self) -> None:
+        """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
+        self._watch_stream()
+        for key, _ in self._selector.select(self._seconds_to_wait()):
+            match key.data:
+                case "parent":
+                    self._hear_parent()
+                case "signal":
+                    key.fileobj.recv(64)  # type: ignore[union-attr]
+                case "stream":
+                    pass  # read in its turn
+                case _:
+                    for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
+                        self._roster.received(message, time.monotonic())
+
+    def _watch_stream(self) -> None:
+        """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
+        reading = selectors.EVENT_READ if not (self._publisher.blocked or self._draining) else 0
+        writing = 0 if self._stream.flush() else selectors.EVENT_WRITE
+        watched = self._selector.get_map().get(self._stream)
+        if reading | writing == 0:
+            if watched is not None:
+                self._selector.unregister(self._stream)
+        elif watched is None:
+            self._selector.register(self._stream, reading | writing, "stream")
+        elif watched.events != reading | writing:
+            self._selector.modify(self._stream, reading | writing, "stream")
+
+    def _seconds_to_wait(self) -> float:
+        if self._batcher.full:
+            return 0.0
+        now = time.monotonic()
+        due = min(self._batcher.due_at(), self._next_status, self._roster.due_at(), self._next_report)
+        if self._frontier.durable > self._progress.confirmed:
+            due = min(due, self._next_confirm)
+        return min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, due - now))
+
+    def _read(self, now: float) -> None:
+        """Take frames until the batch is full or none is there; a sealed batch makes room for the next."""
+        while not self._batcher.full:
+            frames = self._stream.read()
+            if not frames:
+                self._note_silence(now)
+                return
+            for frame in frames:
+                self._batcher.add(frame, now)
+                if self._batcher.full:
+                    self._seal()
+                    now = time.monotonic()
+                    self._context.heartbeat.beat()
+
+    def _note_silence(self, now: float) -> None:
+        silent = now - self._stream.heard
+        if silent > SILENCE_SECONDS_MAX:
+            raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
+        if self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction:
+            self._frontier.idle(self._stream.wal_end)
+
+    def _seal(self) -> None:
+        decoded = self._decoder.decode(self._batcher.seal())
+        failpoint("reader.after_seal")
+        self._rows += decoded.rows
+        self._received = max(self._received, decoded.received)
+        self._frontier.sealed(decoded.end_lsn, self._roster.publish(decoded.segments))
+        failpoint("reader.after_publish")
+        if decoded.first_commit_ts is not None and self._oldest_commit is None:
+            self._oldest_commit = decoded.first_commit_ts / 1_000_000
+        metrics.READER_ROWS.labels(self._spec.source.name).inc(decoded.rows)
+        metrics.READER_BATCHES.labels(self._spec.source.name).inc()
+
+    def _hear_parent(self) -> None:
+        while (found := self._parent.receive()) is not None:
+            if isinstance(found[0], CopyEnded):
+                self._roster.copy_ended(found[0], time.monotonic())
+
+    def _ask_for_copies(self) -> None:
+        if self._draining:
+            return
+        for wanted in self._roster.copies_wanted:
+            self._parent.send(wanted)
+        self._roster.copies_wanted.clear()
+
+    # -- confirming
+
+    def _confirm(self, now: float) -> None:
+        """State store first, PostgreSQL second. A store that does not answer delays both; nothing is lost by that."""
+        durable = self._frontier.durable
+        if durable <= self._progress.confirmed:
+            return
+        self._next_confirm = now + CONFIRM_SECONDS
+        failpoint("reader.before_save")
+        advanced = self._progress.advanced(durable)
+        try:
+            self._store.save_progress(self._spec.source.name, advanced, self._epoch)
+        except EtlError as error:
+            if not error.transient:
+                raise
+            self._roster.trouble = error.line
+            log.warning("state_not_saved", kind=error.kind, reason=error.reason, remedy=error.remedy)
+            self._next_confirm = now + REPORT_SECONDS
+            return
+        failpoint("reader.after_save")
+        self._progress = advanced
+        if not self._frontier.in_flight:
+            self._oldest_commit = None
+        self._tell_status(now)
+        failpoint("reader.after_confirm")
+
+    def _tell_status(self, now: float) -> None:
+        """Received and confirmed; asks for an answer when nothing was heard for long (while we read at all)."""
+        silent = now - self._stream.heard > PROBE_SECONDS
+        self._received = max(self._received, self._progress.confirmed)
+        self._stream.status(self._received, self._progress.confirmed, reply=silent)
+        self._next_status = now + STATUS_SECONDS
+
+    def _drained(self) -> bool:
+        if not self._draining:
+            return False
+        if time.monotonic() >= self._drain_until:
+            log.warning("drain_cut_short", source=self._spec.source.name)
+            return True
+        done = self._batcher.empty and not self._publisher.blocked and not self._frontier.in_flight
+        return done and self._frontier.durable <= self._progress.confirmed
+
+    # -- telling people
+
+    def _report(self, now: float) -> None:
+        self._next_report = now + REPORT_SECONDS
+        name = self._spec.source.name
+        with contextlib.suppress(psycopg.Error):
+            self._wal_end = sources.wal_end(self._catalog)
+        report = SourceReport(
+            state="draining" if self._draining else "streaming",
+            received=self._received,
+            durable=self._frontier.durable,
+            confirmed=self._progress.confirmed,
+            wal_end=max(self._received, self._wal_end),
+            lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
+            rows=self._rows,
+            trouble=self._roster.trouble,
+            reported_at=time.time(),
+        )
+        with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
+            self._store.save_report(name, report)
+        metrics.source_report(name, report, self._publisher.used_bytes)
+
+    _wal_end = 0

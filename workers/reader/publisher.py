@@ -1,0 +1,358 @@
+"""Hands segments to the actors, and keeps them until their rows are durable.
+
+    batch ──split──► queue ──memory free?──► run in the slab ──► Segment message ──► home actor of the table
+                       │                          ▲                                       │
+                       └ `blocked`: stop reading  └──────────── Durable ◄─────────────────┘
+
+A handle is one table in one pipeline (or one copy). Its home actor is chosen by a hash of pipeline and table, so a table is always
+at one actor. A batch for several pipelines is written once; its run comes back when the last of them is durable.
+
+What a death leaves: when an actor dies its connection ends; we connect to the same address, say Hello, open its tables again and send
+again every segment that was not durable. The actor filters what its channel has. When we die, the next publisher reads from the
+slot again. Nothing here blocks: sockets queue, a full slab makes `blocked` true.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+
+import pyarrow as pa
+
+from etl_supervisor.ipc import arrow, mailbox, segment
+from etl_supervisor.ipc.messages import (
+    OVERSIZE_SLOT,
+    Accepted,
+    Apply,
+    CloseTable,
+    Durable,
+    Failed,
+    Hello,
+    OpenTable,
+    Segment,
+    TableClosed,
+    ToActor,
+    ToPublisher,
+    Welcome,
+)
+from etl_supervisor.model.position import Position
+from etl_supervisor.model.table import Table
+
+SEGMENT_BYTES_MAX = 4 << 20  # the SDK encodes an append in one go: a few MB keep its other channels moving
+RECONNECT_SECONDS = 0.2  # only after an address could not be reached at all, which means the parent is going away
+
+
+class Outlet(Enum):
+    """Whether a handle takes segments."""
+
+    OPEN = auto()  # OpenTable was sent; the actor queues until it is done
+    FAILED = auto()  # stopped by the actor; `reopen` sends everything again
+    HELD = auto()  # stopped for good in this life: segments are dropped, the frontier is pinned
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Where the bytes of a segment are; shared by the handles it goes to."""
+
+    run: segment.Run | None
+    fd: int | None
+    length: int
+    users: int
+
+
+@dataclass(slots=True)
+class _Handle:
+    opening: OpenTable
+    actor: int
+    state: Outlet = Outlet.OPEN
+    seq: int = 0
+    accepted: int = 0
+    in_flight: deque[tuple[Segment, _Memory]] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A piece of a batch that waits for memory, with the (handle, seq) it goes to."""
+
+    batch: pa.RecordBatch
+    size: int
+    version: int
+    goes_to: list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class _Link:
+    """The way to one actor."""
+
+    address: bytes
+    connection: mailbox.Connection | None = None
+    welcomed: bool = False
+
+
+class Publisher:
+    """The publishing end of one reader or copy worker. `selector` gets its sockets, with `self` as data."""
+
+    def __init__(
+        self,
+        name: str,
+        incarnation: int,
+        addresses: Sequence[bytes],
+        budget_bytes: int,
+        selector: selectors.BaseSelector,
+    ) -> None:
+        self._hello = (name, incarnation)
+        self._links = [_Link(address) for address in addresses]
+        self._slab = segment.SlabWriter(budget_bytes)
+        self._selector = selector
+        self._handles: dict[int, _Handle] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._oversize_fds = 0
+
+    # -- what the owner does
+
+    def home(self, pipeline_id: int, table: Table) -> int:
+        """The actor of a table: the same one as long as the pool has this size."""
+        return zlib.crc32(f"{pipeline_id}/{table.name}".encode()) % len(self._links)
+
+    def open(self, opening: OpenTable) -> None:
+        """Open a table under `opening.handle`, or tell the actor that its shape has changed (same handle, higher version)."""
+        handle = self._handles.get(opening.handle)
+        if handle is None:
+            handle = _Handle(opening, self.home(opening.pipeline_id, opening.table))
+            self._handles[opening.handle] = handle
+        handle.opening = opening
+        if handle.state is Outlet.OPEN:
+            self._tell(handle.actor, opening)
+
+    def reopen(self, number: int) -> None:
+        """Try a failed table again: open it and send again what was not durable."""
+        handle = self._handles[number]
+        if handle.state is Outlet.FAILED:
+            handle.state = Outlet.OPEN
+            self._resend(handle)
+
+    def hold(self, number: int) -> None:
+        """Stop a table for good: its memory comes back, further segments are dropped."""
+        handle = self._handles[number]
+        handle.state = Outlet.HELD
+        for _, memory in handle.in_flight:
+            self._release(memory)
+        handle.in_flight.clear()
+
+    def publish(self, handles: Sequence[int], batch: pa.RecordBatch, version: int) -> list[tuple[int, int]]:
+        """Queue a table's rows for these handles; returns the (handle, seq) that must become durable."""
+        promised = []
+        for piece, size in _split(batch, min(SEGMENT_BYTES_MAX, self._slab.slots * self._slab.slot_bytes // 4)):
+            goes_to = []
+            for number in handles:
+                handle = self._handles[number]
+                handle.seq += 1
+                goes_to.append((number, handle.seq))
+            self._waiting.append(_Waiting(piece, size, version, goes_to))
+            promised += goes_to
+        self.pump()
+        return promised
+
+    def apply(self, number: int, fence: int) -> None:
+        """Ask for the target to be brought up to `fence`."""
+        self._tell(self._handles[number].actor, Apply(number, fence))
+
+    def close_table(self, number: int, *, drop: bool) -> None:
+        """Close a channel; TableClosed answers."""
+        self._tell(self._handles[number].actor, CloseTable(number, drop))
+
+    @property
+    def blocked(self) -> bool:
+        """True while rows wait for memory: read nothing more."""
+        return bool(self._waiting)
+
+    @property
+    def used_bytes(self) -> int:
+        """Shared memory in use."""
+        return self._slab.used_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """Shared memory there is."""
+        return self._slab.slots * self._slab.slot_bytes
+
+    def opening(self, number: int) -> OpenTable:
+        """What a handle was opened with last."""
+        return self._handles[number].opening
+
+    def state(self, number: int) -> Outlet:
+        """Whether a handle takes segments."""
+        return self._handles[number].state
+
+    def pump(self) -> None:
+        """Move what waits into memory and to the actors, in order, as far as there is room."""
+        while self._waiting and self._place(self._waiting[0]):
+            self._waiting.popleft()
+
+    def stop(self) -> None:
+        """Close everything; the kernel frees the slab with its last descriptor."""
+        for link in self._links:
+            if link.connection is not None:
+                self._drop(link)
+        self._slab.close()
+
+    # -- sockets
+
+    def connect(self) -> None:
+        """Make sure that every actor's address has a connection; sends again what a dead actor had taken."""
+        for actor, link in enumerate(self._links):
+            if link.connection is None:
+                self._connect(actor, link)
+
+    def ready(self, connection: mailbox.Connection) -> list[ToPublisher]:
+        """A connection is readable or writable: send what is queued, return what came."""
+        link = next((link for link in self._links if link.connection is connection), None)
+        if link is None:
+            return []
+        received: list[ToPublisher] = []
+        try:
+            connection.flush()
+            while (found := connection.receive()) is not None:
+                message = found[0]
+                if isinstance(message, Welcome):
+                    link.welcomed = True
+                elif self._note(message):
+                    received.append(message)  # type: ignore[arg-type]
+            self._watch(link)
+        except (ConnectionError, ValueError):
+            self._drop(link)
+            self.connect()
+        return received
+
+    # -- inside
+
+    def _note(self, message: object) -> bool:
+        """Keep the books; False for messages of no interest to the owner (a handle that is gone or held)."""
+        number = getattr(message, "handle", None)
+        handle = self._handles.get(number) if isinstance(number, int) else None
+        if handle is None or handle.state is Outlet.HELD:
+            return False
+        match message:
+            case Accepted(seq=seq):
+                handle.accepted = max(handle.accepted, seq)
+            case Durable(seq=seq):
+                assert seq <= handle.seq, (seq, handle.seq)
+                while handle.in_flight and handle.in_flight[0][0].seq <= seq:
+                    self._release(handle.in_flight.popleft()[1])
+                self.pump()
+            case Failed():
+                handle.state = Outlet.FAILED
+            case TableClosed():
+                del self._handles[message.handle]
+        return True
+
+    def _place(self, waiting: _Waiting) -> bool:
+        """Give a piece memory and send it; False when there is none."""
+        goes_to = [(n, seq) for n, seq in waiting.goes_to if self._handles[n].state is not Outlet.HELD]
+        if not goes_to:
+            return True
+        memory = self._allocate(waiting)
+        if memory is None:
+            return False
+        memory.users = len(goes_to)
+        template = _segment(waiting, memory)
+        for number, seq in goes_to:
+            handle = self._handles[number]
+            generation = handle.opening.generation
+            message = replace(
+                template,
+                handle=number,
+                seq=seq,
+                first=_position(waiting.batch, 0, generation).token,
+                last=_position(waiting.batch, -1, generation).token,
+            )
+            handle.in_flight.append((message, memory))
+            if handle.state is Outlet.OPEN:
+                self._tell(handle.actor, message, memory)
+        return True
+
+    def _allocate(self, waiting: _Waiting) -> _Memory | None:
+        if self._slab.fits(waiting.size):
+            written = self._slab.write(waiting.batch, waiting.size)
+            return None if written is None else _Memory(written[0], None, written[1], 0)
+        if self._oversize_fds:
+            return None  # one at a time: it may exceed the budget
+        fd, length = segment.oversize(waiting.batch, waiting.size)
+        self._oversize_fds += 1
+        return _Memory(None, fd, length, 0)
+
+    def _release(self, memory: _Memory) -> None:
+        memory.users -= 1
+        if memory.users:
+            return
+        if memory.run is not None:
+            self._slab.release(memory.run)
+        if memory.fd is not None:
+            os.close(memory.fd)
+            self._oversize_fds -= 1
+
+    def _connect(self, actor: int, link: _Link) -> None:
+        try:
+            link.connection = mailbox.connect(link.address)
+        except ConnectionError:
+            return  # the parent is going away, and we with it
+        self._selector.register(link.connection, selectors.EVENT_READ, self)
+        hello = Hello(*self._hello, self._slab.slots, self._slab.slot_bytes)
+        self._send(link, hello, [self._slab.fd])
+        for handle in self._handles.values():
+            if handle.actor == actor and handle.state is Outlet.OPEN:
+                self._resend(handle)
+
+    def _resend(self, handle: _Handle) -> None:
+        self._tell(handle.actor, handle.opening)
+        for message, memory in handle.in_flight:
+            self._tell(handle.actor, message, memory)
+
+    def _tell(self, actor: int, message: ToActor, memory: _Memory | None = None) -> None:
+        """Send to an actor; without a connection it is sent when there is one, from the books."""
+        link = self._links[actor]
+        if link.connection is not None:
+            self._send(link, message, [memory.fd] if memory is not None and memory.fd is not None else [])
+
+    def _send(self, link: _Link, message: ToActor, fds: list[int]) -> None:
+        assert link.connection is not None
+        try:
+            link.connection.send(message, fds)
+            self._watch(link)
+        except ConnectionError:
+            pass  # the selector reports the end of the stream; `ready` connects again and resends
+
+    def _watch(self, link: _Link) -> None:
+        if link.connection is not None:
+            write = selectors.EVENT_WRITE if link.connection.wants_write else 0
+            self._selector.modify(link.connection, selectors.EVENT_READ | write, self)
+
+    def _drop(self, link: _Link) -> None:
+        assert link.connection is not None
+        self._selector.unregister(link.connection)
+        link.connection.close()
+        link.connection, link.welcomed = None, False
+
+
+def _split(batch: pa.RecordBatch, bytes_max: int) -> list[tuple[pa.RecordBatch, int]]:
+    """The batch in pieces of at most `bytes_max` bytes of Arrow IPC, as far as whole rows allow."""
+    size = arrow.ipc_size(batch)
+    if size <= bytes_max or batch.num_rows == 1:
+        return [(batch, size)]
+    half = batch.num_rows // 2
+    return _split(batch.slice(0, half), bytes_max) + _split(batch.slice(half), bytes_max)
+
+
+def _segment(waiting: _Waiting, memory: _Memory) -> Segment:
+    slot, generation = (memory.run.slot, memory.run.generation) if memory.run else (OVERSIZE_SLOT, 0)
+    return Segment(0, 0, slot, generation, memory.length, waiting.batch.num_rows, "", "", waiting.version)
+
+
+def _position(batch: pa.RecordBatch, row: int, generation: int) -> Position:
+    """The position of a row of a change-log batch (columns 1 to 3 of `arrow.META_FIELDS`)."""
+    return Position(generation, *(batch.column(column)[row].as_py() for column in (1, 2, 3)))

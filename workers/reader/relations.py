@@ -1,0 +1,136 @@
+"""Relation messages -> tables, by version.
+
+A Relation message precedes the first change of a table on a connection and every change after its shape changed. Frames belong to the version
+they follow. The message gives names, types and the replica identity; the catalog adds the rest, but it may already be newer than this
+place in the stream, so a catalog column counts only if name, type and typmod agree. Without agreement the cautious reading holds: the message's
+key flags, and every column of variable length can be left out by an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from etl_supervisor.model.table import Column, Table, TableName
+from workers.reader.catalog import CatalogColumn, CatalogTable
+from workers.reader.frame import broken
+from workers.reader.pgtypes import value_type
+
+_FIXED_SIZE = frozenset({16, 18, 20, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1266, 2950, 19, 600, 790, 829, 3220})
+
+
+@dataclass(frozen=True, slots=True)
+class RelationColumn:
+    """A column as a Relation message has it."""
+
+    name: str
+    key: bool
+    type_oid: int
+    typmod: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelationMessage:
+    """pgoutput's 'R' (manual: "Logical Replication Message Formats")."""
+
+    oid: int
+    name: TableName
+    identity: str
+    columns: tuple[RelationColumn, ...]
+
+
+def parse(message: memoryview) -> RelationMessage:
+    """The message, without trust in its lengths."""
+    data = bytes(message)
+    try:
+        oid = int.from_bytes(_take(data, 1, 4), "big")
+        schema, at = _text(data, 5)
+        name, at = _text(data, at)
+        identity = chr(_take(data, at, 1)[0])
+        count = int.from_bytes(_take(data, at + 1, 2), "big")
+        at += 3
+        columns = []
+        for _ in range(count):
+            flags = _take(data, at, 1)[0]
+            column, at = _text(data, at + 1)
+            type_oid = int.from_bytes(_take(data, at, 4), "big")
+            typmod = int.from_bytes(_take(data, at + 4, 4), "big", signed=True)
+            columns.append(RelationColumn(column, bool(flags & 1), type_oid, typmod))
+            at += 8
+    except (IndexError, ValueError) as error:
+        raise broken("Relation", "length") from error
+    return RelationMessage(oid, TableName(schema or "pg_catalog", name), identity, tuple(columns))
+
+
+def _take(data: bytes, at: int, size: int) -> bytes:
+    if at + size > len(data):
+        raise ValueError
+    return data[at : at + size]
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    end = data.index(b"\0", at)
+    return data[at:end].decode(), end + 1
+
+
+class Relations:
+    """The tables of one connection, by oid; empty after a reconnect. `catalog` looks a table up (None: it is gone)."""
+
+    def __init__(self, catalog: Callable[[int], CatalogTable | None]) -> None:
+        self._catalog = catalog
+        self._tables: dict[int, Table] = {}
+        self._messages: dict[int, RelationMessage] = {}
+
+    def get(self, oid: int) -> Table | None:
+        """The newest version of a table."""
+        return self._tables.get(oid)
+
+    def learn(self, message: RelationMessage) -> Table:
+        """The table that a message describes; a shape that is new gets the next version."""
+        known = self._tables.get(message.oid)
+        if known is not None and self._messages[message.oid] == message:
+            return known
+        found = self._catalog(message.oid)
+        shape = table_from(message, found)
+        if known is not None:
+            shape = replace(shape, version=known.version)
+            if shape != known:
+                shape = replace(shape, version=known.version + 1)
+        self._tables[message.oid], self._messages[message.oid] = shape, message
+        return shape
+
+
+def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
+    """A table's shape from its Relation message, with what the catalog adds where it agrees."""
+    catalog = {column.name: column for column in found.columns} if found else {}
+    agreed = [_agreed(column, catalog.get(column.name)) for column in message.columns]
+    names = {column.name for column in message.columns}
+    key = {column.name for column in message.columns if column.key}
+    if message.identity in "fn":
+        primary = set(found.primary_key) if found else set()
+        key = primary if primary <= names else set()
+    columns = tuple(
+        _column(column.name, column.type_oid, column.typmod, column.name in key, fact)
+        for column, fact in zip(message.columns, agreed, strict=True)
+    )
+    return Table(message.name, message.oid, columns)
+
+
+def table_of(found: CatalogTable) -> Table:
+    """A table's shape from the catalog alone: what its Relation message will say."""
+    key = set(found.primary_key if found.identity in "dfn" else found.identity_index)
+    columns = tuple(_column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns)
+    return Table(found.name, found.oid, columns)
+
+
+def _agreed(column: RelationColumn, fact: CatalogColumn | None) -> CatalogColumn | None:
+    if fact is not None and (fact.type_oid, fact.typmod) == (column.type_oid, column.typmod):
+        return fact
+    return None
+
+
+def _column(name: str, type_oid: int, typmod: int, key: bool, fact: CatalogColumn | None) -> Column:
+    if fact is None:
+        return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE)
+    kind = value_type(fact.base_oid, fact.base_typmod)
+    return Column(name, kind, key=key, nullable=not fact.not_null, toastable=fact.toastable, default=fact.default)

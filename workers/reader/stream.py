@@ -1,0 +1,263 @@
+"""The replication connection: libpq through psycopg, never blocking longer than asked.
+
+A walsender connection is used for one purpose: creating a slot (whose exported snapshot lives until the connection's next command) or
+one START_REPLICATION; a second START on the same connection ends at once, so each (re)start opens a new one.
+
+`read` only drains what libpq has; the caller waits on `fileno()`. A reader that is short of memory simply does not call `read`: the
+walsender waits, and `status` keeps the connection alive.
+
+Sources: PostgreSQL manual, "Streaming Replication Protocol" and "Logical Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+import selectors
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, pq
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model import lsn
+from etl_supervisor.model.pipeline import Source
+
+CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
+COMMAND_SECONDS_MAX = 30.0
+READ_FRAMES_MAX = 4_096  # frames taken per call, so that timers and mailboxes get their turn
+TICK_SECONDS = 1.0  # how often a waiting command lets its caller beat
+APPLICATION_NAME = "etl-stream"
+EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix microseconds: PostgreSQL's epoch
+SESSION_OPTIONS = (  # the text forms that the decoder knows; the same in the stream and in the snapshot
+    "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex"
+    " -c client_encoding=UTF8 -c statement_timeout=0 -c idle_session_timeout=0"
+)
+
+_XLOG_DATA, _KEEPALIVE = ord("w"), ord("k")
+_KEEPALIVE_BODY = struct.Struct("!QqB")
+_STATUS = struct.Struct("!cQQQqB")
+
+
+def connection_string(source: Source, password: str | None, **extra: str) -> str:
+    """The libpq connection string of a source. Holds the password: never log it."""
+    parameters: dict[str, Any] = {
+        "host": source.pg_host,
+        "port": source.pg_port,
+        "dbname": source.pg_database,
+        "user": source.pg_username,
+        "password": password,
+        "sslmode": source.pg_tls_mode,
+        "sslrootcert": source.pg_tls_ca,
+        "connect_timeout": CONNECT_SECONDS_MAX,
+        "application_name": APPLICATION_NAME,
+        "options": SESSION_OPTIONS,
+        "keepalives_idle": 30,
+        **extra,
+    }
+    return conninfo.make_conninfo("", **{key: value for key, value in parameters.items() if value is not None})
+
+
+def connect(source: Source, password: str | None, **extra: str) -> psycopg.Connection[Any]:
+    """An ordinary connection (autocommit), or a walsender with `replication="database"`. EtlError says what is wrong."""
+    try:
+        return psycopg.connect(connection_string(source, password, **extra), autocommit=True)
+    except psycopg.Error as error:
+        raise connection_trouble(error, source) from None
+
+
+def connection_trouble(error: Exception, source: Source) -> EtlError:
+    """Why a connection could not be made, with its remedy. The server gives no code before login, so its words decide."""
+    place = f"source {source.name}"
+    text = str(error).replace(str(source.pg_host), source.pg_host)
+    where = f"{source.pg_host}:{source.pg_port}"
+    if "authentication failed" in text or "no password supplied" in text:
+        reason = f"{where} refused user {source.pg_username}: wrong password or user"
+        return EtlError(Kind.SOURCE_AUTH, place, reason, "correct pg_username and pg_password of the source")
+    if "no pg_hba.conf entry" in text:
+        reason = f"{where} has no pg_hba.conf entry for user {source.pg_username}"
+        return EtlError(
+            Kind.SOURCE_AUTH, place, reason, "add a pg_hba.conf line for this host, database and replication"
+        )
+    if "database" in text and "does not exist" in text:
+        reason = f"database {source.pg_database} does not exist on {where}"
+        return EtlError(Kind.SOURCE_SETUP, place, reason, "correct pg_database of the source")
+    if "role" in text and "does not exist" in text:
+        reason = f"user {source.pg_username} does not exist on {where}"
+        return EtlError(Kind.SOURCE_AUTH, place, reason, "correct pg_username of the source")
+    if "must be superuser or replication role" in text or "permission denied to start WAL sender" in text:
+        reason = f"user {source.pg_username} may not replicate"
+        return EtlError(Kind.SOURCE_SETUP, place, reason, f"ALTER ROLE {source.pg_username} REPLICATION")
+    if "certificate" in text or "SSL" in text:
+        reason = f"TLS with {where} failed (pg_tls_mode {source.pg_tls_mode})"
+        return EtlError(Kind.SOURCE_SETUP, place, reason, "check pg_tls_mode and pg_tls_ca of the source")
+    reason = f"{where} does not answer"
+    return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, "check pg_host, pg_port and the network", transient=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A slot just made: where it begins, and the snapshot that shows the database as of then (None when not exported)."""
+
+    name: str
+    consistent_point: int
+    snapshot: str | None
+
+
+class ReplicationStream:
+    """A walsender connection. EtlError(STREAM) when it breaks off; the slot has everything that was not confirmed."""
+
+    def __init__(self, source: Source, password: str | None) -> None:
+        self._place = f"source {source.name}"
+        self._connection = connect(source, password, replication="database")
+        self._pg = self._connection.pgconn
+        self._pg.nonblocking = 1
+        self.wal_end = 0  # the newest position the walsender has told
+        self.reply_requested = False
+        self.heard = time.monotonic()
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._pg.socket
+
+    # -- commands before the stream
+
+    def identify(self) -> tuple[str, int]:
+        """The cluster's system identifier and timeline; needs no privilege but REPLICATION."""
+        result = self._command("IDENTIFY_SYSTEM")
+        system, timeline = result.get_value(0, 0), result.get_value(0, 1)
+        assert system is not None
+        assert timeline is not None
+        return system.decode(), int(timeline)
+
+    def create_slot(
+        self, name: str, *, temporary: bool, snapshot: bool, limit: float, tick: Callable[[], None]
+    ) -> Slot:
+        """Create a pgoutput slot. Waits (at most `limit` seconds) for every write transaction that is open now; calls `tick`."""
+        kind = " TEMPORARY" if temporary else ""
+        wish = f"(SNAPSHOT '{'export' if snapshot else 'nothing'}')"
+        if self._connection.info.server_version < 150_000:  # the older grammar
+            wish = "EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT"
+        result = self._command(f'CREATE_REPLICATION_SLOT "{name}"{kind} LOGICAL pgoutput {wish}', limit, tick)
+        name_, point, exported = (result.get_value(0, column) for column in range(3))
+        assert name_ is not None
+        assert point is not None
+        return Slot(name_.decode(), lsn.parse(point.decode()), exported.decode() if exported else None)
+
+    def start(self, slot: str, position: int, publications: list[str]) -> None:
+        """Begin to stream from `position` (the end of the last transaction that we have)."""
+        names = ",".join('"' + name.replace('"', '""') + '"' for name in publications).replace("'", "''")
+        options = f"proto_version '1', publication_names '{names}'"
+        result = self._command(f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn.text(position)} ({options})')
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            raise self._broken("START_REPLICATION was not accepted")
+
+    def _command(
+        self, sql: str, limit: float = COMMAND_SECONDS_MAX, tick: Callable[[], None] = lambda: None
+    ) -> pq.abc.PGresult:
+        deadline = time.monotonic() + limit
+        self._pg.send_query(sql.encode())
+        result = None
+        while True:
+            self._wait_for_result(deadline, tick)
+            found = self._pg.get_result()
+            if found is None:
+                assert result is not None
+                return result
+            if found.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.NONFATAL_ERROR):
+                raise self._refused(found)
+            result = found
+            if found.status == pq.ExecStatus.COPY_BOTH:
+                return result
+
+    def _wait_for_result(self, deadline: float, tick: Callable[[], None]) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            while self._pg.flush() == 1 or self._pg.is_busy():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                selector.select(min(left, TICK_SECONDS))
+                tick()
+                self._consume()
+
+    # -- the stream
+
+    def read(self, frames_max: int = READ_FRAMES_MAX) -> list[memoryview]:
+        """XLogData frames that have come, at most `frames_max`; empty when none is there. Keepalives are noted on the way."""
+        self._consume()
+        frames: list[memoryview] = []
+        take = self._pg.get_copy_data
+        while len(frames) < frames_max:
+            size, frame = take(1)
+            if size > 0:
+                if frame[0] == _XLOG_DATA:
+                    frames.append(frame)
+                elif frame[0] == _KEEPALIVE:
+                    self._note_keepalive(frame)
+                continue
+            if size == 0:
+                break
+            raise self._ended()
+        if frames:
+            self.heard = time.monotonic()
+        return frames
+
+    def status(self, received: int, confirmed: int, *, reply: bool = False) -> None:
+        """Tell the walsender how far we are; `reply` asks it to answer (a sign of life). Queued if the socket is full."""
+        now = int(time.time() * 1_000_000) - EPOCH_US
+        try:
+            self._pg.put_copy_data(_STATUS.pack(b"r", received, confirmed, confirmed, now, reply))
+            self._pg.flush()
+        except psycopg.Error as error:
+            raise self._broken(str(error)) from None
+        self.reply_requested = False
+
+    def flush(self) -> bool:
+        """Send what is queued; True when nothing is left."""
+        return self._pg.flush() == 0
+
+    def close(self) -> None:
+        """End the connection; the walsender sees it at once and gives the slot free."""
+        self._connection.close()
+
+    def _note_keepalive(self, frame: memoryview) -> None:
+        wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
+        self.wal_end = max(self.wal_end, wal_end)
+        self.reply_requested |= bool(wants_reply)
+        self.heard = time.monotonic()
+
+    def _consume(self) -> None:
+        try:
+            self._pg.consume_input()
+        except psycopg.Error as error:
+            raise self._broken(str(error)) from None
+
+    def _ended(self) -> EtlError:
+        result = self._pg.get_result()
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            return self._refused(result)
+        return self._broken("the server ended the stream")
+
+    def _refused(self, result: pq.abc.PGresult) -> EtlError:
+        """The server's own error, by its SQLSTATE."""
+        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+        if state == "55006":  # object_in_use: the old walsender has not noticed yet
+            return EtlError(
+                Kind.STREAM, self._place, text, "the slot is taken over when its reader is gone", transient=True
+            )
+        if state == "53400":  # configuration_limit_exceeded
+            return EtlError(Kind.SOURCE_SETUP, self._place, text, "raise max_replication_slots and restart PostgreSQL")
+        if state == "42501":  # insufficient_privilege
+            return EtlError(Kind.SOURCE_SETUP, self._place, text, "give the user the REPLICATION attribute")
+        if state in ("42704", "55000") and "publication" not in text:
+            return EtlError(Kind.SLOT_LOST, self._place, text, "re-sync the source under a new slot")
+        if "publication" in text:
+            return EtlError(Kind.SOURCE_SETUP, self._place, text, "create the publication that the source names")
+        return self._broken(text or "the server refused a replication command")
+
+    def _broken(self, reason: str) -> EtlError:
+        return EtlError(Kind.STREAM, self._place, reason, "it is connected again by itself", transient=True)
