@@ -33,10 +33,8 @@ def objects(names: Sequence[str], texts: Sequence[pa.Array]) -> pa.Array:
     """`{"a":"text of a","b":"text of b"}` per row. A NULL leaves its name out; a row of NULLs only is NULL."""
     members = []
     for name, text in zip(names, texts, strict=True):
-        head = orjson.dumps(name).decode() + ':"'
-        members.append(pc.binary_join_element_wise(head, escaped(text), '"', ""))
-    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
-    present = members[0].is_valid()
-    for member in members[1:]:
-        present = pc.or_(present, member.is_valid())
-    return pc.if_else(present, pc.binary_join_element_wise("{", joined, "}", ""), pa.scalar(None, pa.string()))
+        head = "," + orjson.dumps(name).decode() + ':"'
+        members.append(pc.fill_null(pc.binary_join_element_wise(head, escaped(text), '"', ""), ""))
+    joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*members, ""), 1, None)
+    whole = pc.binary_join_element_wise("{", joined, "}", "")
+    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), whole)

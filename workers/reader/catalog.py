@@ -50,7 +50,7 @@ WITH RECURSIVE base AS (
     FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
 )
 SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
-       a.attlen = -1 AND a.attstorage <> 'p', a.attmissingval::text::text[] [1]
+       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1]
 FROM pg_attribute a
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'

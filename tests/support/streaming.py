@@ -1,0 +1,97 @@
+"""Streams a test database's changes through the real reader parts, without a supervisor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+from psycopg import conninfo
+
+from etl_supervisor.model import lsn
+from etl_supervisor.model.pipeline import Source
+from tests.support.fix_postgres import Database
+from workers.reader.batch import TableBatch
+from workers.reader.catalog import read_catalog
+from workers.reader.pgoutput import Decoder
+from workers.reader.relations import Relations
+from workers.reader.stream import ReplicationStream, connect
+
+SECONDS_MAX = 20.0
+
+
+def source_of(database: Database, publication: str = "p", replication_id: int = 1) -> tuple[Source, str]:
+    """The source that a test database is, and its password."""
+    parameters = conninfo.conninfo_to_dict(database.dsn)
+    source = Source(
+        1,
+        database.name,
+        str(parameters["host"]),
+        int(str(parameters["port"])),
+        database.name,
+        str(parameters["user"]),
+        None,
+        "disable",
+        None,
+        publication,
+        replication_id,
+    )
+    return source, str(parameters.get("password", ""))
+
+
+@contextmanager
+def streaming(database: Database, publication: str = "p", slot: str = "") -> Iterator[Decoding]:
+    """A slot made now, streamed from now on."""
+    source, password = source_of(database, publication)
+    name = slot or f"slot_{database.name}"
+    maker = ReplicationStream(source, password)
+    made = maker.create_slot(name, temporary=False, snapshot=False, limit=10, tick=lambda: None)
+    maker.close()
+    stream = ReplicationStream(source, password)
+    stream.start(name, made.consistent_point, [publication])
+    catalog = connect(source, password)
+    try:
+        yield Decoding(database, stream, Decoder(Relations(lambda oid: read_catalog(catalog, oid))))
+    finally:
+        stream.close()
+        catalog.close()
+
+
+class Decoding:
+    """A stream and its decoder."""
+
+    def __init__(self, database: Database, stream: ReplicationStream, decoder: Decoder) -> None:
+        self.database, self.stream, self.decoder = database, stream, decoder
+
+    def frames(self) -> list[memoryview]:
+        """Every frame up to the present end of WAL."""
+        ((text,),) = self.database.execute("select pg_current_wal_insert_lsn()::text")
+        self.database.execute("select pg_logical_emit_message(true, 'end', '')")
+        goal, frames, deadline = lsn.parse(text), [], time.monotonic() + SECONDS_MAX
+        while self.stream.wal_end < goal:
+            frames += self.stream.read()
+            self.stream.status(0, 0, reply=True)
+            assert time.monotonic() < deadline, "the stream did not come to its end"
+        return frames + self.stream.read()
+
+    def batches(self, cut: int = 0) -> list[TableBatch]:
+        """The decoded changes, in batches of `cut` frames (0: one batch)."""
+        frames = self.frames()
+        step = cut or len(frames) or 1
+        found = []
+        for at in range(0, len(frames), step):
+            found += self.decoder.decode(frames[at : at + step]).segments
+        return found
+
+
+def rows_of(batches: list[TableBatch], table: str) -> list[dict[str, object]]:
+    """All rows of one table, as dictionaries, in order."""
+    parts = [item.batch for item in batches if item.table.name.name == table]
+    return [row for part in parts for row in part.to_pylist()]
+
+
+def texts(array: pa.Array) -> list[str | None]:
+    """Arrow's own text of the values."""
+    found: list[str | None] = array.cast(pa.string()).to_pylist()
+    return found
