@@ -217,6 +217,23 @@ class Ready:
     """A child has booted: its breaker may close."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """One child as the parent sees it; `breaker` is closed, open or half_open."""
+
+    name: str
+    running: bool
+    restarts: int
+    breaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """The parent tells the monitor how its children are, for the metrics."""
+
+    children: tuple[ChildStatus, ...]
+
+
 ToParent = Desired | CopyWanted | Trouble | Ready
-FromParent = CopyEnded
+FromParent = CopyEnded | Supervised
 Message = ToActor | ToPublisher | ToParent | FromParent

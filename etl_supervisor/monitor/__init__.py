@@ -1,0 +1,6 @@
+"""What is watched, and the child that watches.
+
+logs      JSON lines, or pretty on a terminal; never a secret
+metrics   every metric there is; files named by the child, so that restarts neither lose nor leak
+process   the monitor child: migrations, configuration poll, metrics endpoint
+"""

@@ -1,0 +1,7 @@
+"""The state store: what must outlive the processes.
+
+store     the promise
+redis     kept by Redis or Valkey
+postgres  kept by PostgreSQL, schema etl
+choose    which of them
+"""

@@ -1,0 +1,299 @@
+"""Every setting: its name, default, limits and reason, and where its value was read.
+
+    real environment  >  .env  >  configuration/{APP_ENVIRONMENT}.yaml  >  configuration/base.yaml  >  default
+
+A YAML file may group settings: `snowflake: {actor_pool_size: 8}` is SNOWFLAKE_ACTOR_POOL_SIZE, and so is the variable
+APP_SNOWFLAKE__ACTOR_POOL_SIZE (which counts as the environment). A key that is not known, a value out of range or a missing secret is one line
+that names the key, where it was read and what is allowed. docs/configuration.md is checked against this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dotenv
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from etl_supervisor.config.database_url import libpq_url
+from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
+from etl_supervisor.errors import EtlError, Kind
+
+_OUR_PREFIXES = (
+    "ETL_",
+    "SNOWFLAKE_",
+    "PIPELINE_",
+    "WAL_MONITOR_",
+    "CONFIG_DB_",
+    "DB_",
+    "APP_",
+    "SHARED_MEMORY_",
+    "BATCH_",
+)
+_ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
+_NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
+_ENVIRONMENTS = {"development": "dev", "production": "prod"}
+
+
+class Settings(BaseModel):
+    """All settings; immutable. Attribute names are the variables' in lower case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: SecretStr | None = Field(
+        None, description="Config database. Without it and CONFIG_DB_HOST the embedded parts are started"
+    )
+    etl_database_url: SecretStr | None = Field(
+        None, description="Database of the etl schema (state); DATABASE_URL when not set"
+    )
+    config_db_host: str | None = Field(None, description="Config database, in parts: host")
+    config_db_port: int = Field(5432, ge=1, le=65535, description="Config database: port")
+    config_db_database: str = Field("etl_config", description="Config database: name")
+    config_db_username: str = Field("postgres", description="Config database: user")
+    config_db_password: SecretStr | None = Field(None, description="Config database: password")
+    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379"), description="State store")
+    state_store: Literal["auto", "redis", "postgres"] = Field("auto", description="Where state is kept; auto is Redis")
+    snowflake_actor_pool_size: int = Field(
+        4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
+    )
+    pipeline_poll_interval_secs: float = Field(
+        5, ge=1, le=3600, description="Seconds between looks at the config database"
+    )
+    metrics_addr: str = Field("[::]:9000", pattern=r"^.*:\d{1,5}$", description="Where /metrics answers")
+    shared_memory_budget_mb: int = Field(
+        256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
+    )
+    batch_max_bytes_mb: int = Field(
+        16, ge=1, le=512, description="A batch is sealed at this size, MiB, whatever its rows"
+    )
+    shutdown_grace_seconds: float = Field(
+        30, ge=1, le=3600, description="How long a drain may wait for rows to become durable"
+    )
+    heartbeat_timeout_seconds: float = Field(
+        60, ge=2, le=3600, description="A child silent for longer is killed and started again"
+    )
+    wal_monitor_enabled: bool = Field(True, description="Measure each slot's retained WAL")
+    wal_monitor_interval_seconds: int = Field(300, ge=1, le=86400, description="Seconds between measurements")
+    wal_monitor_timeout_seconds: int = Field(30, ge=1, le=3600, description="Time limit of one measurement")
+    wal_monitor_max_retries: int = Field(3, ge=0, le=100, description="Tries of one measurement")
+    warning_wal: int = Field(3000, ge=1, description="Retained WAL that warns, MB")
+    danger_wal: int = Field(6000, ge=1, description="Retained WAL that is dangerous, MB")
+    alert_wal_url: SecretStr | None = Field(None, description="Webhook for WAL alerts")
+    time_check_notification: int = Field(
+        10, ge=0, le=10080, description="Minutes that a state must last before it is alerted"
+    )
+    secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest; at least 32 characters")
+    secret_key_old: SecretStr | None = Field(None, description="The SECRET_KEY before, while it is changed")
+    app_environment: Literal["dev", "staging", "prod"] = Field(
+        "prod", description="Which YAML file is read (also APP_ENV)"
+    )
+    debug: bool = Field(False, description="LOG_LEVEL DEBUG, whatever it says")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lines below it are not written"
+    )
+    log_file: str | None = Field(None, description="Also log into this file, turned over by size; relative to the .env")
+    db_pool_size: int = Field(20, ge=1, le=1000, description="API: connections kept to the config database")
+    db_max_overflow: int = Field(10, ge=0, le=1000, description="API: connections beyond the pool")
+    db_pool_timeout: int = Field(30, ge=1, le=3600, description="API: seconds to wait for a connection")
+    db_pool_recycle: int = Field(3600, ge=1, le=86400, description="API: seconds after which a connection is made anew")
+    data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
+    directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
+
+    @field_validator("database_url", "etl_database_url")
+    @classmethod
+    def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(libpq_url(value.get_secret_value()))
+
+    @field_validator("secret_key", "secret_key_old")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
+            raise ValueError(f"at least {SECRET_KEY_LENGTH_MIN} characters are needed")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("app_environment", mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        return _ENVIRONMENTS.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+    @property
+    def embedded(self) -> bool:
+        """True when there is no config database: the embedded parts are to be started."""
+        return self.database_url is None and self.config_db_host is None
+
+    def config_dsn(self) -> str:
+        """libpq's connection string of the config database. Holds the password: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        if self.config_db_host is None:
+            raise EtlError(
+                Kind.CONFIG, "settings", "no config database is set", "set DATABASE_URL, or CONFIG_DB_HOST and its kin"
+            )
+        parts: dict[str, Any] = {
+            "host": self.config_db_host,
+            "port": self.config_db_port,
+            "dbname": self.config_db_database,
+            "user": self.config_db_username,
+            "password": self.config_db_password.get_secret_value() if self.config_db_password else None,
+        }
+        return " ".join(f"{key}='{_quoted(value)}'" for key, value in parts.items() if value is not None)
+
+    def state_dsn(self) -> str:
+        """libpq's connection string of the database with schema etl."""
+        return self.etl_database_url.get_secret_value() if self.etl_database_url else self.config_dsn()
+
+    def keyring(self) -> Keyring:
+        """What opens secrets at rest. EtlError(CONFIG) without SECRET_KEY."""
+        if self.secret_key is None:
+            remedy = (
+                f"set SECRET_KEY (at least {SECRET_KEY_LENGTH_MIN} characters), for example from: openssl rand -hex 32"
+            )
+            raise EtlError(Kind.CONFIG, "SECRET_KEY", "secrets at rest need a key", remedy)
+        old = [self.secret_key_old.get_secret_value()] if self.secret_key_old else []
+        return Keyring(self.secret_key.get_secret_value(), *old)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDoc:
+    """A setting as the documentation lists it."""
+
+    name: str
+    default: str
+    allowed: str
+    reason: str
+
+
+def load(directory: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read all sources. EtlError(CONFIG), one line, for the first thing that is wrong."""
+    directory = (directory or Path.cwd()).resolve()
+    environment = os.environ if environment is None else environment
+    env_file = directory / ".env"
+    env = _from_env_file(env_file)
+    real = _from_environment(environment)
+    named = real.get("APP_ENVIRONMENT") or env.get("APP_ENVIRONMENT")
+    stage = Settings._short(named[0]) if named else "prod"  # type: ignore[operator]
+    found: dict[str, tuple[Any, str]] = {}
+    for name in ("base", str(stage)):
+        found |= _from_yaml(directory / "configuration" / f"{name}.yaml")
+    found |= env | real
+    values = {key.lower(): value for key, (value, _) in found.items()}
+    try:
+        return Settings(**{**values, **overrides, "directory": directory})
+    except ValidationError as error:
+        raise _explain(error, found) from None
+
+
+def describe() -> list[SettingDoc]:
+    """All settings, in the order of the documentation."""
+    docs = []
+    for name, field in Settings.model_fields.items():
+        if field.exclude:
+            continue
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        docs.append(
+            SettingDoc(name.upper(), "" if default is None else str(default), _allowed(name), field.description or "")
+        )
+    return docs
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Our variables; those of others are none of our business. APP_SECTION__FIELD must be one of ours."""
+    found = {}
+    for key, value in environment.items():
+        name = _ALIASES.get(key, key)
+        if key.startswith("APP_") and "__" in key:
+            name = key.removeprefix("APP_").replace("__", "_")
+            _must_be_known(name, key, "the environment")
+        if name.lower() in _names() and value != "":
+            found[name] = (value, "the environment")
+    return found
+
+
+def _from_env_file(path: Path) -> dict[str, tuple[Any, str]]:
+    found = {}
+    for key, value in dotenv.dotenv_values(path).items() if path.exists() else ():
+        name = _ALIASES.get(key, key)
+        if key.startswith("APP_") and "__" in key:
+            name = key.removeprefix("APP_").replace("__", "_")
+        if key.startswith(_OUR_PREFIXES) and name not in _NOT_SETTINGS:
+            _must_be_known(name, key, str(path))
+        if name.lower() in _names() and value:
+            found[name] = (value, str(path))
+    return found
+
+
+def _from_yaml(path: Path) -> dict[str, tuple[Any, str]]:
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError:
+        raise EtlError(Kind.CONFIG, str(path), "the file is not YAML", "correct its syntax") from None
+    return {name: (value, str(path)) for name, value in _flattened(content, "", path)}
+
+
+def _flattened(content: object, prefix: str, path: Path) -> list[tuple[str, Any]]:
+    if not isinstance(content, dict):
+        raise EtlError(Kind.CONFIG, str(path), "the file holds no mapping", "write `section: {field: value}`")
+    flat: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        name = f"{prefix}{key}".upper()
+        if isinstance(value, dict):
+            flat += _flattened(value, f"{name}_", path)
+        else:
+            _must_be_known(_ALIASES.get(name, name), name, str(path))
+            flat.append((_ALIASES.get(name, name), value))
+    return flat
+
+
+def _must_be_known(name: str, key: str, where: str) -> None:
+    if name.lower() not in _names():
+        near = _nearest(name)
+        remedy = f"did you mean {near}?" if near else "see docs/configuration.md for what there is"
+        raise EtlError(Kind.CONFIG, key, f"unknown setting in {where}", remedy)
+
+
+def _nearest(name: str) -> str | None:
+
+    found = difflib.get_close_matches(name, [known.upper() for known in _names()], n=1, cutoff=0.8)
+    return found[0] if found else None
+
+
+def _names() -> set[str]:
+    return {name for name, field in Settings.model_fields.items() if not field.exclude}
+
+
+def _allowed(name: str) -> str:
+    """What a setting takes, from its schema."""
+    schema = Settings.model_json_schema()["properties"][name]
+    schema = next((part for part in schema.get("anyOf", []) if part.get("type") != "null"), schema)
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    kind = {"integer": "integer", "number": "number", "boolean": "true, false", "string": "text"}[schema["type"]]
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{kind}, {low} to {high}"
+    return f"{kind}, at least {low}" if low is not None else kind
+
+
+def _explain(error: ValidationError, found: Mapping[str, tuple[Any, str]]) -> EtlError:
+    """The first thing that is wrong, without its value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = str(first["loc"][0]).upper()
+    where = found[name][1] if name in found else "the program"
+    reason = f"{first['msg'].removeprefix('Value error, ')} (read from {where})"
+    return EtlError(Kind.CONFIG, name, reason, f"allowed: {_allowed(name.lower())}")
+
+
+def _quoted(value: object) -> str:
+    return str(value).replace("\\", "\\\\").replace("'", "\\'")

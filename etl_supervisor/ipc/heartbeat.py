@@ -1,0 +1,57 @@
+"""One page of shared memory in which every child writes when it was last alive.
+
+    slot 0                 slot 1                 …  slot 1023
+    ├ float64, monotonic ──┼ float64, monotonic ──┤
+    0                      64                     128      bytes; a slot is a cache line, so that writers do not disturb each other
+
+One writer per word: the child that has the slot. The parent only reads, and writes the first value before the fork. The memory is anonymous: it
+has no name, and goes with the last process. CLOCK_MONOTONIC is the same in all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+
+SLOTS_MAX = 1024  # children of one supervisor: one machine's worth
+_SLOT_BYTES = 64
+_BEAT = struct.Struct("d")
+
+
+class HeartbeatPage:
+    """The parent's view: gives slots out and reads them."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES)
+        self._free = list(range(SLOTS_MAX - 1, -1, -1))
+
+    def allot(self) -> Heartbeat:
+        """A slot for a child that is about to be forked. RuntimeError when there are more than SLOTS_MAX children."""
+        if not self._free:
+            raise RuntimeError(f"more than {SLOTS_MAX} children")
+        heartbeat = Heartbeat(self._memory, self._free.pop())
+        heartbeat.beat()
+        return heartbeat
+
+    def give_back(self, heartbeat: Heartbeat) -> None:
+        """The child is dead; its slot may be used again."""
+        self._free.append(heartbeat.slot)
+
+
+class Heartbeat:
+    """One child's slot."""
+
+    def __init__(self, memory: mmap.mmap, slot: int) -> None:
+        self._memory = memory
+        self.slot = slot
+
+    def beat(self) -> None:
+        """I am alive."""
+        _BEAT.pack_into(self._memory, self.slot * _SLOT_BYTES, time.monotonic())
+
+    @property
+    def last(self) -> float:
+        """When it was last alive, in seconds of the monotonic clock."""
+        (seconds,) = _BEAT.unpack_from(self._memory, self.slot * _SLOT_BYTES)
+        return float(seconds)

@@ -1,0 +1,189 @@
+"""Logs: JSON lines (orjson) on stderr, or pretty when stderr is a terminal; with LOG_FILE also into a file.
+
+Each process configures itself once, after the fork. Every line has `ts`, `level`, `event` and `process`. A line is one write to a descriptor
+opened with O_APPEND, so the lines of several processes never mix. LOG_FILE is turned over by size, by the process that finds it too large;
+the others notice that the name leads elsewhere and open it anew.
+
+Values whose key looks like a secret are replaced, whatever they are. Tracebacks never show the values of variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from etl_supervisor.errors import EtlError
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+FILE_BYTES_MAX = 50 << 20
+FILES_KEPT = 3
+REDACTED = "***"
+_SECRET = re.compile(r"passw|passphrase|secret|token|private_key$|credential|authorization|dsn$|_url$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
+_QUIET = ("snowflake", "botocore", "boto3", "urllib3", "asyncio", "alembic", "sqlalchemy", "uvicorn.access")
+
+Event = MutableMapping[str, Any]
+
+
+def configure(settings: Settings, *, process: str) -> None:
+    """Set up this process's logs. Call once, after the fork."""
+    pretty = sys.stderr.isatty()
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    outputs: list[Any] = [_Terminal() if pretty else _Stream(2)]
+    if settings.log_file:
+        outputs.append(_File(Path(settings.directory, settings.log_file)))
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            _name(process),
+            redact,
+            structlog.processors.format_exc_info if not pretty else _keep,
+            _Fan(outputs),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_Silent,
+        cache_logger_on_first_use=False,
+    )
+    _adopt_stdlib(level)
+
+
+def error_line(log: Any, event: str, error: EtlError) -> None:
+    """An EtlError as one line, in fields."""
+    log.error(event, kind=str(error.kind), place=error.place, reason=error.reason, remedy=error.remedy)
+
+
+def flush() -> None:
+    """Nothing is buffered by us; the interpreter's own streams are."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def redact(_: Any, __: str, event: Event) -> Event:
+    """Replace what looks like a secret, by its key, and passwords inside URLs."""
+    for key, value in event.items():
+        if _SECRET.search(key):
+            event[key] = REDACTED
+        elif isinstance(value, str) and "://" in value:
+            event[key] = _URL_PASSWORD.sub(rf"\g<1>{REDACTED}@", value)
+    return event
+
+
+def _name(process: str) -> Any:
+    def add(_: Any, __: str, event: Event) -> Event:
+        event["process"] = process
+        return event
+
+    return add
+
+
+def _keep(_: Any, __: str, event: Event) -> Event:
+    return event
+
+
+class _Fan:
+    """The last processor: gives the line to every output, and nothing to structlog's own logger."""
+
+    def __init__(self, outputs: list[Any]) -> None:
+        self._outputs = outputs
+
+    def __call__(self, logger: Any, name: str, event: Event) -> str:
+        for output in self._outputs:
+            output.write(logger, name, dict(event))
+        raise structlog.DropEvent
+
+
+class _Silent:
+    """structlog wants a logger; the outputs have written already."""
+
+    def msg(self, _: str) -> None:
+        return
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Stream:
+    """JSON lines to a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, _: Any, __: str, event: Event) -> None:
+        with contextlib.suppress(OSError):  # a closed terminal must not stop the data
+            os.write(self._fd, orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class _Terminal:
+    """Pretty lines for people."""
+
+    def __init__(self) -> None:
+        self._render = structlog.dev.ConsoleRenderer(
+            timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback, pad_event_to=22
+        )
+
+    def write(self, logger: Any, name: str, event: Event) -> None:
+        event["ts"] = event["ts"][11:23]
+        with contextlib.suppress(OSError):
+            os.write(2, (str(self._render(logger, name, event)) + "\n").encode())
+
+
+class _File:
+    """JSON lines to a file that is turned over by size."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = -1
+        self._open()
+
+    def _open(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def write(self, _: Any, __: str, event: Event) -> None:
+        with contextlib.suppress(OSError):
+            self._turn_over()
+            os.write(self._fd, orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _turn_over(self) -> None:
+        ours = os.fstat(self._fd)
+        with contextlib.suppress(FileNotFoundError):
+            there = os.stat(self._path)
+            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) and ours.st_size < FILE_BYTES_MAX:
+                return
+            if there.st_ino == ours.st_ino:
+                for number in range(FILES_KEPT - 1, 0, -1):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+                os.replace(self._path, f"{self._path}.1")
+        self._open()
+
+
+class _ToStructlog(logging.Handler):
+    """Libraries log through the same door."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+
+
+def _adopt_stdlib(level: int) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_ToStructlog()]
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -1,0 +1,125 @@
+"""Every metric there is; docs/metrics.md lists them, a test compares.
+
+prometheus-client in multiprocess mode: each child writes files of its own, the monitor adds them up. Files are named by the child (reader-shop,
+actor-0), not by its pid: a restarted child goes on counting in its predecessor's file, so that nothing is lost and nothing leaks.
+
+Imported in children only, after `PROMETHEUS_MULTIPROC_DIR` is set (`prepare`, by the parent's process before it forks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import metrics as prometheus_metrics
+from prometheus_client import multiprocess as prometheus_multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import start_http_server
+from prometheus_client.registry import Collector
+
+from etl_supervisor.ipc.messages import Supervised
+from etl_supervisor.model.progress import SourceReport
+
+_process = "unnamed"
+
+
+def identify(name: str) -> None:
+    """This process's files carry this name from now on."""
+    global _process
+    _process = re.sub(r"[^A-Za-z0-9-]", "-", name)
+
+
+def _value_class() -> type:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return values.ValueClass  # type: ignore[no-any-return]
+    made: type = values.MultiProcessValue(process_identifier=lambda: _process)
+    return made
+
+
+values.ValueClass = prometheus_metrics.values.ValueClass = _value_class()
+
+READER_ROWS = Counter("etl_reader_rows", "Change-log rows decoded", ["source"])
+READER_BATCHES = Counter("etl_reader_batches", "Batches sealed", ["source"])
+THROUGHPUT_ROWS = Gauge(
+    "etl_throughput_rows",
+    "Rows decoded per second, over the last report interval",
+    ["source"],
+    multiprocess_mode="mostrecent",
+)
+RECEIVED_LSN = Gauge("etl_received_lsn", "End of the last frame read", ["source"], multiprocess_mode="mostrecent")
+DURABLE_LSN = Gauge(
+    "etl_durable_lsn", "Everything below is committed in Snowflake", ["source"], multiprocess_mode="mostrecent"
+)
+CONFIRMED_LSN = Gauge(
+    "etl_confirmed_lsn", "Position confirmed to PostgreSQL", ["source"], multiprocess_mode="mostrecent"
+)
+LAG_BYTES = Gauge("etl_lag_bytes", "WAL that the source holds back for us", ["source"], multiprocess_mode="mostrecent")
+LAG_SECONDS = Gauge(
+    "etl_lag_seconds", "Age of the oldest change that is not durable", ["source"], multiprocess_mode="mostrecent"
+)
+SHARED_MEMORY_BYTES = Gauge("etl_shared_memory_used_bytes", "Slab in use", ["source"], multiprocess_mode="mostrecent")
+COPY_ROWS = Counter("etl_copy_rows", "Rows of first copies handed over", ["pipeline", "table"])
+SNOWFLAKE_ROWS_INSERTED = Counter(
+    "etl_snowflake_rows_inserted", "Rows committed in landing tables", ["pipeline", "table"]
+)
+SNOWFLAKE_BYTES = Counter("etl_snowflake_bytes", "NDJSON bytes handed to the SDK", ["pipeline", "table"])
+APPLY_SECONDS = Histogram(
+    "etl_apply_seconds",
+    "Duration of an apply block",
+    ["pipeline"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
+STATE_STORE_SECONDS = Histogram(
+    "etl_state_store_seconds",
+    "Duration of a state store operation",
+    ["operation"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+)
+
+_last: dict[str, tuple[float, int]] = {}
+
+
+def source_report(source: str, report: SourceReport, shared_memory_used: int) -> None:
+    """The reader's gauges, from the same facts as `status`."""
+    before_at, before_rows = _last.get(source, (report.reported_at, report.rows))
+    seconds = report.reported_at - before_at
+    THROUGHPUT_ROWS.labels(source).set((report.rows - before_rows) / seconds if seconds > 0 else 0.0)
+    _last[source] = (report.reported_at, report.rows)
+    RECEIVED_LSN.labels(source).set(report.received)
+    DURABLE_LSN.labels(source).set(report.durable)
+    CONFIRMED_LSN.labels(source).set(report.confirmed)
+    LAG_BYTES.labels(source).set(report.lag_bytes)
+    LAG_SECONDS.labels(source).set(report.lag_seconds)
+    SHARED_MEMORY_BYTES.labels(source).set(shared_memory_used)
+
+
+class SupervisedCollector(Collector):
+    """What the parent told last: it has no metrics of its own, as it may not have threads."""
+
+    def __init__(self) -> None:
+        self.told = Supervised(())
+
+    def collect(self) -> Iterable[Metric]:
+        """Restarts, liveness and breaker of each child."""
+        up = GaugeMetricFamily("etl_child_up", "1 while the child runs", labels=["child"])
+        restarts = GaugeMetricFamily("etl_child_restarts", "Restarts since the supervisor started", labels=["child"])
+        breaker = GaugeMetricFamily("etl_child_breaker_open", "1 while the breaker is not closed", labels=["child"])
+        for child in self.told.children:
+            up.add_metric([child.name], float(child.running))
+            restarts.add_metric([child.name], child.restarts)
+            breaker.add_metric([child.name], float(child.breaker != "closed"))
+        return [up, restarts, breaker]
+
+
+def serve(address: str, supervised: SupervisedCollector) -> None:
+    """Answer `/metrics` on `address` (`[::]:9000` is every interface of both families). OSError when it is taken."""
+    host, _, port = address.rpartition(":")
+    registry = CollectorRegistry()
+    with contextlib.suppress(KeyError, ValueError):
+        prometheus_multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(supervised)
+    start_http_server(int(port), addr=host.strip("[]") or "::", registry=registry)

@@ -1,0 +1,120 @@
+"""The monitor child: does what waits on networks, so that the parent never does.
+
+    start    migrations (retried until the config database answers), metrics endpoint
+    poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed
+
+A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import time
+
+import structlog
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.exits import Exit
+from etl_supervisor.ipc.messages import Desired, Ready, Supervised
+from etl_supervisor.monitor import logs, metrics
+from etl_supervisor.repository.desired import load
+from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.supervision.signals import SignalInbox
+from etl_supervisor.supervision.spawn import ChildContext
+
+WAIT_SECONDS_MAX = 1.0  # the heartbeat's pace
+
+log = structlog.get_logger()
+
+
+def main(context: ChildContext) -> int:
+    """Entry point of the monitor process; returns the exit code."""
+    monitor = Monitor(context)
+    monitor.run()
+    return Exit.OK
+
+
+class Monitor:
+    """The poll, the metrics endpoint, and what was said last."""
+
+    def __init__(self, context: ChildContext) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._supervised = metrics.SupervisedCollector()
+        self._serving = False
+        self._migrated = False
+        self._told: Desired | None = None
+        self._said: frozenset[str] = frozenset()
+        self._next_poll = 0.0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until SIGTERM."""
+        inbox = SignalInbox((signal.SIGTERM, signal.SIGHUP))
+        with selectors.DefaultSelector() as selector:
+            selector.register(inbox, selectors.EVENT_READ)
+            selector.register(self._context.parent, selectors.EVENT_READ)
+            self._serve()
+            self._context.parent.send(Ready())
+            while not self._stopping:
+                self._context.heartbeat.beat()
+                if time.monotonic() >= self._next_poll:
+                    self._poll()
+                selector.select(max(0.0, min(WAIT_SECONDS_MAX, self._next_poll - time.monotonic())))
+                self._take(inbox.take())
+                self._hear()
+        inbox.close()
+
+    def _take(self, signals: list[signal.Signals]) -> None:
+        self._stopping |= signal.SIGTERM in signals
+        if signal.SIGHUP in signals:
+            self._next_poll = 0.0
+
+    def _hear(self) -> None:
+        while (found := self._context.parent.receive()) is not None:
+            if isinstance(found[0], Supervised):
+                self._supervised.told = found[0]
+
+    def _poll(self) -> None:
+        self._next_poll = time.monotonic() + self._settings.pipeline_poll_interval_secs
+        try:
+            if not self._migrated:
+                migrate(self._settings)
+                self._migrated = True
+            loaded = load(self._settings)
+        except EtlError as error:
+            self._say([error])
+            return
+        finally:
+            self._serve()
+        self._say(list(loaded.troubles))
+        desired = Desired(loaded.specs)
+        if desired != self._told:
+            self._context.parent.send(desired)
+            self._told = desired
+            log.info("configuration_read", sources=[spec.source.name for spec in loaded.specs])
+
+    def _say(self, troubles: list[EtlError]) -> None:
+        """Each trouble once, until it has gone and come back."""
+        for trouble in troubles:
+            if trouble.line not in self._said:
+                logs.error_line(log, "configuration_trouble", trouble)
+        self._said = frozenset(trouble.line for trouble in troubles)
+
+    def _serve(self) -> None:
+        """Metrics are worth a log line, never the data: a port that is taken is tried again at the next poll."""
+        if self._serving:
+            return
+        address = self._settings.metrics_addr
+        try:
+            metrics.serve(address, self._supervised)
+        except OSError as error:
+            reason = f"can't listen on {address}: {error.strerror or type(error).__name__}"
+            remedy = "set METRICS_ADDR to a free address; data goes on without metrics until then"
+            trouble = EtlError(Kind.CONFIG, "metrics endpoint", reason, remedy)
+            if self._next_poll == 0.0:
+                logs.error_line(log, "metrics_not_served", trouble)
+            return
+        self._serving = True
+        log.info("metrics_served", address=address)

@@ -1,0 +1,108 @@
+"""State in PostgreSQL, schema etl (migrations/etl). For machines without Redis; the promise is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import tenacity
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.progress import Progress, SourceReport
+from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table_state import TableState
+from etl_supervisor.state import store
+
+CONNECT_SECONDS = 5
+STATEMENT_TIMEOUT_MS = 5_000  # the reader's loop waits for it
+TRIES = 3
+PAUSE_SECONDS = 0.1
+
+
+class PostgresStore:
+    """See `store.StateStore`."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg.Connection[Any] | None = None
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(TRIES),
+            wait=tenacity.wait_exponential_jitter(PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
+            retry=tenacity.retry_if_exception_type(psycopg.OperationalError),
+            reraise=True,
+        )
+
+    def progress(self, source: str) -> Progress | None:
+        rows = self._do("SELECT value FROM etl.progress WHERE source = %s", source)
+        return store.load_progress(rows[0][0]) if rows else None
+
+    def save_progress(self, source: str, progress: Progress, epoch: int) -> None:
+        sql = (
+            "INSERT INTO etl.progress (source, value) SELECT %s, %s"
+            " WHERE coalesce((SELECT epoch FROM etl.epoch WHERE source = %s), 0) <= %s"
+            " ON CONFLICT (source) DO UPDATE SET value = excluded.value, updated_at = now() RETURNING 1"
+        )
+        if not self._do(sql, source, store.dump(progress).decode(), source, epoch):
+            raise store.stale(source, epoch)
+
+    def next_epoch(self, source: str) -> int:
+        sql = (
+            "INSERT INTO etl.epoch (source, epoch) VALUES (%s, 1)"
+            " ON CONFLICT (source) DO UPDATE SET epoch = etl.epoch.epoch + 1 RETURNING epoch"
+        )
+        return int(self._do(sql, source)[0][0])
+
+    def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
+        rows = self._do("SELECT value FROM etl.table_state WHERE source = %s AND pipeline = %s", source, pipeline)
+        states = [store.load_table(value) for (value,) in rows]
+        return {state.table: state for state in states}
+
+    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
+        sql = (
+            "INSERT INTO etl.table_state (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (source, pipeline, table_schema, table_name)"
+            " DO UPDATE SET value = excluded.value, updated_at = now()"
+        )
+        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
+
+    def save_report(self, source: str, report: SourceReport) -> None:
+        sql = (
+            "INSERT INTO etl.report (source, value) VALUES (%s, %s)"
+            " ON CONFLICT (source) DO UPDATE SET value = excluded.value, updated_at = now()"
+        )
+        self._do(sql, source, store.dump(report).decode())
+
+    def report(self, source: str) -> SourceReport | None:
+        rows = self._do("SELECT value FROM etl.report WHERE source = %s", source)
+        return store.load_report(rows[0][0]) if rows else None
+
+    def forget(self, source: str) -> None:
+        for table in ("progress", "table_state", "report"):
+            self._do(f"DELETE FROM etl.{table} WHERE source = %s", source)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _do(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """One statement, committed; the connection is made anew when it was lost."""
+        try:
+            return self._retrying(self._once, sql, parameters)
+        except psycopg.Error as error:
+            reason = error.diag.message_primary or type(error).__name__
+            remedy = "check the database of schema etl; rows go on, confirmations wait"
+            raise EtlError(Kind.STATE_STORE, "PostgreSQL state store", reason, remedy, transient=True) from None
+
+    def _once(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+            self._connection = psycopg.connect(
+                self._dsn, autocommit=True, connect_timeout=CONNECT_SECONDS, options=options
+            )
+        try:
+            cursor = self._connection.execute(sql.encode(), parameters)
+        except psycopg.OperationalError:
+            self.close()
+            raise
+        return cursor.fetchall() if cursor.description else []

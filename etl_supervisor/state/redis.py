@@ -1,0 +1,142 @@
+"""State in Redis or Valkey. Keys:
+
+    etl:<source>:progress            JSON
+    etl:<source>:epoch               integer
+    etl:<source>:report              JSON
+    etl:<source>:<pipeline>:tables   hash, field <schema>.<table> (JSON array of both), JSON values
+
+`:` and `%` in names are percent-encoded. Progress is written by a script that compares epochs, so check and write are one step. After a write that
+counts the server is asked to have it on disk (WAITAOF), where it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+import redis
+import tenacity
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.progress import Progress, SourceReport
+from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table_state import TableState
+from etl_supervisor.state import store
+
+TIMEOUT_SECONDS = 2.0  # of one command: the reader's loop waits for it
+TRIES = 3  # then the caller decides: a reader goes on streaming and confirms later
+PAUSE_SECONDS = 0.1
+DISK_TIMEOUT_MS = 1_000
+
+_SAVE_PROGRESS = """
+local epoch = tonumber(redis.call('GET', KEYS[2]) or '0')
+if tonumber(ARGV[2]) < epoch then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """See `store.StateStore`."""
+
+    def __init__(self, url: str) -> None:
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._save_progress = self._redis.register_script(_SAVE_PROGRESS)
+        self._waits_for_disk = True
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(TRIES),
+            wait=tenacity.wait_exponential_jitter(PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
+            retry=tenacity.retry_if_exception_type((redis.ConnectionError, redis.TimeoutError))
+            & tenacity.retry_if_not_exception_type(redis.AuthenticationError),
+            reraise=True,
+        )
+
+    def progress(self, source: str) -> Progress | None:
+        data = self._do("progress", lambda: self._redis.get(_key(source, "progress")))
+        return None if data is None else store.load_progress(data)
+
+    def save_progress(self, source: str, progress: Progress, epoch: int) -> None:
+        keys = [_key(source, "progress"), _key(source, "epoch")]
+        arguments = [store.dump(progress), epoch]
+        if not self._do("save_progress", lambda: self._save_progress(keys=keys, args=arguments)):
+            raise store.stale(source, epoch)
+        self._to_disk()
+
+    def next_epoch(self, source: str) -> int:
+        epoch = int(self._do("next_epoch", lambda: self._redis.incr(_key(source, "epoch"))))
+        self._to_disk()
+        return epoch
+
+    def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
+        values = self._do("tables", lambda: self._redis.hvals(_key(source, pipeline, "tables")))
+        states = [store.load_table(value) for value in values]
+        return {state.table: state for state in states}
+
+    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
+        field = orjson.dumps([state.table.schema, state.table.name])
+        key = _key(source, pipeline, "tables")
+        self._do("save_table", lambda: self._redis.hset(key, field, store.dump(state)))
+        self._to_disk()
+
+    def save_report(self, source: str, report: SourceReport) -> None:
+        self._do("save_report", lambda: self._redis.set(_key(source, "report"), store.dump(report)))
+
+    def report(self, source: str) -> SourceReport | None:
+        data = self._do("report", lambda: self._redis.get(_key(source, "report")))
+        return None if data is None else store.load_report(data)
+
+    def forget(self, source: str) -> None:
+        def delete() -> None:
+            keys = list(self._redis.scan_iter(match=_pattern(_key(source, "")) + "*"))
+            kept = _key(source, "epoch").encode()
+            doomed = [key for key in keys if key != kept]
+            if doomed:
+                self._redis.delete(*doomed)
+
+        self._do("forget", delete)
+        self._to_disk()
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _to_disk(self) -> None:
+        """Wait until the server's own append-only file has it; a server that has none (or is older than 7.2) is taken as it is."""
+        if not self._waits_for_disk:
+            return
+        try:
+            self._do("wait", lambda: self._redis.execute_command("WAITAOF", 1, 0, DISK_TIMEOUT_MS))
+        except redis.ResponseError:
+            self._waits_for_disk = False
+
+    def _do(self, operation: str, call: Callable[[], T]) -> T:
+        try:
+            return self._retrying(call)
+        except redis.AuthenticationError:
+            remedy = "correct the user and password in REDIS_URL"
+            raise EtlError(Kind.CONFIG, "Redis", "the server refuses the password", remedy) from None
+        except redis.ResponseError:
+            raise
+        except redis.RedisError as error:
+            reason = f"{operation} failed: {type(error).__name__}"
+            remedy = "check REDIS_URL and the server; rows go on, confirmations wait"
+            raise EtlError(Kind.STATE_STORE, "Redis", reason, remedy, transient=True) from None
+
+
+def _key(*parts: str) -> str:
+    return ":".join(["etl", *(part.replace("%", "%25").replace(":", "%3A") for part in parts)])
+
+
+def _pattern(key: str) -> str:
+    """The key as a pattern that matches only itself."""
+    return "".join(f"\\{char}" if char in "*?[]^\\-" else char for char in key)

@@ -1,0 +1,92 @@
+"""The promise of a state store, and the form of its values.
+
+A method that returns has made its change durable as far as the server lets it. A crash before it leaves the old value, a crash after it the
+new one; no value is ever half written. Readers are ordered by epochs: each takes the next one, and a write of an older epoch is refused, so a reader
+that was thought dead can't move anything.
+
+Losing the store loses no row: the reader begins a new generation at the slot's position and copies its tables again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import orjson
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.progress import Progress, SourceReport
+from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table_state import Phase, TableState
+
+FORMAT = 1
+
+
+class StateStore(Protocol):
+    """Keeps the state of sources. Errors of the server are EtlError(STATE_STORE), transient."""
+
+    def progress(self, source: str) -> Progress | None:
+        """Where a source stands; None when nothing is known of it."""
+
+    def save_progress(self, source: str, progress: Progress, epoch: int) -> None:
+        """Write it. A writer with an epoch older than the newest is refused."""
+
+    def next_epoch(self, source: str) -> int:
+        """One more than any epoch given before."""
+
+    def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
+        """The states of all tables of a pipeline."""
+
+    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
+        """Write one table's state."""
+
+    def save_report(self, source: str, report: SourceReport) -> None:
+        """Write what `status` shows; may be lost."""
+
+    def report(self, source: str) -> SourceReport | None:
+        """What `status` shows."""
+
+    def forget(self, source: str) -> None:
+        """Everything of a source but its epoch."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+def stale(source: str, epoch: int) -> EtlError:
+    """A newer reader has taken the source over."""
+    reason = f"epoch {epoch} is not the newest: another reader has taken the source over"
+    return EtlError(Kind.STATE_STORE, f"source {source}", reason, "this one ends; nothing is to be done")
+
+
+def dump(value: Progress | SourceReport | TableState) -> bytes:
+    """A value as JSON with the number of its form."""
+    plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return orjson.dumps({"format": FORMAT, **plain})
+
+
+def load_progress(data: bytes | str) -> Progress:
+    """What `dump` wrote."""
+    return Progress(**_plain(data))
+
+
+def load_report(data: bytes | str) -> SourceReport:
+    """What `dump` wrote."""
+    return SourceReport(**_plain(data))
+
+
+def load_table(data: bytes | str) -> TableState:
+    """What `dump` wrote."""
+    plain = _plain(data)
+    plain["table"] = TableName(**plain["table"])
+    plain["phase"], plain["resume"] = Phase(plain["phase"]), Phase(plain["resume"])
+    return TableState(**plain)
+
+
+def _plain(data: bytes | str) -> dict[str, Any]:
+    plain: dict[str, Any] = orjson.loads(data)
+    form = plain.pop("format", None)
+    if form != FORMAT:
+        remedy = "use the version of this program that wrote it, or a newer one"
+        raise EtlError(Kind.STATE_STORE, "state", f"a value has form {form}, this program writes {FORMAT}", remedy)
+    return plain

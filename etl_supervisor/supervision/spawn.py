@@ -1,0 +1,173 @@
+"""The fork, and what a child does before its own code runs.
+
+Order in the child: die with the parent (PR_SET_PDEATHSIG, then a look whether it is still there), a name for `ps`, signals reset (Ctrl-C is the
+parent's business), the parent's other descriptors closed, logs and metrics under the child's own name, then the entry is imported and
+called. Heavy libraries and threads begin only there, so the parent can fork for ever.
+
+An EtlError that leaves the entry is the child's last word: one log line, a Trouble message to the parent, and the exit code of its kind. Anything
+else is a traceback in the log and exit code 70.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import multiprocess
+import structlog
+
+from etl_supervisor.errors import EtlError
+from etl_supervisor.exits import Exit, code_of
+from etl_supervisor.ipc import mailbox
+from etl_supervisor.ipc.heartbeat import Heartbeat
+from etl_supervisor.ipc.messages import CopyWanted, Trouble
+from etl_supervisor.model.pipeline import SourceSpec
+from etl_supervisor.monitor import logs
+from etl_supervisor.supervision.spec import ChildSpec
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_libc = ctypes.CDLL(None, use_errno=True)
+_fork = multiprocess.get_context("fork")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildContext:
+    """What a child gets. `incarnation` rises over restarts and over supervisors: it is the nanosecond of the fork."""
+
+    name: str
+    slot: int
+    incarnation: int
+    parent: mailbox.Connection
+    heartbeat: Heartbeat
+    settings: Settings
+    listener: socket.socket | None
+    actor: int
+    actor_addresses: tuple[bytes, ...]
+    spec: SourceSpec | None
+    copy: CopyWanted | None
+
+
+@dataclass(slots=True)
+class Child:
+    """A child that runs: its process, the descriptor that tells its end, our end of its connection."""
+
+    spec: ChildSpec
+    process: multiprocess.Process
+    pid: int
+    pidfd: int
+    connection: mailbox.Connection
+    heartbeat: Heartbeat
+    started: float
+    ready: bool = False
+    stopping: bool = False
+    kill_at: float = float("inf")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; one to a child that has just ended goes nowhere."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def reap(self) -> int:
+        """The exit code of a child that has ended (negative: the signal); gives everything back."""
+        self.process.join()
+        code = int(self.process.exitcode)
+        self.process.close()
+        os.close(self.pidfd)
+        self.connection.close()
+        return code
+
+
+def spawn(
+    spec: ChildSpec,
+    settings: Settings,
+    heartbeat: Heartbeat,
+    listeners: list[socket.socket],
+    forget_parent: Callable[[], None],
+) -> Child:
+    """Fork a child. `forget_parent` runs in the child and closes what only the parent may hold."""
+    ours, theirs = mailbox.pair()
+    listener = listeners[spec.actor] if spec.actor >= 0 else None
+    context = ChildContext(
+        name=spec.name,
+        slot=heartbeat.slot,
+        incarnation=time.time_ns(),
+        parent=theirs,
+        heartbeat=heartbeat,
+        settings=settings,
+        listener=listener,
+        actor=spec.actor,
+        actor_addresses=tuple(mailbox.address(item) for item in listeners),
+        spec=spec.source,
+        copy=spec.copy,
+    )
+    parent = os.getpid()
+
+    def body() -> None:
+        forget_parent()
+        ours.close()
+        for item in listeners:
+            if item is not listener:
+                item.close()
+        os._exit(_run(spec, context, parent))
+
+    process = _fork.Process(target=body, name=spec.name, daemon=False)
+    process.start()
+    theirs.close()
+    pid = int(process.pid)
+    return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, time.monotonic())
+
+
+def _run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return Exit.UNEXPECTED  # it died between the fork and the prctl
+    _libc.prctl(_PR_SET_NAME, f"etl-{spec.name}"[:15].encode(), 0, 0, 0)
+    _reset_signals()
+    try:
+        logs.configure(context.settings, process=spec.name)
+        _identify_metrics(spec.name)
+        module, _, function = spec.entry.partition(":")
+        return int(getattr(importlib.import_module(module), function)(context))
+    except EtlError as error:
+        logs.error_line(log, "child_failed", error)
+        _last_word(context, error)
+        return code_of(error.kind)
+    except Exception:
+        log.exception("child_crashed")
+        return Exit.UNEXPECTED
+    finally:
+        logs.flush()
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _identify_metrics(name: str) -> None:
+    """prometheus-client is the child's: the parent never imports it."""
+    importlib.import_module("etl_supervisor.monitor.metrics").identify(name)
+
+
+def _last_word(context: ChildContext, error: EtlError) -> None:
+    try:
+        context.parent.send(Trouble(error.kind, error.place, error.reason, error.remedy))
+    except ConnectionError:
+        return

@@ -1,0 +1,357 @@
+"""The supervisor: one thread, one loop. It forks, waits, and starts again what dies.
+
+One turn: wait for a signal, the end of a child (pidfd) or a message; then look at the clock: kill what is silent, start what is due.
+
+    start     monitor and actors at once; readers when the monitor has sent what is Desired
+    Desired   compared with what runs (`decide`): a new source starts, one that is gone drains, a changed one drains and starts again
+    death     back-off, then again; too many, or a failure that needs a person: the breaker opens, one trial per cool-down
+    silence   no heartbeat for `heartbeat_timeout_seconds` (SIGSTOP, a loop that hangs): SIGABRT, a moment later SIGKILL, then as a death
+    drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor
+    second    SIGTERM or Ctrl-C: SIGKILL to all. Nothing is lost: what was not confirmed comes again from the slot
+
+If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The parent touches no network, no shared rows, no heavy library.
+"""
+
+from __future__ import annotations
+
+import random
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from etl_supervisor.exits import Exit
+from etl_supervisor.ipc import mailbox
+from etl_supervisor.ipc.heartbeat import HeartbeatPage
+from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
+from etl_supervisor.supervision.decide import changes
+from etl_supervisor.supervision.notify import notify, watchdog_seconds
+from etl_supervisor.supervision.post import Post
+from etl_supervisor.supervision.signals import SignalInbox
+from etl_supervisor.supervision.spawn import Child, spawn
+from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reader_name
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a core or a traceback, if somebody wants one) and SIGKILL
+DRAIN_MARGIN_SECONDS = (
+    5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
+)
+TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR,))
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """The parent. `run` returns when everything has ended."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        entries: Mapping[ChildKind, str] = ENTRIES,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._entries = dict(entries)
+        self._on_ready = on_ready
+        self._chance = chance
+        self._page = HeartbeatPage()
+        self._posts: dict[str, Post] = {}
+        self._copies: deque[CopyWanted] = deque()
+        self._copy_number = 0
+        self._draining = False
+        self._killed = False
+        self._announced = False
+        self._drain_until = float("inf")
+        self._next_watchdog = 0.0
+        self._told: Supervised | None = None
+
+    def run(self) -> Exit:
+        """Supervise until told to stop; the exit code of the program."""
+        self._selector = selectors.DefaultSelector()
+        self._inbox = SignalInbox(SIGNALS)
+        self._listeners = [mailbox.listen() for _ in range(self._settings.snowflake_actor_pool_size)]
+        self._selector.register(self._inbox, selectors.EVENT_READ, None)
+        self._post(ChildSpec("monitor", ChildKind.MONITOR, self._entries[ChildKind.MONITOR]))
+        for number in range(len(self._listeners)):
+            self._post(ChildSpec(f"actor-{number}", ChildKind.ACTOR, self._entries[ChildKind.ACTOR], actor=number))
+        try:
+            while not (self._draining and not self._children()):
+                self._turn()
+        finally:
+            self._close()
+        return Exit.FAILED if self._killed else Exit.OK
+
+    # -- the loop
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._seconds_to_wait()):
+            if key.data is None:
+                self._take_signals()
+            elif key.fd == key.data.pidfd:
+                self._bury(key.data)
+            else:
+                self._hear(key.data)
+        now = time.monotonic()
+        self._kill_silent(now)
+        if self._draining:
+            self._drain(now)
+        else:
+            self._start_due(now)
+        self._tell_monitor()
+        if now >= self._next_watchdog:
+            notify("WATCHDOG=1")
+            self._next_watchdog = now + watchdog_seconds()
+
+    def _seconds_to_wait(self) -> float:
+        now = time.monotonic()
+        due = min((post.due_at() for post in self._posts.values()), default=float("inf"))
+        return max(0.0, min(TURN_SECONDS_MAX, due - now, self._drain_until - now, self._next_watchdog - now))
+
+    def _take_signals(self) -> None:
+        for number in self._inbox.take():
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop()
+            elif number == signal.SIGHUP:
+                self._signal(ChildKind.MONITOR, signal.SIGHUP)
+
+    # -- starting
+
+    def _post(self, spec: ChildSpec) -> None:
+        self._posts[spec.name] = Post(spec)
+
+    def _start_due(self, now: float) -> None:
+        for post in list(self._posts.values()):
+            if post.may_start(now):
+                self._spawn(post)
+        self._start_copies()
+
+    def _spawn(self, post: Post) -> None:
+        child = spawn(post.spec, self._settings, self._page.allot(), self._listeners, self._forget_in_child)
+        post.child = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self._selector.register(child.connection, selectors.EVENT_READ, child)
+        log.info("child_started", child=post.spec.name, pid=child.pid)
+
+    def _forget_in_child(self) -> None:
+        """What only the parent may hold; runs in the child after the fork."""
+        self._selector.close()
+        self._inbox.close_in_child()
+        for child in self._children():
+            child.connection.close()
+
+    def _start_copies(self) -> None:
+        """Copies that were asked for, as far as their pipelines allow."""
+        waiting: deque[CopyWanted] = deque()
+        while self._copies:
+            wanted = self._copies.popleft()
+            reader = self._posts.get(reader_name(wanted.source))
+            if reader is None or reader.child is None or reader.spec.source is None:
+                continue  # its reader is gone; the next one asks again
+            pipelines = {pipeline.id: pipeline for pipeline in reader.spec.source.pipelines}
+            pipeline = pipelines.get(wanted.pipeline_id)
+            if pipeline is None:
+                continue
+            busy = sum(
+                post.spec.copy is not None and post.spec.copy.pipeline_id == wanted.pipeline_id
+                for post in self._posts.values()
+            )
+            if busy >= pipeline.max_table_sync_workers:
+                waiting.append(wanted)
+                continue
+            self._copy_number += 1
+            name = f"copy-{self._copy_number}-{wanted.source}"
+            entry = self._entries[ChildKind.COPY]
+            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=reader.spec.source, copy=wanted)
+            self._post(spec)
+            self._spawn(self._posts[name])
+        self._copies = waiting
+
+    # -- what children say
+
+    def _hear(self, child: Child) -> None:
+        try:
+            while (found := child.connection.receive()) is not None:
+                self._take(child, found[0])
+        except (ConnectionError, ValueError):
+            self._selector.unregister(child.connection)  # it is ending; its pidfd tells when
+
+    def _take(self, child: Child, message: object) -> None:
+        match message:
+            case Desired(sources=sources):
+                self._follow(sources)
+            case CopyWanted() if not self._draining:
+                self._copies.append(message)
+            case Ready():
+                self._posts[child.spec.name].ready()
+                self._announce()
+            case Trouble(kind=kind, place=place, reason=reason, remedy=remedy):
+                notify(f"STATUS={kind} at {place}: {reason}")
+                log.debug("child_trouble", child=child.spec.name, kind=kind, place=place, reason=reason, remedy=remedy)
+            case _:
+                pass
+
+    def _follow(self, desired: tuple[object, ...]) -> None:
+        """Make the readers what the configuration says."""
+        if self._draining:
+            return
+        running = {
+            post.spec.source.source.name: post.spec.source
+            for post in self._posts.values()
+            if post.spec.kind is ChildKind.READER and post.spec.source is not None and post.start_at is not None
+        }
+        decided = changes(desired, running)  # type: ignore[arg-type]
+        for spec in (*decided.start, *decided.restart):
+            name = reader_name(spec.source.name)
+            new = ChildSpec(name, ChildKind.READER, self._entries[ChildKind.READER], source=spec)
+            post = self._posts.get(name)
+            if post is None or post.child is None:
+                self._post(new)
+            else:
+                post.spec, post.start_at = new, 0.0  # it drains, then starts as what it is to be now
+                self._end(post.child)
+        for name in decided.stop:
+            post = self._posts[reader_name(name)]
+            post.start_at = None
+            if post.child is None:
+                del self._posts[post.spec.name]
+            else:
+                self._end(post.child)
+
+    def _announce(self) -> None:
+        """READY once the monitor and all actors have booted."""
+        base = [post for post in self._posts.values() if post.spec.kind in (ChildKind.MONITOR, ChildKind.ACTOR)]
+        if not self._announced and all(post.child is not None and post.child.ready for post in base):
+            self._announced = True
+            notify("READY=1\nSTATUS=running")
+            log.info("supervisor_ready", actors=len(self._listeners))
+            self._on_ready()
+
+    def _tell_monitor(self) -> None:
+        """How the children are, when it has changed."""
+        told = Supervised(tuple(post.status() for post in self._posts.values()))
+        monitor = self._posts["monitor"].child
+        if told == self._told or monitor is None or not monitor.ready:
+            return
+        try:
+            monitor.connection.send(told)
+            self._told = told
+        except ConnectionError:
+            return
+
+    # -- ends
+
+    def _bury(self, child: Child) -> None:
+        """A child has ended: reap it, and decide what becomes of its post."""
+        self._hear(child)  # its last words
+        self._selector.unregister(child.pidfd)
+        if child.connection in self._selector.get_map():
+            self._selector.unregister(child.connection)
+        code = child.reap()
+        self._page.give_back(child.heartbeat)
+        post = self._posts[child.spec.name]
+        now = time.monotonic()
+        expected = child.stopping or self._draining
+        event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
+        event("child_ended", child=child.spec.name, pid=child.pid, code=code)
+        if child.spec.kind is ChildKind.MONITOR:
+            self._told = None
+        if child.spec.kind is ChildKind.READER and child.spec.source is not None:
+            self._end_copies(child.spec.source.source.name)
+        if child.spec.copy is not None:
+            del self._posts[child.spec.name]
+            self._tell_copy_ended(child.spec.copy, ok=code == 0)
+        elif self._draining or post.start_at is None:
+            del self._posts[child.spec.name]
+        elif child.stopping:
+            post.child, post.start_at = None, now
+        else:
+            post.ended(code, now, self._chance())
+            if post.breaker.state.value != "closed":
+                log.error("breaker_opened", child=child.spec.name, code=code, retry_seconds=round(post.start_at - now))
+
+    def _end_copies(self, source: str) -> None:
+        """A reader's copies go with it: the next reader starts them anew."""
+        for child in self._children():
+            if child.spec.copy is not None and child.spec.copy.source == source:
+                self._end(child)
+
+    def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
+        reader = self._posts.get(reader_name(wanted.source))
+        if reader is not None and reader.child is not None:
+            try:
+                reader.child.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
+            except ConnectionError:
+                return
+
+    def _kill_silent(self, now: float) -> None:
+        for child in self._children():
+            silent = now - child.heartbeat.last
+            if now >= child.kill_at:
+                child.signal(signal.SIGKILL)
+            elif silent > self._settings.heartbeat_timeout_seconds and child.kill_at == float("inf"):
+                log.error("child_silent", child=child.spec.name, pid=child.pid, seconds=round(silent, 1))
+                child.signal(signal.SIGABRT)
+                child.kill_at = now + ABORT_GRACE_SECONDS
+
+    # -- the end
+
+    def _stop(self) -> None:
+        """The first word to stop drains; the second kills."""
+        if self._draining:
+            self._killed = True
+            self._signal(None, signal.SIGKILL)
+            return
+        self._draining = True
+        self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
+        notify("STOPPING=1")
+        log.info("draining", seconds=self._settings.shutdown_grace_seconds)
+        self._copies.clear()
+        for name in [post.spec.name for post in self._posts.values() if post.child is None]:
+            del self._posts[name]
+
+    def _drain(self, now: float) -> None:
+        """End the children in order; whoever is still there at the end of the grace is killed."""
+        for kinds in DRAIN_ORDER:
+            present = [child for child in self._children() if child.spec.kind in kinds]
+            for child in present:
+                if not child.stopping:
+                    self._end(child)
+            if present:
+                break
+        if now >= self._drain_until:
+            log.warning("drain_cut_short", children=[child.spec.name for child in self._children()])
+            self._signal(None, signal.SIGKILL)
+            self._drain_until = now + ABORT_GRACE_SECONDS
+
+    def _end(self, child: Child) -> None:
+        if not child.stopping:
+            child.stopping = True
+            child.signal(signal.SIGTERM)
+
+    def _signal(self, kind: ChildKind | None, number: signal.Signals) -> None:
+        for child in self._children():
+            if kind is None or child.spec.kind is kind:
+                child.signal(number)
+
+    def _children(self) -> list[Child]:
+        return [post.child for post in self._posts.values() if post.child is not None]
+
+    def _close(self) -> None:
+        """Only when something of ours went wrong are there children left; the kernel would end them with us anyway."""
+        for child in self._children():
+            child.signal(signal.SIGKILL)
+            child.reap()
+        self._inbox.close()
+        self._selector.close()
+        for listener in self._listeners:
+            listener.close()
