@@ -1,0 +1,5 @@
+"""Two independent chains of Alembic migrations, run by `etl_supervisor.repository.migrations` (or `scripts/run_migrations`).
+
+app  schema app: sources, destinations, pipelines, WAL metrics (the config database)
+etl  schema etl: replication state, for installations that keep it in PostgreSQL
+"""

@@ -181,7 +181,7 @@ def load(directory: Path | None = None, environment: Mapping[str, str] | None = 
     env = _from_env_file(env_file)
     real = _from_environment(environment)
     named = real.get("APP_ENVIRONMENT") or env.get("APP_ENVIRONMENT")
-    stage = Settings._short(named[0]) if named else "prod"  # type: ignore[operator]
+    stage = Settings._short(named[0]) if named else "prod"
     found: dict[str, tuple[Any, str]] = {}
     for name in ("base", str(stage)):
         found |= _from_yaml(directory / "configuration" / f"{name}.yaml")

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
-from prometheus_client import metrics as prometheus_metrics
 from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import start_http_server
@@ -35,11 +34,11 @@ def identify(name: str) -> None:
 def _value_class() -> type:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return values.ValueClass  # type: ignore[no-any-return]
-    made: type = values.MultiProcessValue(process_identifier=lambda: _process)
+    made: type = values.MultiProcessValue(process_identifier=lambda: _process)  # type: ignore[no-untyped-call]
     return made
 
 
-values.ValueClass = prometheus_metrics.values.ValueClass = _value_class()
+values.ValueClass = _value_class()  # prometheus_client.metrics looks it up in this module at each use
 
 READER_ROWS = Counter("etl_reader_rows", "Change-log rows decoded", ["source"])
 READER_BATCHES = Counter("etl_reader_batches", "Batches sealed", ["source"])

@@ -1,0 +1,7 @@
+"""The config database (schema app): what should run.
+
+connection    a connection, and why there is none
+migrations    both chains of migrations, under a lock
+desired       sources with their started pipelines, in one snapshot; secrets written in clear are encrypted on the way
+write         creating and changing sources, destinations and pipelines
+"""

@@ -68,7 +68,7 @@ class RedisStore:
 
     def save_progress(self, source: str, progress: Progress, epoch: int) -> None:
         keys = [_key(source, "progress"), _key(source, "epoch")]
-        arguments = [store.dump(progress), epoch]
+        arguments: list[bytes | int] = [store.dump(progress), epoch]
         if not self._do("save_progress", lambda: self._save_progress(keys=keys, args=arguments)):
             raise store.stale(source, epoch)
         self._to_disk()

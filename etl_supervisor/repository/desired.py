@@ -1,0 +1,154 @@
+"""What should run: every source with at least one started pipeline, in one snapshot of the config database.
+
+A secret that somebody wrote in clear (an INSERT in psql) is encrypted first. A row that is wrong leaves its pipeline out and says so; the
+others run. A failure to read raises, and the caller changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import structlog
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from etl_supervisor.config.secrets import Keyring, is_encrypted
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.pipeline import Destination, EncryptedText, Pipeline, PipelineStatus, Source, SourceSpec
+from etl_supervisor.repository.connection import connect, trouble
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+DESTINATION_TYPES = frozenset({"snowflake"})
+SECRETS = (("sources", "pg_password"), ("destinations", "snowflake_private_key_passphrase"))
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What should run, and what is wrong with the rest."""
+
+    specs: tuple[SourceSpec, ...]
+    troubles: tuple[EtlError, ...]
+
+
+def load(settings: Settings) -> Loaded:
+    """Read the configuration. EtlError(CONFIG_DATABASE) when it can't be read."""
+    keyring = settings.keyring()
+    try:
+        with connect(settings.config_dsn(), row_factory=dict_row) as connection:
+            encrypt_in_place(connection, keyring)
+            connection.commit()
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            return _assemble(connection)
+    except psycopg.Error as error:
+        raise trouble(error) from None
+
+
+def encrypt_in_place(connection: psycopg.Connection[Any], keyring: Keyring) -> None:
+    """Encrypt the secrets that stand in clear; the rows are locked, so two supervisors do not cross."""
+    for table, column in SECRETS:
+        names = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
+        found = connection.execute(
+            sql.SQL(
+                "SELECT id, name, {column} AS secret FROM {table} WHERE {column} IS NOT NULL AND {column} NOT LIKE 'v1:%'"
+                " FOR UPDATE SKIP LOCKED"
+            ).format(**names)
+        ).fetchall()
+        for row in found:
+            if not is_encrypted(row["secret"]):
+                stored = keyring.encrypt(row["secret"], context(table, row["name"], column)).ciphertext
+                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**names)
+                connection.execute(update, [stored, row["id"]])
+                log.info("secret_encrypted", table=table, row=row["name"], column=column)
+
+
+def context(table: str, name: str, column: str) -> str:
+    """Where a secret stands; bound into its encryption."""
+    return f"{table}/{name}/{column}"
+
+
+def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
+    troubles: list[EtlError] = []
+    pipelines: dict[int, list[Pipeline]] = {}
+    rows = connection.execute(
+        "SELECT p.*, row_to_json(d) AS destination FROM app.pipelines p JOIN app.destinations d ON d.id = p.destination_id"
+        " WHERE p.status = 'START' ORDER BY p.id"
+    ).fetchall()
+    for row in rows:
+        try:
+            pipeline = _pipeline(row)
+        except EtlError as error:
+            troubles.append(error)
+        else:
+            pipelines.setdefault(pipeline.source_id, []).append(pipeline)
+    sources = connection.execute(
+        "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
+    ).fetchall()
+    specs = tuple(SourceSpec(_source(row), tuple(pipelines[row["id"]])) for row in sources)
+    return Loaded(specs, tuple(troubles))
+
+
+def _source(row: dict[str, Any]) -> Source:
+    return Source(
+        id=row["id"],
+        name=row["name"],
+        pg_host=row["pg_host"],
+        pg_port=row["pg_port"],
+        pg_database=row["pg_database"],
+        pg_username=row["pg_username"],
+        pg_password=_secret("sources", row, "pg_password"),
+        pg_tls_mode=row["pg_tls_mode"],
+        pg_tls_ca=row["pg_tls_ca"],
+        publication_name=row["publication_name"],
+        replication_id=row["replication_id"],
+    )
+
+
+def _pipeline(row: dict[str, Any]) -> Pipeline:
+    return Pipeline(
+        id=row["id"],
+        name=row["name"],
+        source_id=row["source_id"],
+        destination=destination(row["destination"]),
+        status=PipelineStatus(row["status"]),
+        batch_max_size=row["batch_max_size"],
+        batch_max_fill_ms=row["batch_max_fill_ms"],
+        table_error_retry_delay_ms=row["table_error_retry_delay_ms"],
+        table_error_retry_max_attempts=row["table_error_retry_max_attempts"],
+        max_table_sync_workers=row["max_table_sync_workers"],
+    )
+
+
+def destination(row: dict[str, Any]) -> Destination:
+    """A row of app.destinations. EtlError(CONFIG) for a type that this program has no worker for."""
+    if row["destination_type"] not in DESTINATION_TYPES:
+        reason = f"destination_type {row['destination_type']} is not known"
+        remedy = f"use one of: {', '.join(sorted(DESTINATION_TYPES))}"
+        raise EtlError(Kind.CONFIG, f"destination {row['name']}", reason, remedy)
+    return Destination(
+        id=row["id"],
+        name=row["name"],
+        type=row["destination_type"],
+        account=row["snowflake_account"],
+        user=row["snowflake_user"],
+        database=row["snowflake_database"],
+        schema=row["snowflake_schema"],
+        warehouse=row["snowflake_warehouse"],
+        role=row["snowflake_role"],
+        private_key_path=row["snowflake_private_key_path"],
+        private_key_passphrase=_secret("destinations", row, "snowflake_private_key_passphrase"),
+        host=row["snowflake_host"],
+        landing_schema=row["snowflake_landing_schema"],
+        apply_interval_seconds=float(row["snowflake_apply_interval_seconds"]),
+        settings={key: str(value) for key, value in row["settings"].items()},
+    )
+
+
+def _secret(table: str, row: dict[str, Any], column: str) -> EncryptedText | None:
+    stored = row[column]
+    return None if stored is None else EncryptedText(stored, context(table, row["name"], column))

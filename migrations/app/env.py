@@ -1,0 +1,8 @@
+"""Alembic's entry for schema `app`: runs on the connection it is given, remembers its version in that schema."""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, version_table_schema="app", transaction_per_migration=True)
+with context.begin_transaction():
+    context.run_migrations()

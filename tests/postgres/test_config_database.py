@@ -1,0 +1,148 @@
+"""Migrations and the reading of the configuration, on a real PostgreSQL."""
+
+import concurrent.futures
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from etl_supervisor.config.settings import Settings
+from etl_supervisor.config.settings import load as load_settings
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.repository.desired import load
+from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.repository.write import upsert
+from tests.support.fix_postgres import Database
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def settings(database: Database, tmp_path: Path) -> Settings:
+    return load_settings(tmp_path, {"DATABASE_URL": database.url, "SECRET_KEY": SECRET})
+
+
+def fill(database: Database, settings: Settings, *, status: str = "START", kind: str = "snowflake") -> None:
+    with database.connect() as connection:
+        keyring = settings.keyring()
+        source = upsert(
+            connection,
+            keyring,
+            "sources",
+            name="shop",
+            pg_host="h",
+            pg_database="d",
+            pg_username="u",
+            pg_password="geheim",
+            publication_name="p",
+        )
+        destination = upsert(
+            connection,
+            keyring,
+            "destinations",
+            name="wh",
+            destination_type=kind,
+            snowflake_account="A",
+            snowflake_user="U",
+            snowflake_database="DB",
+            snowflake_schema="S",
+            snowflake_private_key_path="k.p8",
+            settings={"ca_file": "x"},
+        )
+        upsert(
+            connection, keyring, "pipelines", name="pipe", source_id=source, destination_id=destination, status=status
+        )
+
+
+def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
+    assert migrate(settings) == ["app: nothing -> 0001", "etl: nothing -> 0001"]
+    assert migrate(settings) == []
+
+
+def test_each_chain_runs_alone(settings: Settings, database: Database) -> None:
+    assert migrate(settings, "etl") == ["etl: nothing -> 0001"]
+    assert database.execute("select to_regclass('app.sources')") == [(None,)]
+
+
+def test_two_supervisors_that_start_together_take_turns(settings: Settings) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        done = [future.result(60) for future in [pool.submit(migrate, settings) for _ in range(4)]]
+    assert sorted(len(steps) for steps in done) == [0, 0, 0, 2]
+
+
+def test_only_started_pipelines_are_desired(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings, status="PAUSE")
+    assert load(settings).specs == ()
+    fill(database, settings)
+    (spec,) = load(settings).specs
+    assert (spec.source.name, spec.source.replication_id, spec.source.pg_port) == ("shop", spec.source.id, 5432)
+    (pipeline,) = spec.pipelines
+    assert (pipeline.batch_max_size, pipeline.batch_max_fill_ms, pipeline.max_table_sync_workers) == (1000, 5000, 4)
+    assert (pipeline.destination.landing_schema, pipeline.destination.settings) == ("ETL_SCHEMA", {"ca_file": "x"})
+    assert settings.keyring().decrypt(spec.source.pg_password) == "geheim"
+
+
+def test_a_password_written_in_clear_is_encrypted_at_the_next_poll(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings)
+    database.execute("update app.sources set pg_password = 'in clear: v1'")
+    (spec,) = load(settings).specs
+    ((stored,),) = database.execute("select pg_password from app.sources")
+    assert stored.startswith("v1:")
+    assert "in clear" not in stored
+    assert settings.keyring().decrypt(spec.source.pg_password) == "in clear: v1"
+
+
+def test_a_secret_moved_to_another_row_does_not_open(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings)
+    database.execute("update app.sources set name = 'other'")
+    (spec,) = load(settings).specs
+    with pytest.raises(EtlError, match=r"^config at sources/other/pg_password: the stored secret does not open"):
+        settings.keyring().decrypt(spec.source.pg_password)
+
+
+def test_a_wrong_row_leaves_only_its_pipeline_out(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings, kind="parrot")
+    loaded = load(settings)
+    assert loaded.specs == ()
+    assert [trouble.line for trouble in loaded.troubles] == [
+        "config at destination wh: destination_type parrot is not known (use one of: snowflake)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("status", "'RUN'"), ("batch_max_size", "0"), ("max_table_sync_workers", "65")]
+)
+def test_values_out_of_range_are_refused_by_the_database(
+    settings: Settings, database: Database, column: str, value: str
+) -> None:
+    migrate(settings)
+    fill(database, settings)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.execute(f"update app.pipelines set {column} = {value}")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"password": "not-the-one"}, "wrong user or password"),
+        ({"dbname": "nowhere"}, "the database does not exist"),
+        ({"port": "1"}, "the server does not answer"),
+    ],
+)
+def test_an_unreachable_config_database_is_one_clear_line(
+    settings: Settings, database: Database, change: dict[str, str], reason: str
+) -> None:
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, **change)
+    parts = psycopg.conninfo.conninfo_to_dict(dsn)
+    url = f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+    broken = load_settings(settings.directory, {"DATABASE_URL": url, "SECRET_KEY": SECRET})
+    for call in (migrate, load):
+        with pytest.raises(EtlError) as caught:
+            call(broken)
+        assert caught.value.kind is Kind.CONFIG_DATABASE
+        assert caught.value.reason == reason
+        assert parts["password"] not in str(caught.value)
