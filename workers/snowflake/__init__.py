@@ -1,0 +1,14 @@
+"""The Snowflake actor: brings change-log segments into landing tables, and landing tables into targets.
+
+process      the loop: mailboxes, timers, and jobs that may block in threads
+desk         one table of one publisher: what is asked, what is under way
+channel      the books of a channel: committed, appended, durable (pure)
+streaming    Snowpipe Streaming through the SDK
+ndjson       a batch as the SDK wants it
+failure      the SDK's errors -> what to do
+connection   SQL connections, and the connector's errors in our words
+ddl          schemas, landing, target, watermark
+apply        the fenced block that moves a target
+identifiers  names, quoted
+sftypes      value types -> Snowflake types
+"""

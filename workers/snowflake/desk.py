@@ -1,0 +1,224 @@
+"""One table of one publisher at this actor: what was asked, what is under way, what may start now.
+
+    OPENING ──► OPEN ──(OpenTable of a higher version, once everything is durable)──► ALTERING ──► OPEN
+       └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
+
+A desk has three lanes, each with at most one job at a time: `sdk` (open, append, close), `status`, `sql` (ensure, apply). Jobs run in threads and
+may block as long as they like; the loop starts them and takes their results. `life` counts the opens: a result of an earlier life is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+
+import pyarrow as pa
+
+from etl_supervisor.errors import EtlError
+from etl_supervisor.failpoints import failpoint
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, Segment
+from etl_supervisor.ipc.segment import SlabReader, oversize_batch
+from etl_supervisor.monitor import metrics
+from workers.snowflake import apply as applying
+from workers.snowflake import ddl
+from workers.snowflake.channel import Channel, unsent
+from workers.snowflake.connection import Decrypt
+from workers.snowflake.failure import Cure, explain
+from workers.snowflake.identifiers import objects_of
+from workers.snowflake.ndjson import encode
+from workers.snowflake.sessions import Sessions
+from workers.snowflake.streaming import ChannelStatus, StreamingChannel
+
+SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
+AGAIN_SECONDS = 0.2  # after back-pressure
+STATUS_SECONDS = 0.25  # the SDK answers from its own cache, which is a second old at most
+
+
+class State(Enum):
+    """Whether a desk works."""
+
+    OPENING = auto()
+    OPEN = auto()
+    ALTERING = auto()
+    DEAD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every desk of an actor uses."""
+
+    sessions: Sessions
+    decrypt: Decrypt
+    directory: Path
+    incarnation: int
+
+
+@dataclass(slots=True)
+class Desk:
+    """The state of one handle. `slab` is its publisher's."""
+
+    opening: OpenTable
+    slab: SlabReader
+    tools: Tools
+    state: State = State.OPENING
+    life: int = 0
+    channel: Channel = field(default_factory=Channel)
+    sdk: StreamingChannel | None = None
+    watermark: ddl.Watermark | None = None
+    altering: OpenTable | None = None
+    fence: int = 0
+    closing: bool | None = None  # drop? once a CloseTable has come
+    sdk_busy: bool = False
+    status_busy: bool = False
+    sql_busy: bool = False
+    append_at: float = 0.0
+    status_at: float = 0.0
+
+    # -- what may start now
+
+    def wants_append(self, now: float) -> bool:
+        """A segment waits that this version of the table can take."""
+        ready = self.state is State.OPEN and not self.sdk_busy and now >= self.append_at and bool(self.channel.waiting)
+        return ready and self.channel.waiting[0][0].version <= self.opening.table.version
+
+    def wants_status(self, now: float) -> bool:
+        """Rows are with the SDK and their fate is open."""
+        pending = self.state in (State.OPEN, State.ALTERING) and bool(self.channel.undurable)
+        return pending and not self.status_busy and now >= self.status_at
+
+    def wants_alter(self) -> bool:
+        """The shape changed, and everything of the older shapes is durable."""
+        if self.state is not State.OPEN or self.altering is None or self.sql_busy or self.channel.undurable:
+            return False
+        waiting = self.channel.waiting
+        return not self.sdk_busy and (not waiting or waiting[0][0].version > self.opening.table.version)
+
+    def wants_apply(self) -> bool:
+        """A fence was asked for."""
+        if self.state is not State.OPEN or self.sql_busy or self.altering is not None or self.watermark is None:
+            return False
+        return self.fence > 0
+
+    def wants_close(self) -> bool:
+        """A CloseTable has come and nothing is under way."""
+        busy = self.sdk_busy or self.sql_busy or self.status_busy
+        return self.closing is not None and not busy and (self.state is State.DEAD or self.channel.idle)
+
+    # -- jobs: they run in threads, and touch the desk's books only through their results
+
+    def open_job(self) -> tuple[StreamingChannel, ddl.Watermark]:
+        """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
+        with self.tools.sessions.borrow(self.opening.destination) as connection:
+            watermark = ddl.ensure(connection, self.opening)
+        objects = objects_of(self.opening.destination, self.opening.table)
+        client = f"{self.opening.channel}-{self.tools.incarnation}-{self.life}"
+        try:
+            sdk = StreamingChannel(
+                self.opening.destination,
+                objects,
+                self.opening.channel,
+                client,
+                self.tools.decrypt,
+                self.tools.directory,
+            )
+        except Exception as error:
+            raise _in_our_words(error, self) from None
+        failpoint("actor.after_open")
+        return sdk, watermark
+
+    def append_job(self, segments: list[tuple[Segment, pa.RecordBatch]]) -> int:
+        """Filter, encode, append; how many segments the SDK took (fewer: back-pressure)."""
+        assert self.sdk is not None
+        loaded_at = datetime.now(UTC).isoformat(sep=" ", timespec="microseconds")
+        reached = self.channel.reached
+        for done, (segment, batch) in enumerate(segments):
+            rest = unsent(batch, reached, self.opening.generation)
+            if rest.num_rows:
+                data = encode(rest, self.opening.table, self.opening.generation, loaded_at)
+                failpoint("actor.before_append")
+                try:
+                    self.sdk.append(data, rest.num_rows, segment.first, segment.last)
+                except Exception as error:
+                    if explain(error, "")[0] is Cure.AGAIN:
+                        return done
+                    raise _in_our_words(error, self) from None
+                self._count(rest.num_rows, data.size)
+                failpoint("actor.after_append")
+            reached = max(reached, segment.last)
+        return len(segments)
+
+    def status_job(self) -> ChannelStatus:
+        """What Snowflake has committed."""
+        assert self.sdk is not None
+        try:
+            return self.sdk.status()
+        except Exception as error:
+            raise _in_our_words(error, self) from None
+
+    def alter_job(self, opening: OpenTable) -> ddl.Watermark:
+        """Bring the objects to the new shape."""
+        with self.tools.sessions.borrow(opening.destination) as connection:
+            return ddl.ensure(connection, opening)
+
+    def apply_job(self, fence: int) -> ddl.Watermark:
+        """One apply block."""
+        assert self.watermark is not None
+        failpoint("actor.before_apply")
+        started = time.monotonic()
+        with self.tools.sessions.borrow(self.opening.destination) as connection:
+            watermark = applying.apply(connection, self.opening, self.watermark, fence)
+        metrics.APPLY_SECONDS.labels(self.opening.pipeline).observe(time.monotonic() - started)
+        failpoint("actor.after_apply")
+        return watermark
+
+    # -- segments
+
+    def next_segments(self) -> list[tuple[Segment, pa.RecordBatch]]:
+        """The segments of the next append job, as views of the slab (oversize ones as mappings of their own)."""
+        found = []
+        for segment, fd in list(self.channel.waiting)[:SEGMENTS_PER_JOB]:
+            if segment.version > self.opening.table.version:
+                break
+            found.append((segment, _view(self.slab, segment, fd)))
+        return found
+
+    def took(self, count: int) -> None:
+        """The first `count` waiting segments are with the SDK."""
+        for _ in range(count):
+            segment, fd = self.channel.waiting.popleft()
+            close_descriptor(fd)
+            self.channel.took(segment)
+
+    def forget_segments(self) -> None:
+        """The desk starts anew: its publisher sends everything again."""
+        for _, fd in self.channel.waiting:
+            close_descriptor(fd)
+        self.channel.waiting.clear()
+
+    def _count(self, rows: int, size: int) -> None:
+        labels = (self.opening.pipeline, str(self.opening.table.name))
+        metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows)
+        metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
+
+
+def _view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
+    if segment.slot == OVERSIZE_SLOT:
+        assert fd is not None
+        return oversize_batch(os.dup(fd), segment.length)
+    return slab.batch(segment)
+
+
+def close_descriptor(fd: int | None) -> None:
+    """Give an oversize segment's descriptor back."""
+    if fd is not None:
+        os.close(fd)
+
+
+def _in_our_words(error: Exception, desk: Desk) -> Exception:
+    if isinstance(error, EtlError):
+        return error
+    return explain(error, f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}")[1]

@@ -1,0 +1,128 @@
+"""A change-log batch -> NDJSON, by Arrow's kernels and numpy: no Python statement runs per row or per value.
+
+    {"_ETL_GENERATION":…,"_ETL_LOADED_AT":"…","_ETL_OP":"I",…,"ID":1,"NAME":"x","DOC":{"a":1}}
+
+Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and non-finite floats
+are strings (JSON has no form for them, Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT takes the native
+object, and nothing is parsed and printed again on the way. Line breaks in `json` text can only stand between tokens, so they become spaces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from etl_supervisor.ipc import jsontext
+from etl_supervisor.ipc.arrow import META_FIELDS
+from etl_supervisor.model import names
+from etl_supervisor.model.table import Table
+from etl_supervisor.model.types import ValueKind
+
+_ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8)
+
+
+def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> pa.Buffer:
+    """The lines of a batch (schema: `ipc.arrow.change_log_schema(table)`), each ended by a newline."""
+    line = _Line(f'{{"_ETL_GENERATION":{generation},"_ETL_LOADED_AT":"{loaded_at}"')
+    for field, array in zip(META_FIELDS, batch.columns, strict=False):
+        line.add(field.name.upper(), array, ValueKind.TEXT)
+    for column, array in zip(table.columns, batch.columns[len(META_FIELDS) :], strict=True):
+        line.add(names.column(column.name), array, column.type.kind)
+    return line.end()
+
+
+class _Line:
+    """The pieces of which all lines are joined: literals and arrays in turn."""
+
+    def __init__(self, head: str) -> None:
+        self._literal = head
+        self._pieces: list[pa.Array | str] = []
+
+    def add(self, name: str, array: pa.Array, kind: ValueKind) -> None:
+        """One member of the object."""
+        self._literal += f",{orjson.dumps(name).decode()}:"
+        if array.null_count == len(array):
+            self._literal += "null"
+            return
+        text, before, after = _text(array, kind)
+        if (before or after) and array.null_count:
+            text, before, after = pc.binary_join_element_wise(before, text, after, ""), "", ""
+        self._pieces += [self._literal + before, text]
+        self._literal = after
+
+    def end(self) -> pa.Buffer:
+        """The bytes of all lines."""
+        lines = pc.binary_join_element_wise(
+            *self._pieces, self._literal + "}\n", "", null_handling="replace", null_replacement="null"
+        )
+        _, offsets, data = lines.buffers()
+        first, last = np.frombuffer(offsets, dtype=np.int32, count=len(lines) + 1)[[0, -1]]
+        return data.slice(int(first), int(last - first))
+
+
+def _text(array: pa.Array, kind: ValueKind) -> tuple[pa.Array, str, str]:
+    """The text of the values, and what stands before and after each."""
+    if pa.types.is_boolean(array.type):
+        return pc.if_else(array, "true", "false"), "", ""
+    if pa.types.is_floating(array.type):
+        return _floats(array), "", ""
+    if pa.types.is_binary(array.type):
+        return _base64(array), '"', '"'
+    if pa.types.is_timestamp(array.type):
+        zone = "+00:00" if array.type.tz else ""
+        return array.cast(pa.timestamp("us")).cast(pa.string()), '"', f'{zone}"'
+    if pa.types.is_decimal(array.type) or pa.types.is_date(array.type):
+        return array.cast(pa.string()), '"', '"'
+    if pa.types.is_string(array.type):
+        if kind is ValueKind.JSON:
+            return _json(array), "", ""
+        return jsontext.escaped(array), '"', '"'
+    return array.cast(pa.string()), "", ""
+
+
+def _floats(array: pa.Array) -> pa.Array:
+    """Shortest text that reads back as the same number; NaN and infinities as strings."""
+    text = array.cast(pa.string())
+    finite = pc.is_finite(array)
+    if pc.all(finite).as_py():
+        return text
+    odd = pc.if_else(pc.is_nan(array), '"NaN"', pc.if_else(pc.greater(array, 0), '"inf"', '"-inf"'))
+    return pc.if_else(finite, text, odd)
+
+
+def _json(array: pa.Array) -> pa.Array:
+    for char in ("\n", "\r"):
+        if pc.any(pc.match_substring(array, char)).as_py():
+            array = pc.replace_substring(array, char, " ")
+    return array
+
+
+def _base64(array: pa.Array) -> pa.Array:
+    """All values at once: each padded to whole triples, triples to quadruples, the padding marked."""
+    lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy().astype(np.int64)
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int32, count=array.offset + len(array) + 1)[array.offset :]
+    source = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
+    triples = (lengths + 2) // 3
+    starts = np.cumsum(triples) - triples
+    total = int(triples.sum())
+    padded = np.zeros(total * 3, dtype=np.uint8)
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    padded[np.repeat(starts * 3, lengths) + within] = source[np.repeat(offsets[:-1].astype(np.int64), lengths) + within]
+    one, two, three = (padded[i::3].astype(np.uint32) for i in range(3))
+    word = (one << 16) | (two << 8) | three
+    out = np.empty((total, 4), dtype=np.uint8)
+    for i, shift in enumerate((18, 12, 6, 0)):
+        out[:, i] = _ALPHABET[(word >> shift) & 63]
+    flat = out.reshape(-1)
+    ends = (starts + triples) * 4
+    flat[ends[(lengths % 3 > 0)] - 1] = ord("=")
+    flat[ends[(lengths % 3 == 1)] - 2] = ord("=")
+    edges = np.zeros(len(array) + 1, dtype=np.int32)
+    np.cumsum(triples * 4, out=edges[1:])
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    mask = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(
+        pa.string(), len(array), [mask, pa.py_buffer(edges), pa.py_buffer(flat)], array.null_count
+    )

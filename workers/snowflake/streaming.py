@@ -1,0 +1,132 @@
+"""Snowpipe Streaming through the real SDK: one client per landing table (a client is a pipe), one channel per handle.
+
+The SDK starts threads on import and hangs in a forked child of a process that had imported it: it is imported here, in the actor, only. It writes
+logs to stdout unless told otherwise, and `del` of a channel waits without limit: channels are always closed explicitly, with a limit.
+
+For a local Snowflake two variables of the process must be set before the first client (SSL_CERT_FILE, AWS_ENDPOINT_URL_S3); the second would lead a
+real account's uploads astray, so one actor serves either local destinations or real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.pipeline import Destination
+from workers.snowflake.connection import Decrypt, is_local, load_private_key, trust_local
+from workers.snowflake.identifiers import Objects, quoted
+
+os.environ.setdefault("SS_LOG_LEVEL", "error")
+os.environ.setdefault("SS_LOG_TARGET", "stderr")
+
+INFLIGHT_MB_PER_CHANNEL = 64  # what the SDK may hold of one channel before it says ReceiverSaturated
+FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel and half second is cheap
+STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
+CLOSE_SECONDS = 5
+
+_served: list[bool] = []  # [is_local] once a destination has been opened in this process
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """What Snowflake says of a channel. `errors` counts rejected rows since it was created."""
+
+    committed: str | None
+    errors: int
+    valid: bool
+
+
+class _Lines(list[Any]):
+    """NDJSON that is ready, as the SDK's list of rows: one raw element, and the true number of rows."""
+
+    def __init__(self, data: pa.Buffer, rows: int) -> None:
+        super().__init__([msgspec.Raw(memoryview(data)[:-1])])  # the SDK ends the last line itself
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+
+class StreamingChannel:
+    """An open channel; opening fences every older owner of its name. All methods may block on the network."""
+
+    def __init__(
+        self, destination: Destination, objects: Objects, name: str, client: str, decrypt: Decrypt, directory: Path
+    ) -> None:
+        _keep_apart(destination)
+        from snowflake.ingest.streaming import StreamingIngestClient
+
+        self._client = StreamingIngestClient.from_table(
+            client,
+            quoted(objects.database),
+            quoted(objects.landing_schema),
+            quoted(objects.landing),
+            properties=_properties(destination, decrypt, directory),
+        )
+        try:
+            self._channel, status = self._client.open_channel(name)
+        except BaseException:
+            self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+            raise
+        self.opened = _status(status)
+
+    def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> None:
+        """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`."""
+        self._channel.append_rows(_Lines(data, rows), first, last)
+
+    def status(self) -> ChannelStatus:
+        """What is committed, at most a second old."""
+        return _status(self._channel.get_channel_status())
+
+    def close(self, *, flush: bool, drop: bool = False) -> None:
+        """Close channel and client within a limit; with `drop` Snowflake forgets the channel."""
+        try:
+            self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
+        finally:
+            self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+
+
+def _status(status: Any) -> ChannelStatus:
+    return ChannelStatus(
+        status.latest_committed_offset_token, int(status.rows_error_count or 0), status.status_code == "SUCCESS"
+    )
+
+
+def _keep_apart(destination: Destination) -> None:
+    local = is_local(destination)
+    if _served and _served[0] is not local:
+        reason = "a local Snowflake and a real account can't be served by one supervisor"
+        raise EtlError(
+            Kind.CONFIG, f"destination {destination.name}", reason, "run a second supervisor for one of them"
+        )
+    _served[:] = [local]
+    if local:
+        trust_local(destination)
+        os.environ["AWS_ENDPOINT_URL_S3"] = f"https://{destination.host}"
+
+
+def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> dict[str, str]:
+    load_private_key(destination, decrypt, directory)  # a clear error instead of the SDK's
+    host = destination.host or f"{destination.account}.snowflakecomputing.com"
+    properties = {
+        "account": destination.account,
+        "user": destination.user,
+        "url": f"https://{host}" + ("" if ":" in host else ":443"),
+        "private_key_file": str(directory / destination.private_key_path),
+        "mem_throttle_by_process": "false",  # it compares with the process's own size, and fires for nothing
+        "max_inflight_megabytes_per_channel": str(INFLIGHT_MB_PER_CHANNEL),
+        "max_append_request_buffer_duration_ms": str(FLUSH_MS),
+        "channel_status_cache_refresh_interval_seconds": str(STATUS_REFRESH_SECONDS),
+        "enable_telemetry_reporting": "false",
+    }
+    if destination.role:
+        properties["role"] = destination.role
+    if destination.private_key_passphrase is not None:
+        properties["private_key_passphrase"] = decrypt(destination.private_key_passphrase)
+    return properties
