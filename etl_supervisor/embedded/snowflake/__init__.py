@@ -1,0 +1,16 @@
+"""A Snowflake on this machine: for people without an account, and for every test.
+
+One process, one port (TLS), one data directory:
+
+server        the web application and its clean end
+launch        starts it as a process of its own
+certificates  a throw-away authority and the server's certificate
+warehouse     DuckDB files, one per Snowflake database; one statement at a time
+sql           the connector's protocol, over fakesnow
+statements    statements that fakesnow does not know: left out, rewritten, or run here
+scripting     Snowflake Scripting, as far as an apply block needs it
+streaming     Snowpipe Streaming's protocol, for the real SDK
+channels      channels: continuation tokens, fencing, what is pending and what is committed
+loading       NDJSON into a table, with Snowflake's row errors
+stagefiles    the stage to which the SDK uploads large flushes
+"""

@@ -1,0 +1,102 @@
+"""The connector's protocol, over fakesnow's routes: sessions and results are fakesnow's, blocks and unknown statements are ours.
+
+An error is always an answer with Snowflake's number, never an HTTP 500: the connector would repeat that for minutes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from typing import Any
+
+import duckdb
+import fakesnow.server as fakesnow
+from snowflake.connector.errors import Error
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from etl_supervisor.embedded.snowflake import scripting, statements
+from etl_supervisor.embedded.snowflake.warehouse import Warehouse
+
+INTERNAL_ERROR = "000603"
+
+logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)  # it logs statements with their values
+
+
+def routes(warehouse: Warehouse) -> list[Route]:
+    """Everything the connector calls."""
+    fakesnow.shared_fs = warehouse.snow
+
+    async def login(request: Request) -> Response:
+        async with warehouse.lock:
+            return await fakesnow.login_request(request)
+
+    async def query(request: Request) -> Response:
+        body = await request.body()
+        if request.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        asked = json.loads(body)
+        async with warehouse.lock:
+            return await _answer(request, asked)
+
+    async def telemetry(_: Request) -> Response:
+        return JSONResponse({"data": "Log Received", "code": None, "message": None, "success": True})
+
+    own = [
+        Route("/session/v1/login-request", login, methods=["POST"]),
+        Route("/queries/v1/query-request", query, methods=["POST"]),
+        Route("/telemetry/send", telemetry, methods=["POST"]),
+        Route("/telemetry/send/sessionless", telemetry, methods=["POST"]),
+    ]
+    paths = {route.path for route in own}
+    return own + [route for route in fakesnow.routes if route.path not in paths]
+
+
+async def _answer(request: Request, asked: dict[str, Any]) -> Response:
+    block = statements.block_of(asked["sqlText"])
+    if block is None:
+        asked["sqlText"] = statements.rewritten(asked["sqlText"])
+    else:
+        try:
+            connection = fakesnow.to_conn(fakesnow.to_token(request))
+            outcome = await run_in_threadpool(scripting.run, block, _executor(connection))
+        except fakesnow.ServerError as error:
+            return _failure(error.code, error.message)
+        except Error as error:
+            return _failure(f"{error.errno or 603:06d}", error.msg or "the block failed", error.sqlstate)
+        except (duckdb.Error, scripting.ScriptError) as error:
+            return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
+        text = "NULL" if outcome is None else "'" + str(outcome).replace("'", "''") + "'"
+        asked["sqlText"] = f'SELECT {text} AS "anonymous block"'
+    response = await fakesnow.query_request(_with_body(request, json.dumps(asked).encode()))
+    if response.status_code >= 500:
+        return _failure(INTERNAL_ERROR, "the local Snowflake can't run this statement")
+    return response
+
+
+def _executor(connection: Any) -> scripting.Execute:
+    """Run one statement of a block on the session's own connection."""
+
+    def execute(sql: str) -> tuple[list[tuple[Any, ...]], int]:
+        cursor = connection.cursor()
+        cursor.execute(statements.rewritten(sql), server=True)
+        return cursor.fetchall(), int(cursor.rowcount or 0)
+
+    return execute
+
+
+def _with_body(request: Request, body: bytes) -> Request:
+    headers = [(key, value) for key, value in request.scope["headers"] if key != b"content-encoding"]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request({**request.scope, "headers": headers}, receive)
+
+
+def _failure(code: str, message: str, state: str | None = None) -> JSONResponse:
+    data = {"errorCode": code, "sqlState": state or "XX000"}
+    return JSONResponse({"data": data, "code": code, "message": message, "success": False})

@@ -1,0 +1,291 @@
+"""Snowpipe Streaming's protocol ("v2"), as the real SDK speaks it: rowset mode and file mode.
+
+    GET  hostname ─► POST oauth/token ─► POST …:pipe-info ─► PUT channels/C ─► POST channels/C/rows      (a flush up to 1 MiB)
+                                                                            ─► PUT stage file, POST channels/C/filebuffer   (larger)
+                                                                            ─► POST …:bulk-channel-status
+
+`Committer` makes pending rows visible: rows and committed token in one DuckDB transaction, so a kill -9 leaves both or neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+import time
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending
+from etl_supervisor.embedded.snowflake.loading import load
+from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
+from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
+
+TOKEN_SECONDS = 3600
+COMMIT_TICK_SECONDS = 0.05
+PIPE_SUFFIX = "-STREAMING"
+_COUNTERS = (
+    "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
+)
+
+
+class Streaming:
+    """The channels of all databases, and their routes."""
+
+    def __init__(self, warehouse: Warehouse, commit_delay_seconds: float) -> None:
+        self.warehouse = warehouse
+        self.commit_delay_seconds = commit_delay_seconds
+        self.files = StageFiles()
+        self.channels: dict[ChannelKey, Channel] = {}
+
+    def routes(self) -> list[Route]:
+        """Everything the SDK calls."""
+        pipe = "/v2/streaming/databases/{database}/schemas/{schema}/pipes/{pipe}"
+        data = "/v2/streaming/data/databases/{database}/schemas/{schema}/pipes/{pipe}"
+        return [
+            Route("/v2/streaming/hostname", _hostname),
+            Route("/oauth/token", _token, methods=["POST"]),
+            Route(pipe + ":pipe-info", self._pipe_info, methods=["POST"]),
+            Route(pipe + ":bulk-channel-status", self._statuses, methods=["POST"]),
+            Route(pipe + "/channels/{channel}", self._open, methods=["PUT"]),
+            Route(pipe + "/channels/{channel}", self._drop, methods=["DELETE"]),
+            Route(data + "/channels/{channel}/rows", self._rows, methods=["POST"]),
+            Route(pipe + "/channels/{channel}/rows", self._rows, methods=["POST"]),
+            Route(pipe + "/channels/{channel}/filebuffer", self._filebuffer, methods=["POST"]),
+            Route(data + "/channels/{channel}/filebuffer", self._filebuffer, methods=["POST"]),
+            Route(f"/{BUCKET}/{{path:path}}", self._upload, methods=["PUT"]),
+        ]
+
+    # -- pipes and channels
+
+    async def _pipe_info(self, request: Request) -> Response:
+        database, schema, table = _table_of(request)
+        async with self.warehouse.lock:
+            if not self.warehouse.has_database(database) or not self.warehouse.columns(database, schema, table):
+                return _error(404, "ERR_TABLE_DOES_NOT_EXIST_NOT_AUTHORIZED", f"table {table} does not exist")
+        stage = {
+            "expiry_time_ms": _now_ms() + TOKEN_SECONDS * 1000,
+            "location_type": "S3",
+            "use_s3_regional_url": False,
+            "location": f"{BUCKET}/{_now_ms()}/",
+            "region": "us-west-2",
+            "creds": {"AWS_KEY_ID": "local", "AWS_SECRET_KEY": "local", "AWS_TOKEN": "local"},
+            "storage_account": None,
+        }
+        key = base64.b64encode(PIPE_KEY).decode()
+        info = {"pipe_key": key, "pipe_key_id": "1", "diversifier": base64.b64encode(b"local diversifier").decode()}
+        return JSONResponse(
+            {
+                "rowset_stage_location": stage,
+                "durable_stage_location": stage,
+                "encryption_info": info,
+                "parameter_overrides": {},
+            }
+        )
+
+    async def _open(self, request: Request) -> Response:
+        asked = json.loads(await request.body() or b"{}")
+        key = _key_of(request)
+        async with self.warehouse.lock:
+            table = _table_of(request)
+            if not self.warehouse.has_database(table[0]) or not self.warehouse.columns(*table):
+                return _error(404, "ERR_TABLE_DOES_NOT_EXIST_NOT_AUTHORIZED", f"table {table[2]} does not exist")
+            channel = self._channel(key) or Channel(key, _now_ms())
+            if channel.pending and asked.get("fail_on_uncommitted_rows"):
+                return _error(
+                    409, "ERR_CHANNEL_HAS_UNCOMMITTED_DATA", "the channel has rows that are not committed yet"
+                )
+            channel.open(asked.get("offset_token"))
+            self.channels[key] = channel
+            self._save(self.warehouse.cursor(), channel)
+        return JSONResponse({"next_continuation_token": channel.continuation, "channel_status": channel.status()})
+
+    async def _drop(self, request: Request) -> Response:
+        key = _key_of(request)
+        async with self.warehouse.lock:
+            channel = self._channel(key)
+            if channel is None:
+                return _error(404, "ERR_CHANNEL_DOES_NOT_EXIST_OR_NOT_AUTHORIZED", "there is no such channel")
+            self.channels.pop(key, None)
+            self.warehouse.cursor().execute(
+                f'DELETE FROM "{key[0]}".{CHANNELS_TABLE} WHERE schema_name = ? AND pipe_name = ? AND channel_name = ?',
+                key[1:],
+            )
+        return JSONResponse({"last_committed_offset_token": channel.committed})
+
+    async def _statuses(self, request: Request) -> Response:
+        names = json.loads(await request.body())["channel_names"]
+        database, schema, pipe, _ = _key_of(request)
+        found = {}
+        async with self.warehouse.lock:
+            for name in names:
+                channel = self._channel((database, schema, pipe, name))
+                if channel is not None:
+                    found[name] = channel.status()
+        return JSONResponse({"channel_statuses": found})
+
+    # -- rows
+
+    async def _rows(self, request: Request) -> Response:
+        body = await request.body()
+        encoding = request.headers.get("content-encoding", "")
+        lines = unzstd(body) if encoding == "zstd" else gzip.decompress(body) if encoding == "gzip" else body
+        return self._append(request, [(lines, request.query_params.get("endOffsetToken"))])
+
+    async def _filebuffer(self, request: Request) -> Response:
+        pieces = []
+        for part in json.loads(await request.body()):
+            path = part["file_path"]
+            try:
+                lines = self.files.fragment(
+                    path, part["fragment_start_byte_offset"], part["fragment_length_bytes"], part["iv_base64"]
+                )
+            except KeyError:
+                return _error(400, "ERR_FILE_NOT_FOUND", "the stage has no such file")
+            pieces.append((lines, part.get("fragment_end_offset_token")))
+        answer = self._append(request, pieces)
+        if answer.status_code == 200:
+            for part in json.loads(await request.body()):
+                self.files.forget(part["file_path"])
+        return answer
+
+    def _append(self, request: Request, pieces: list[tuple[bytes, str | None]]) -> Response:
+        channel = self.channels.get(_key_of(request))
+        if channel is None:
+            return _error(404, "ERR_CHANNEL_MUST_BE_REOPENED", "the channel is not open")
+        query = request.query_params
+        repeated = int(query.get("retryCount") or 0) > 0 and query.get("requestId") == channel.last_request
+        if not repeated:
+            if query.get("continuationToken") != channel.continuation:
+                return _error(400, "STALE_CONTINUATION_TOKEN_SEQUENCER", "the channel was opened by another client")
+            channel.append(pieces, query.get("requestId", ""), self.commit_delay_seconds)
+        return JSONResponse({"next_continuation_token": channel.continuation})
+
+    async def _upload(self, request: Request) -> Response:
+        path = f"{BUCKET}/{request.path_params['path']}"
+        etag = self.files.put(path, await request.body(), request.headers.get("content-encoding", ""))
+        return Response(headers={"ETag": f'"{etag}"'})
+
+    # -- commits
+
+    async def commit_forever(self) -> None:
+        """Make what is due visible, for ever."""
+        while True:
+            await asyncio.sleep(COMMIT_TICK_SECONDS)
+            now = time.monotonic()
+            for channel in list(self.channels.values()):
+                if channel.due(now):
+                    async with self.warehouse.lock:
+                        items = channel.due(now)
+                        if items:
+                            await run_in_threadpool(self._commit, channel, items)
+
+    def _commit(self, channel: Channel, items: list[Pending]) -> None:
+        """Rows and committed token, in one transaction. A table that is gone keeps its rows pending."""
+        database, schema, pipe, _ = channel.key
+        table = pipe.removesuffix(PIPE_SUFFIX)
+        columns = self.warehouse.columns(database, schema, table)
+        if not columns:
+            return
+        connection = self.warehouse.cursor()
+        connection.execute("BEGIN")
+        try:
+            lines = b"\n".join(item.lines for item in items)
+            target = ".".join('"' + name.replace('"', '""') + '"' for name in (database, schema, table))
+            loaded = load(connection, target, columns, lines, self.warehouse.directory)
+            channel.committed_rows(items, loaded.parsed, loaded.inserted)
+            self._save(connection, channel)
+            connection.execute("COMMIT")
+        except duckdb.Error:
+            with contextlib.suppress(duckdb.Error):
+                connection.execute("ROLLBACK")
+            raise
+        finally:
+            connection.close()
+
+    def _channel(self, key: ChannelKey) -> Channel | None:
+        """An open channel, or one that an earlier server committed."""
+        if key in self.channels:
+            return self.channels[key]
+        if not self.warehouse.has_database(key[0]):
+            return None
+        row = (
+            self.warehouse.cursor()
+            .execute(
+                f'SELECT {_COUNTERS} FROM "{key[0]}".{CHANNELS_TABLE}'
+                " WHERE schema_name = ? AND pipe_name = ? AND channel_name = ?",
+                key[1:],
+            )
+            .fetchone()
+        )
+        if row is None:
+            return None
+        committed, sequencer, created, parsed, inserted, errors, offset, message, at = row
+        return Channel(key, created, committed, sequencer, 0, parsed, inserted, errors, offset, message, at)
+
+    def _save(self, connection: Any, channel: Channel) -> None:
+        connection.execute(
+            f'INSERT OR REPLACE INTO "{channel.key[0]}".{CHANNELS_TABLE} (schema_name, pipe_name, channel_name, {_COUNTERS})'
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *channel.key[1:],
+                channel.committed,
+                channel.sequencer,
+                channel.created_ms,
+                channel.rows_parsed,
+                channel.rows_inserted,
+                channel.rows_error,
+                channel.error_offset,
+                channel.error_message,
+                channel.error_ms,
+            ],
+        )
+
+
+async def _hostname(request: Request) -> Response:
+    """The host alone: the SDK adds the port of its url."""
+    return PlainTextResponse(request.headers["host"].rpartition(":")[0] or request.headers["host"])
+
+
+async def _token(_: Request) -> Response:
+    """A token whose only meaning is its end: whoever is on this machine is let in."""
+    payload = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time()) + TOKEN_SECONDS}).encode()).rstrip(b"=")
+    header = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=")
+    return PlainTextResponse(f"{header.decode()}.{payload.decode()}.local")
+
+
+def _key_of(request: Request) -> ChannelKey:
+    database, schema, table = _table_of(request)
+    return database, schema, table + PIPE_SUFFIX, unquote(request.path_params.get("channel", ""))
+
+
+def _table_of(request: Request) -> tuple[str, str, str]:
+    """The table of a default pipe, with its database and schema, as Snowflake stores the names."""
+    names = [_stored(unquote(request.path_params[part])) for part in ("database", "schema", "pipe")]
+    table = names[2]
+    for suffix in (PIPE_SUFFIX, PIPE_SUFFIX.lower()):
+        table = table.removesuffix(suffix)
+    return names[0], names[1], _stored(table) if table.startswith('"') else table
+
+
+def _stored(name: str) -> str:
+    """A quoted name is itself, any other is upper case."""
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        return name[1:-1].replace('""', '"')
+    return name if '"' in name else name.upper()
+
+
+def _error(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"code": code, "message": message}, status)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

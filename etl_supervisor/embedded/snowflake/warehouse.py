@@ -1,0 +1,95 @@
+"""The data: one DuckDB file per Snowflake database, in one directory, behind fakesnow.
+
+One statement runs at a time (`lock`): Snowflake serialises writers of a table by waiting, DuckDB by refusing the second, so we wait.
+DuckDB syncs its log at every commit; a kill -9 loses only what was not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import fakesnow.transforms
+from fakesnow.instance import FakeSnow
+
+from etl_supervisor.errors import EtlError, Kind
+
+MEMORY_LIMIT = "1GB"  # DuckDB's share of a laptop; it spills to disk beyond it
+THREADS = 2
+CHANNELS_TABLE = "_streaming._channels"
+_CHANNELS = f"""
+CREATE SCHEMA IF NOT EXISTS {{db}}._streaming;
+CREATE TABLE IF NOT EXISTS {{db}}.{CHANNELS_TABLE} (
+    schema_name VARCHAR, pipe_name VARCHAR, channel_name VARCHAR, committed VARCHAR, sequencer BIGINT, created_ms BIGINT,
+    rows_parsed BIGINT, rows_inserted BIGINT, rows_error BIGINT, error_offset VARCHAR, error_message VARCHAR, error_ms BIGINT,
+    PRIMARY KEY (schema_name, pipe_name, channel_name))
+"""
+
+
+class Warehouse:
+    """All databases of a data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        _extend_fakesnow()
+        self.directory = directory
+        self.lock = asyncio.Lock()
+        self.snow = FakeSnow(db_path=directory)
+        self._root: Any = self.snow.duck_conn
+        self._root.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        self._root.execute(f"SET threads = {THREADS}")
+        self._root.execute(f"SET temp_directory = '{directory / 'spill'}'")
+        for path in sorted(directory.glob("*.db")):
+            try:
+                self._root.execute(f"ATTACH DATABASE '{path}' AS \"{path.stem}\"")
+            except duckdb.IOException:
+                remedy = "stop the other one, or give this one a data directory of its own"
+                raise EtlError(
+                    Kind.EMBEDDED, "local Snowflake", f"{path} is in use by another process", remedy
+                ) from None
+            self._root.execute(_CHANNELS.format(db=_quoted(path.stem)))
+
+    def cursor(self) -> Any:
+        """A DuckDB connection of its own to the same data."""
+        return self._root.cursor()
+
+    def has_database(self, name: str) -> bool:
+        """True if a database is there; its channels table is made on the way."""
+        rows = self._root.execute("SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [name]).fetchall()
+        if rows:
+            self._root.execute(_CHANNELS.format(db=_quoted(name)))
+        return bool(rows)
+
+    def columns(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool]]:
+        """(name, DuckDB type, nullable) of a table's columns; empty when there is no such table."""
+        found = self._root.execute(
+            "SELECT column_name, data_type, is_nullable FROM duckdb_columns()"
+            " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
+            [database, schema, table],
+        ).fetchall()
+        return [(name, kind, bool(nullable)) for name, kind, nullable in found]
+
+    def close(self) -> None:
+        """Write the logs into the files and let them go."""
+        for path in self.directory.glob("*.db"):
+            self._root.execute(f"CHECKPOINT {_quoted(path.stem)}")
+        self._root.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _extend_fakesnow() -> None:
+    """Two of its transforms lose what we need: NUMBER(38,0) as a 64-bit integer, and MERGE in steps that see each other's work."""
+
+    def keep(expression: Any) -> Any:
+        return expression
+
+    def whole(expression: Any) -> list[Any]:
+        return [expression]
+
+    fakesnow.transforms.integer_precision = keep
+    fakesnow.transforms.merge = whole
