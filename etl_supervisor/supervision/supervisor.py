@@ -183,7 +183,11 @@ class Supervisor:
             while (found := child.connection.receive()) is not None:
                 self._take(child, found[0])
         except (ConnectionError, ValueError):
-            self._selector.unregister(child.connection)  # it is ending; its pidfd tells when
+            self._unwatch(child)  # it is ending; its pidfd tells when
+
+    def _unwatch(self, child: Child) -> None:
+        if child.connection.fileno() >= 0 and child.connection in self._selector.get_map():
+            self._selector.unregister(child.connection)
 
     def _take(self, child: Child, message: object) -> None:
         match message:
@@ -239,7 +243,8 @@ class Supervisor:
     def _tell_monitor(self) -> None:
         """How the children are, when it has changed."""
         told = Supervised(tuple(post.status() for post in self._posts.values()))
-        monitor = self._posts["monitor"].child
+        post = self._posts.get("monitor")
+        monitor = post.child if post is not None else None
         if told == self._told or monitor is None or not monitor.ready:
             return
         try:
@@ -254,8 +259,7 @@ class Supervisor:
         """A child has ended: reap it, and decide what becomes of its post."""
         self._hear(child)  # its last words
         self._selector.unregister(child.pidfd)
-        if child.connection in self._selector.get_map():
-            self._selector.unregister(child.connection)
+        self._unwatch(child)
         code = child.reap()
         self._page.give_back(child.heartbeat)
         post = self._posts[child.spec.name]

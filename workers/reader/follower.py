@@ -127,6 +127,13 @@ class Follower:
         self.state = self.state.to(Phase.READY)
         return True
 
+    def another_chance(self) -> None:
+        """The reader has started, by a person's doing or after a crash: one more try, unless rows were rejected."""
+        if self.state.trouble.startswith(Kind.ROWS_REJECTED):
+            self.held = True
+        else:
+            self.state = replace(self.state, attempts=max(0, min(self.state.attempts, self._attempts_max - 1)))
+
     # -- decisions
 
     def next_action(self, now: float, fence: int, *, short_of_memory: bool) -> Action | None:

@@ -173,8 +173,8 @@ class Roster:
         self._followers[handle] = follower
         if stored.phase is Phase.FINISHEDCOPY:
             follower.state = stored.to(Phase.CATCHUP)
-        if stored.phase is Phase.ERRORED and stored.attempts >= pipeline.table_error_retry_max_attempts:
-            follower.held = True
+        if stored.phase is Phase.ERRORED:
+            follower.another_chance()
         self._save(follower)
         self._publisher.open(self._opening(follower))
         if follower.held:

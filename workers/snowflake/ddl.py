@@ -81,8 +81,9 @@ def _described(cursor: Any, table: str) -> dict[str, tuple[str, str]] | None:
 
 
 def _spelled(described: str) -> str:
-    """A described type in the spelling of `sftypes.column_type`."""
-    return "VARCHAR" if described.startswith("VARCHAR") else described
+    """A described type in the spelling of `sftypes.column_type`: sizes of text and time types are all alike to us."""
+    kind, _, _ = described.partition("(")
+    return described if kind == "NUMBER" else kind
 
 
 def _create(cursor: Any, table: Table, objects: Objects) -> None:

@@ -21,10 +21,15 @@ class Cure(Enum):
 
 
 _BACK_PRESSURE = frozenset(
-    {"ReceiverSaturated", "MemoryThresholdExceeded", "MemoryThresholdExceededInContainer", "HttpRetryableClientError"}
+    {
+        "RECEIVER_SATURATED",
+        "MEMORY_THRESHOLD_EXCEEDED",
+        "MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER",
+        "HTTP_RETRYABLE_CLIENT_ERROR",
+    }
 )
-_SETUP = frozenset({"ConfigError", "InvalidConfiguration", "InvalidRequest", "SfApiUserError"})
-_AUTH = frozenset({"AuthTokenError", "JwtError", "AuthenticationError"})
+_SETUP = frozenset({"CONFIG_ERROR", "INPUT_VALIDATION_ERROR", "INVALID_REQUEST"})
+_AUTH = frozenset({"AUTH_TOKEN_ERROR"})
 
 
 def cure(code: str, status: int) -> Cure:

@@ -48,6 +48,7 @@ def follows(old: str, new: str) -> bool | None:
 
     Types are in the spelling of `column_type`. Widening is what ALTER … SET DATA TYPE can do: more digits before the point.
     """
+    old, new = (text if text.startswith("NUMBER") else text.partition("(")[0] for text in (old, new))
     if old == new or old == "VARCHAR":
         return True
     narrow, wide = _number(old), _number(new)

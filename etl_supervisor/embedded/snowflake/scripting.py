@@ -111,7 +111,8 @@ class _Run:
 
     def _filled(self, text: str, *, bare: bool = False) -> str:
         """SQLROWCOUNT and variables as literals (`:name` in statements, also bare names in expressions)."""
-        parts, colon = [], False
+        parts: list[str] = []
+        colon = False
         for kind, token in _tokens(text):
             name = token.upper()
             if kind == "word" and name == "SQLROWCOUNT":

@@ -56,25 +56,33 @@ def routes(warehouse: Warehouse) -> list[Route]:
 
 
 async def _answer(request: Request, asked: dict[str, Any]) -> Response:
-    block = statements.block_of(asked["sqlText"])
-    if block is None:
-        asked["sqlText"] = statements.rewritten(asked["sqlText"])
-    else:
+    sql = asked["sqlText"]
+    block = statements.block_of(sql)
+    if block is None and not statements.is_merge(sql):
+        asked["sqlText"] = statements.rewritten(sql)
+    else:  # run here; what is left for fakesnow is the answer
         try:
-            connection = fakesnow.to_conn(fakesnow.to_token(request))
-            outcome = await run_in_threadpool(scripting.run, block, _executor(connection))
+            execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)))
+            asked["sqlText"] = await run_in_threadpool(_outcome, sql, block, execute)
         except fakesnow.ServerError as error:
             return _failure(error.code, error.message)
         except Error as error:
             return _failure(f"{error.errno or 603:06d}", error.msg or "the block failed", error.sqlstate)
         except (duckdb.Error, scripting.ScriptError) as error:
             return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
-        text = "NULL" if outcome is None else "'" + str(outcome).replace("'", "''") + "'"
-        asked["sqlText"] = f'SELECT {text} AS "anonymous block"'
     response = await fakesnow.query_request(_with_body(request, json.dumps(asked).encode()))
     if response.status_code >= 500:
         return _failure(INTERNAL_ERROR, "the local Snowflake can't run this statement")
     return response
+
+
+def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> str:
+    """Run a block or a MERGE; the query that gives its result."""
+    if block is None:
+        return f'SELECT {execute(sql)[1]} AS "number of rows merged"'
+    outcome = scripting.run(block, execute)
+    text = "NULL" if outcome is None else "'" + str(outcome).replace("'", "''") + "'"
+    return f'SELECT {text} AS "anonymous block"'
 
 
 def _executor(connection: Any) -> scripting.Execute:

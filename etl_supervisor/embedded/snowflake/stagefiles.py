@@ -1,7 +1,7 @@
 """The stage to which the SDK uploads a large flush: S3's PutObject, and the decryption of what was put there.
 
-The body comes as aws-chunked with a trailer; the file is zstd over NDJSON under AES-256 in counter mode with the pipe's key. Files live in memory until their
-fragment is taken: a file whose registration never comes is dropped with the oldest.
+The body comes as aws-chunked with a trailer; the file is zstd over NDJSON under AES-256 in counter mode with the pipe's key. Files live in
+memory until their fragment is taken: a file whose registration never comes is dropped with the oldest.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def unzstd(data: bytes) -> bytes:
 
 def dechunked(body: bytes) -> bytes:
     """aws-chunked: hexadecimal size, CRLF, data, CRLF, …, a chunk of size 0 and trailers."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = body.index(b"\r\n", at)
         size = int(body[at:end].split(b";")[0], 16)

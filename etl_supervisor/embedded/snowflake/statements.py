@@ -32,6 +32,11 @@ def block_of(sql: str) -> str | None:
     return sql if _BLOCK.match(sql) else None
 
 
+def is_merge(sql: str) -> bool:
+    """DuckDB can't describe a MERGE, which fakesnow would ask it to."""
+    return re.match(r"\s*MERGE\b", sql, re.IGNORECASE) is not None
+
+
 def rewritten(sql: str) -> str:
     """The statement as fakesnow can run it."""
     if _NOTHING.match(sql):

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fakesnow.arrow
 import fakesnow.transforms
+import pyarrow as pa
+import pyarrow.compute as pc
 from fakesnow.instance import FakeSnow
 
 from etl_supervisor.errors import EtlError, Kind
@@ -83,7 +86,8 @@ def _quoted(name: str) -> str:
 
 
 def _extend_fakesnow() -> None:
-    """Two of its transforms lose what we need: NUMBER(38,0) as a 64-bit integer, and MERGE in steps that see each other's work."""
+    """Three of its ways lose what we need: NUMBER(38,0) as a 64-bit integer, MERGE in steps that see each other's work, and NULL timestamps
+    that come out as 1970."""
 
     def keep(expression: Any) -> Any:
         return expression
@@ -91,5 +95,16 @@ def _extend_fakesnow() -> None:
     def whole(expression: Any) -> list[Any]:
         return [expression]
 
+    plain = fakesnow.arrow.timestamp_to_sf_struct
+
+    def with_nulls(stamps: Any) -> Any:
+        if isinstance(stamps, pa.ChunkedArray):
+            stamps = stamps.combine_chunks()
+        whole = plain(pc.fill_null(stamps, pa.scalar(0, stamps.type)))
+        return pa.StructArray.from_arrays(whole.flatten(), fields=list(whole.type), mask=pc.is_null(stamps))
+
+    if not hasattr(plain, "keeps_nulls"):
+        with_nulls.keeps_nulls = True  # type: ignore[attr-defined]
+        fakesnow.arrow.timestamp_to_sf_struct = with_nulls  # type: ignore[assignment]
     fakesnow.transforms.integer_precision = keep
-    fakesnow.transforms.merge = whole
+    fakesnow.transforms.merge = whole  # type: ignore[assignment]

@@ -1,0 +1,126 @@
+"""The commands of `etl-supervisor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from etl_supervisor.config.settings import Settings, load
+from etl_supervisor.errors import EtlError
+from etl_supervisor.exits import Exit, code_of
+
+app = typer.Typer(
+    help="ETL Stream: PostgreSQL changes into Snowflake. Settings come from the environment and .env (docs/configuration.md).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+
+@app.command()
+def run() -> None:
+    """Run the supervisor. Without DATABASE_URL it brings PostgreSQL, Valkey and a local Snowflake of its own, and a demo shop."""
+    from etl_supervisor.cli.run import run as run_supervisor
+
+    raise typer.Exit(run_supervisor(load()))
+
+
+@app.command()
+def migrate(which: Annotated[str, typer.Argument(help="app, etl or all")] = "all") -> None:
+    """Bring the config database (app) and the state tables (etl) to their newest version."""
+    from etl_supervisor.repository.migrations import migrate as run_migrations
+
+    chains: dict[str, Literal["app", "etl", "all"]] = {"app": "app", "etl": "etl", "all": "all"}
+    if which not in chains:
+        raise typer.BadParameter("choose app, etl or all")
+    for step in run_migrations(_configured(), chains[which]) or ["nothing to do"]:
+        console.print(step)
+
+
+@app.command()
+def status() -> None:
+    """Show pipelines, tables, their states and lag."""
+    from etl_supervisor.cli.status import show
+
+    show(_configured(), console)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL statement")],
+    destination: Annotated[
+        str | None, typer.Option(help="Name of the destination; the first one when not given")
+    ] = None,
+) -> None:
+    """Query the configured Snowflake."""
+    from etl_supervisor.cli.query import query as run_query
+
+    titles, rows = run_query(_configured(), query, destination)
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*("NULL" if value is None else str(value) for value in row))
+    console.print(table)
+
+
+@app.command()
+def demo(
+    changes: Annotated[int, typer.Option(help="Row changes to stream")] = 20_000,
+    rows: Annotated[int, typer.Option(help="Rows to copy first")] = 100_000,
+    commit_delay: Annotated[
+        float, typer.Option(help="Seconds until the local Snowflake commits what was appended")
+    ] = 0.0,
+) -> None:
+    """Copy, stream, kill an actor and the reader, add a source live; then compare every row. Exit 0 if nothing differs."""
+    from etl_supervisor.cli.demo import demo as run_demo
+
+    raise typer.Exit(run_demo(changes=changes, rows=rows, commit_delay_s=commit_delay))
+
+
+@app.command("local-snowflake")
+def local_snowflake(
+    data: Annotated[Path, typer.Option(help="Where databases and certificates are kept")] = Path(".local/snowflake"),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 18443,
+    commit_delay: Annotated[float, typer.Option(help="Seconds until appended rows are committed")] = 0.0,
+) -> None:
+    """Serve a local Snowflake in the foreground: SQL for the connector, Snowpipe Streaming for the SDK."""
+    from etl_supervisor.embedded.snowflake.certificates import certificates_in
+    from etl_supervisor.embedded.snowflake.server import serve
+
+    files = certificates_in(data / "tls")
+    console.print(f"local Snowflake on https://127.0.0.1:{port}, data in {data}; a destination needs")
+    console.print(
+        f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{files.bundle.resolve()}"}}, any private key'
+    )
+    serve(data, port, commit_delay)
+
+
+def _configured() -> Settings:
+    """The settings; those of the embedded parts when nothing else is configured and they have been started here."""
+    settings = load()
+    if not settings.embedded:
+        return settings
+    from etl_supervisor.cli.running import embedded_environment
+
+    return load(settings.directory, {**os.environ, **embedded_environment(settings)})
+
+
+def main() -> None:
+    """Entry point: an EtlError is one line and an exit code."""
+    try:
+        app()
+    except EtlError as error:
+        print(f"etl-supervisor: {error.line}", file=sys.stderr)  # noqa: T201 - the program's error line
+        sys.exit(code_of(error.kind))
+    except KeyboardInterrupt:
+        sys.exit(Exit.FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""A supervisor in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+
+from etl_supervisor.config.settings import Settings
+from etl_supervisor.exits import Exit
+from etl_supervisor.monitor import logs
+from etl_supervisor.supervision.supervisor import Supervisor
+
+
+def supervise(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> Exit:
+    """Run until told to stop. The metrics files live in a private directory that goes with us."""
+    logs.configure(settings, process="supervisor")
+    directory = tempfile.mkdtemp(prefix="etl-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    try:
+        return Supervisor(settings, on_ready=on_ready).run()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
