@@ -10,6 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+COMMIT_BYTES_MAX = 16 << 20  # DuckDB reads a commit in one go
 ChannelKey = tuple[str, str, str, str]  # database, schema, pipe, channel, normalised
 
 
@@ -59,8 +60,14 @@ class Channel:
         self.appends, self.last_request = self.appends + 1, request
 
     def due(self, now: float) -> list[Pending]:
-        """What is to be committed now, in order."""
-        return [item for item in self.pending if item.due <= now]
+        """What is to be committed now, in order, as much as is committed at once."""
+        found, size = [], 0
+        for item in self.pending:
+            if item.due > now or (found and size + len(item.lines) > COMMIT_BYTES_MAX):
+                break
+            found.append(item)
+            size += len(item.lines)
+        return found
 
     def committed_rows(self, items: list[Pending], parsed: int, inserted: int) -> None:
         """These were committed."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OBJECT_BYTES_MAX = 1 << 30  # DuckDB's default of 16 MB is below Snowflake's own limit of a value
+OBJECT_BYTES_MIN = (
+    1 << 20
+)  # DuckDB allocates buffers of twice the largest object that it must expect: no more than what came
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ def load(connection: Any, target: str, columns: list[tuple[str, str, bool]], lin
         wanted = ", ".join(f"{_text(name)}: '{'JSON' if kind == 'JSON' else 'VARCHAR'}'" for name, kind, _ in columns)
         source = (
             f"read_json({_text(file.name)}, format = 'newline_delimited', columns = {{{wanted}}},"
-            f" maximum_object_size = {OBJECT_BYTES_MAX})"
+            f" maximum_object_size = {max(OBJECT_BYTES_MIN, len(lines) + 1)})"
         )
         casts = ", ".join(f"{_cast(name, kind)} AS {_name(name)}" for name, kind, _ in columns)
         bad = " OR ".join(filter(None, (_bad(name, kind, nullable) for name, kind, nullable in columns))) or "FALSE"

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import gzip
 import json
+import logging
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -35,6 +36,8 @@ PIPE_SUFFIX = "-STREAMING"
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
 )
+
+log = logging.getLogger("local-snowflake")
 
 
 class Streaming:
@@ -177,16 +180,23 @@ class Streaming:
     # -- commits
 
     async def commit_forever(self) -> None:
-        """Make what is due visible, for ever."""
+        """Make what is due visible, for ever. What fails stays pending, and says so."""
         while True:
             await asyncio.sleep(COMMIT_TICK_SECONDS)
             now = time.monotonic()
             for channel in list(self.channels.values()):
                 if channel.due(now):
                     async with self.warehouse.lock:
-                        items = channel.due(now)
-                        if items:
-                            await run_in_threadpool(self._commit, channel, items)
+                        await self._commit_due(channel, now)
+
+    async def _commit_due(self, channel: Channel, now: float) -> None:
+        items = channel.due(now)
+        if not items:
+            return
+        try:
+            await run_in_threadpool(self._commit, channel, items)
+        except duckdb.Error as error:
+            log.error("commit of channel %s failed: %s", channel.key[3], type(error).__name__)
 
     def _commit(self, channel: Channel, items: list[Pending]) -> None:
         """Rows and committed token, in one transaction. A table that is gone keeps its rows pending."""
