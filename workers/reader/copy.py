@@ -28,8 +28,6 @@ import psycopg
 import pyarrow as pa
 import pyarrow.csv
 import structlog
-from etl_supervisor.state.choose import open_store
-from etl_supervisor.supervision.spawn import ChildContext
 from psycopg import sql
 
 from etl_supervisor.errors import EtlError, Kind
@@ -41,6 +39,8 @@ from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import metrics
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.catalog import read_catalog
 from workers.reader.csv import from_csv

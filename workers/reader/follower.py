@@ -50,8 +50,9 @@ class Follower:
     held: bool = False
     copying: bool = False
     applying: bool = False
-    unapplied: bool = True  # rows may be durable that the target does not show
     applied: int = 0
+    last_commit: int = 0  # commit_lsn of the newest row handed over
+    inherited: bool = True  # a predecessor may have landed rows that were never applied
     apply_at: float = 0.0
     retry_at: float | None = None
     outages: int = 0
@@ -78,13 +79,18 @@ class Follower:
             self.state = self.state.to(self.state.resume, trouble="")
         return None
 
-    def published(self) -> None:
-        """Rows were handed over: the target will be behind."""
-        self.unapplied = True
+    def published(self, commit_lsn: int) -> None:
+        """Rows up to this one were handed over: the target will be behind."""
+        self.last_commit = max(self.last_commit, commit_lsn)
+
+    @property
+    def unapplied(self) -> bool:
+        """True while there may be rows that the target does not show."""
+        return self.inherited or self.last_commit >= self.applied
 
     def applied_to(self, fence: int, now: float) -> None:
         """The target shows everything below `fence`."""
-        self.applying, self.applied = False, max(self.applied, fence)
+        self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
         self.apply_at = now + self.pipeline.destination.apply_interval_seconds
         phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")

@@ -23,8 +23,6 @@ import time
 
 import psycopg
 import structlog
-from etl_supervisor.state.choose import open_store
-from etl_supervisor.supervision.spawn import ChildContext
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
@@ -33,6 +31,8 @@ from etl_supervisor.ipc.mailbox import Connection
 from etl_supervisor.ipc.messages import CopyEnded, Ready
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.batcher import Batcher
 from workers.reader.catalog import published_tables, read_catalog

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import structlog
-from etl_supervisor.state.store import StateStore
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.messages import (
@@ -27,10 +26,13 @@ from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.state.store import StateStore
 from workers.reader.batch import TableBatch
 from workers.reader.follower import Action, Follower
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
+
+COMMIT_LSN = 1  # column of `ipc.arrow.META_FIELDS`
 
 log = structlog.get_logger()
 
@@ -86,8 +88,9 @@ class Roster:
         promised: list[tuple[int, int]] = []
         for item in batches:
             followers = self.learn(item.table)
+            newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
-                follower.published()
+                follower.published(newest)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
         return promised
 
@@ -138,7 +141,7 @@ class Roster:
                 case Action.COPY:
                     self._want_copy(follower)
                 case Action.APPLY:
-                    follower.applying, follower.unapplied = True, False
+                    follower.applying = True
                     self._publisher.apply(follower.handle, fence)
                 case Action.REOPEN:
                     follower.retry_at = None

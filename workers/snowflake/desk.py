@@ -9,6 +9,7 @@ may block as long as they like; the loop starts them and takes their results. `l
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
 STATUS_SECONDS = 0.25  # the SDK answers from its own cache, which is a second old at most
+
+_clients = itertools.count(1)
 
 
 class State(Enum):
@@ -115,7 +118,8 @@ class Desk:
         with self.tools.sessions.borrow(self.opening.destination) as connection:
             watermark = ddl.ensure(connection, self.opening)
         objects = objects_of(self.opening.destination, self.opening.table)
-        client = f"{self.opening.channel}-{self.tools.incarnation}-{self.life}"
+        # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
+        client = f"{self.opening.channel}-{self.tools.incarnation}-{next(_clients)}"
         try:
             sdk = StreamingChannel(
                 self.opening.destination,

@@ -3,8 +3,9 @@
     {"_ETL_GENERATION":…,"_ETL_LOADED_AT":"…","_ETL_OP":"I",…,"ID":1,"NAME":"x","DOC":{"a":1}}
 
 Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and non-finite floats
-are strings (JSON has no form for them, Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT takes the native
-object, and nothing is parsed and printed again on the way. Line breaks in `json` text can only stand between tokens, so they become spaces.
+are strings (JSON has no form for them, Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT
+takes the native object, and nothing is parsed and printed again on the way. Line breaks in `json` text can only stand between tokens, so they
+become spaces.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
                  status: committed token, errors      Durable, or Failed(ROWS_REJECTED)
                  ensure, apply: SQL                   TableOpened, Applied
 
-An actor keeps nothing: the offset tokens in Snowflake are its memory. When a publisher's connection ends, its desks are closed and forgotten. When the
-actor dies, its publishers connect to the same address and send again what was not durable.
+An actor keeps nothing: the offset tokens in Snowflake are its memory. When a publisher's connection ends, its desks are closed and forgotten.
+When the actor dies, its publishers connect to the same address and send again what was not durable.
 
 SIGTERM (the readers have drained before): close the channels within a limit, exit 0.
 """

@@ -1,0 +1,147 @@
+"""Source against target, row by row, by two readers that are not ours: psql's text and the connector's values.
+
+Nothing of the program's own type code takes part: each psql text is read as the Python type that the connector gave for the same cell.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+FIELD, RECORD, NULL = "\x1f", "\x1e", "\x1dNULL\x1d"  # control characters that no demo text holds
+VARIANT = 5  # the connector's type code
+SAMPLES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One table's verdict: rows on both sides, keys that differ (never values), positions landed twice."""
+
+    table: str
+    source_rows: int
+    target_rows: int
+    missing: int
+    extra: int
+    unequal: int
+    doubled: int
+    samples: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """How many rows are not as they should be."""
+        return self.missing + self.extra + self.unequal + self.doubled
+
+
+def compare_table(
+    psql: Path, url: str, session: Any, table: str, key: tuple[str, ...], names: tuple[str, str, str]
+) -> Difference:
+    """Compare `table` (of schema public) with database.schema `names[0].names[1]`; landing schema is `names[2]`."""
+    columns, source = _source(psql, url, table, key)
+    database, schema, landing_schema = names
+    target = _target(session, f'"{database}"."{schema}"."{table.upper()}"', columns, key)
+    landing = f'"{database}"."{landing_schema}"."LANDING_{table.upper()}"'
+    position = "_ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
+    with session.cursor() as cursor:
+        twice = f"SELECT COUNT(*) FROM (SELECT 1 AS x FROM {landing} GROUP BY {position} HAVING COUNT(*) > 1) q"
+        doubled = int(cursor.execute(twice).fetchone()[0])
+    missing, extra = source.keys() - target.keys(), target.keys() - source.keys()
+    unequal = [k for k in source.keys() & target.keys() if not _equal(source[k], target[k])]
+    samples = [f"missing {k}" for k in sorted(missing)] + [f"extra {k}" for k in sorted(extra)]
+    samples += [f"unequal {k}: column {_first(columns, source[k], target[k])}" for k in sorted(unequal)]
+    return Difference(
+        table, len(source), len(target), len(missing), len(extra), len(unequal), doubled, tuple(samples[:SAMPLES_MAX])
+    )
+
+
+def _source(psql: Path, url: str, table: str, key: tuple[str, ...]) -> tuple[list[str], dict[str, list[str | None]]]:
+    command = [
+        str(psql),
+        "-XAqw",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-F",
+        FIELD,
+        "-R",
+        RECORD,
+        "-P",
+        f"null={NULL}",
+        "-P",
+        "footer=off",
+    ]
+    settings = "SET timezone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = hex;"
+    query = f'{settings} SELECT * FROM public."{table}"'
+    done = subprocess.run([*command, "-d", url, "-c", query], capture_output=True, text=True, check=True)
+    head, *records = done.stdout.removesuffix("\n").split(RECORD)
+    columns = head.split(FIELD)
+    places = [columns.index(name) for name in key]
+    rows: dict[str, list[str | None]] = {}
+    for record in records:
+        cells = [None if cell == NULL else cell for cell in record.split(FIELD)]
+        rows["/".join(str(cells[place]) for place in places)] = cells
+    return columns, rows
+
+
+def _target(session: Any, table: str, columns: list[str], key: tuple[str, ...]) -> dict[str, list[Any]]:
+    wanted = ", ".join('"' + name.upper() + '"' for name in columns)
+    places = [columns.index(name) for name in key]
+    rows: dict[str, list[Any]] = {}
+    with session.cursor() as cursor:
+        cursor.execute(f"SELECT {wanted}, _ETL_SPECIAL FROM {table}")
+        variants = [item.type_code == VARIANT for item in cursor.description]
+        for row in cursor:
+            special = json.loads(row[-1]) if row[-1] else {}
+            cells = [
+                _Text(special[name]) if name in special else _Json(value) if variant and value is not None else value
+                for name, value, variant in zip(columns, row[:-1], variants[:-1], strict=True)
+            ]
+            rows["/".join(str(cells[place]) for place in places)] = cells
+    return rows
+
+
+class _Text(str):
+    """A value that is kept as text beside its column."""
+
+    __slots__ = ()
+
+
+class _Json(str):
+    """A VARIANT."""
+
+    __slots__ = ()
+
+
+def _equal(source: list[str | None], target: list[Any]) -> bool:
+    return all(_same(text, value) for text, value in zip(source, target, strict=True))
+
+
+def _first(columns: list[str], source: list[str | None], target: list[Any]) -> str:
+    cells = zip(columns, source, target, strict=True)
+    return next(name for name, text, value in cells if not _same(text, value))
+
+
+def _same(text: str | None, value: Any) -> bool:
+    if text is None or value is None:
+        return text is None and value is None
+    match value:
+        case _Json():
+            return bool(json.loads(text) == json.loads(value))
+        case str():
+            return text == value
+        case bool():
+            return text == ("t" if value else "f")
+        case int() | Decimal():
+            return Decimal(text) == value
+        case float():
+            return float(text) == value or (value != value and text == "NaN")
+        case bytes() | bytearray():
+            return text == "\\x" + bytes(value).hex()
+        case dt.datetime():
+            return dt.datetime.fromisoformat(text) == value
+        case dt.date():
+            return dt.date.fromisoformat(text) == value
+    return False
