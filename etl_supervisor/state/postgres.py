@@ -27,7 +27,7 @@ class PostgresStore:
         self._connection: psycopg.Connection[Any] | None = None
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES),
-            wait=tenacity.wait_exponential_jitter(PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
+            wait=tenacity.wait_exponential_jitter(multiplier=PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
             retry=tenacity.retry_if_exception_type(psycopg.OperationalError),
             reraise=True,
         )

@@ -56,7 +56,7 @@ class RedisStore:
         self._waits_for_disk = True
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES),
-            wait=tenacity.wait_exponential_jitter(PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
+            wait=tenacity.wait_exponential_jitter(multiplier=PAUSE_SECONDS, max=1.0, jitter=PAUSE_SECONDS),
             retry=tenacity.retry_if_exception_type((redis.ConnectionError, redis.TimeoutError))
             & tenacity.retry_if_not_exception_type(redis.AuthenticationError),
             reraise=True,

@@ -1,7 +1,7 @@
 """PostgreSQL servers for tests: one of the newest version per test process, an old one where the machine has it.
 
 postgres      the embedded server, started once
-database      a fresh database in it, dropped afterwards with its slots
+database      a fresh database in it, dropped afterwards with its slots; second_database is another one
 postgres_old  a second server, of an older version, from the distribution; skipped where there is none
 old_database  a fresh database in that
 open_folder   a folder that the server's account can reach (pytest's tmp_path is closed to others)
@@ -77,6 +77,11 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres)
+
+
+@pytest.fixture
+def second_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     yield from _fresh_database(postgres)
 
 

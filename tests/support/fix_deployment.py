@@ -1,0 +1,247 @@
+"""A whole deployment for one test: config database, source, state store, destination, and a supervisor as a process of its own.
+
+deploy   a function that starts one; everything of it ends with the test
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from etl_supervisor.cli.compare import Difference, compare_table
+from etl_supervisor.config.settings import Settings, load
+from etl_supervisor.embedded.ports import choose_port
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
+from etl_supervisor.model import lsn
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table_state import Phase
+from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.repository.write import upsert
+from etl_supervisor.state.choose import open_store
+from tests.support.fix_local_snowflake import destination_in, sql_session
+from tests.support.fix_postgres import Database
+
+WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.1
+SECRET_KEY = "a secret key of a test, 32 characters or more"
+
+
+def wait_for(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
+    """Wait until `done()` is true; its value."""
+    deadline = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+@dataclass
+class Deployment:
+    """One deployment; `environment` is what its supervisor is started with."""
+
+    config: Database
+    source: Database
+    server: LocalSnowflake
+    destination: Destination
+    settings: Settings
+    environment: dict[str, str]
+    folder: Path
+    supervisor: subprocess.Popen[bytes] | None = None
+    pipelines: dict[str, Database] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        """Everything that its supervisors have logged."""
+        return (self.folder / "supervisor.log").read_text()
+
+    def add(self, name: str, database: Database | None = None, **changes: Any) -> None:
+        """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
+        database = database or self.source
+        parts = conninfo.conninfo_to_dict(database.dsn)
+        source = {
+            "name": name,
+            "pg_host": parts["host"],
+            "pg_port": int(str(parts["port"])),
+            "pg_database": database.name,
+            "pg_username": parts["user"],
+            "pg_password": parts["password"],
+            "pg_tls_mode": "disable",
+            "publication_name": "p",
+        }
+        pipeline: dict[str, Any] = {
+            "name": name,
+            "status": "START",
+            "batch_max_size": 200,
+            "batch_max_fill_ms": 100,
+            "table_error_retry_delay_ms": 300,
+        }
+        for key, value in changes.items():
+            (source if key.startswith(("pg_", "publication")) else pipeline)[key] = value
+        with self.config.connect() as connection:
+            keyring = self.settings.keyring()
+            source_id = upsert(connection, keyring, "sources", **source)
+            destination_id = self._destination(connection)
+            upsert(connection, keyring, "pipelines", source_id=source_id, destination_id=destination_id, **pipeline)
+        self.pipelines[name] = database
+
+    def _destination(self, connection: psycopg.Connection[Any]) -> int:
+        there = self.destination
+        return upsert(
+            connection,
+            self.settings.keyring(),
+            "destinations",
+            name=there.name,
+            snowflake_account=there.account,
+            snowflake_user=there.user,
+            snowflake_database=there.database,
+            snowflake_schema=there.schema,
+            snowflake_private_key_path=there.private_key_path,
+            snowflake_host=there.host,
+            snowflake_apply_interval_seconds=0.5,
+            settings=there.settings,
+        )
+
+    def start(self, **environment: str) -> None:
+        """Start a supervisor (another one, if there was one)."""
+        with (self.folder / "supervisor.log").open("ab") as log:
+            self.supervisor = subprocess.Popen(
+                [sys.executable, "-m", "etl_supervisor.cli.main", "run"],
+                env={**self.environment, **environment},
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self) -> int:
+        """Drain; the exit code."""
+        assert self.supervisor is not None
+        self.supervisor.send_signal(signal.SIGTERM)
+        return self.supervisor.wait(WAIT_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor, and see its children go."""
+        assert self.supervisor is not None
+        children = self.children()
+        self.supervisor.kill()
+        self.supervisor.wait()
+        wait_for("the children to end", lambda: not any(_runs(pid) for pid in children.values()))
+
+    def children(self) -> dict[str, int]:
+        """Name (as `ps` shows it) -> pid of the supervisor's children."""
+        assert self.supervisor is not None
+        found = {}
+        pid = self.supervisor.pid
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+        return found
+
+    def ready(self, name: str, tables: int | None = None) -> None:
+        """Wait until all tables of a pipeline are READY."""
+
+        def all_ready() -> bool:
+            assert self.supervisor is not None
+            assert self.supervisor.poll() is None, self.log[-3000:]
+            phases = [state.phase for state in self.states(name).values()]
+            return len(phases) >= (tables or 1) and set(phases) == {Phase.READY}
+
+        wait_for(f"pipeline {name} to be ready", all_ready)
+
+    def states(self, name: str) -> dict[str, Any]:
+        """Table -> state of a pipeline."""
+        store = open_store(self.settings)
+        try:
+            return {table.name: state for table, state in store.tables(name, name).items()}
+        finally:
+            store.close()
+
+    def confirmed(self, name: str) -> int:
+        """The confirmed position of a source."""
+        store = open_store(self.settings)
+        try:
+            progress = store.progress(name)
+            return progress.confirmed if progress else 0
+        finally:
+            store.close()
+
+    def caught_up(self, name: str) -> None:
+        """Wait until everything committed so far is durable, confirmed and applied."""
+        ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
+        end = lsn.parse(text)
+        wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
+        wait_for(f"{name} to be applied", self._applied)
+
+    def _applied(self) -> bool:
+        schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
+        with sql_session(self.destination) as session, session.cursor() as cursor:
+            marks = cursor.execute(f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
+            return not any(
+                cursor.execute(f'SELECT COUNT(*) FROM {schema}."{table}" WHERE _ETL_COMMIT_LSN >= {at}').fetchone()[0]
+                for table, at in marks
+            )
+
+    def differences(self, name: str, **keys: tuple[str, ...]) -> list[Difference]:
+        """Compare tables (table=key columns) row by row, by psql's text and the connector."""
+        database = self.pipelines[name]
+        names = (self.destination.database, self.destination.schema, self.destination.landing_schema)
+        with sql_session(self.destination) as session:
+            return [
+                compare_table(database.server.psql_path, database.url, session, table, key, names)
+                for table, key in keys.items()
+            ]
+
+    def same(self, name: str, **keys: tuple[str, ...]) -> None:
+        """Assert that nothing differs and no position was landed twice."""
+        for difference in self.differences(name, **keys):
+            assert difference.total == 0, difference
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def deploy(
+    database: Database,
+    second_database: Database,
+    redis_url: str,
+    local_snowflake: LocalSnowflake,
+    tmp_path: Path,
+) -> Iterator[Deployment]:
+    local_snowflake.set(commit_delay_s=0, blackhole=False, faults=[])
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "DATABASE_URL": second_database.url,
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": SECRET_KEY,
+        "PIPELINE_POLL_INTERVAL_SECS": "1",
+        "SNOWFLAKE_ACTOR_POOL_SIZE": "2",
+        "METRICS_ADDR": f"127.0.0.1:{choose_port()}",
+        "ETL_FAILPOINTS_LOG": str(tmp_path / "failpoints.log"),
+    }
+    settings = load(tmp_path, environment)
+    migrate(settings)
+    made = Deployment(
+        second_database, database, local_snowflake, destination_in(local_snowflake), settings, environment, tmp_path
+    )
+    yield made
+    if made.supervisor is not None and made.supervisor.poll() is None:
+        made.kill()
