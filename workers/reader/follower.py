@@ -48,6 +48,7 @@ class Follower:
     state: TableState
     open: bool = False
     held: bool = False
+    reopening: bool = False  # a retry is under way: TableOpened or Failed ends it
     copying: bool = False
     applying: bool = False
     applied: int = 0
@@ -65,8 +66,10 @@ class Follower:
     # -- facts
 
     def opened(self, message: TableOpened) -> EtlError | None:
-        """The actor has it open. An error counter above the baseline means rows were rejected while nobody looked."""
-        self.open, self.retry_at, self.outages = True, None, 0
+        """The actor has it open; an Apply that its predecessor was asked for died with it. An error counter above the baseline
+        means rows were rejected while nobody looked."""
+        self.applying = False
+        self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
         self.applied = max(self.applied, message.applied)
         if message.errors > self.state.errors:
             return EtlError(
@@ -108,7 +111,7 @@ class Follower:
 
     def failed(self, message: Failed, now: float) -> EtlError:
         """The actor stopped the table; returns the error to report."""
-        self.open = self.applying = False
+        self.open = self.applying = self.reopening = False
         error = EtlError(message.kind, message.place or self.place, message.reason, message.remedy)
         self.trouble(error, now)
         return error
@@ -144,6 +147,8 @@ class Follower:
 
     def next_action(self, now: float, fence: int, *, short_of_memory: bool) -> Action | None:
         """What to do now; None when there is nothing to do. `fence`: everything of this table below is durable."""
+        if self.reopening:
+            return None
         if self.state.phase is Phase.ERRORED:
             return self._heal(now, short_of_memory)
         if self.retry_at is not None and now >= self.retry_at and not self.open and not self.held:

@@ -144,7 +144,7 @@ class Roster:
                     follower.applying = True
                     self._publisher.apply(follower.handle, fence)
                 case Action.REOPEN:
-                    follower.retry_at = None
+                    follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
                 case Action.HOLD:
                     follower.held = True
