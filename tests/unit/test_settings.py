@@ -1,0 +1,92 @@
+"""Settings: where they come from, and the one line that a wrong one gets."""
+
+import pytest
+
+from etl_supervisor.config.settings import describe, load
+from etl_supervisor.errors import EtlError
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def trouble(tmp_path, environment=None):
+    with pytest.raises(EtlError) as caught:
+        load(tmp_path, environment or {})
+    return caught.value.line
+
+
+def test_defaults_are_those_of_the_documentation(tmp_path):
+    settings = load(tmp_path, {})
+    assert settings.embedded
+    assert (settings.snowflake_actor_pool_size, settings.pipeline_poll_interval_secs) == (4, 5)
+    assert settings.metrics_addr == "[::]:9000"
+
+
+def test_the_real_environment_wins_over_env_file_over_yaml(tmp_path):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration/base.yaml").write_text(
+        "snowflake: {actor_pool_size: 2}\nlog: {level: debug}\nwarning_wal: 7\n"
+    )
+    (tmp_path / "configuration/dev.yaml").write_text("snowflake: {actor_pool_size: 3}\n")
+    (tmp_path / ".env").write_text("APP_ENV=dev\nDANGER_WAL=8\nPIPELINE_POLL_INTERVAL_SECS=9\n")
+    settings = load(tmp_path, {"PIPELINE_POLL_INTERVAL_SECS": "10"})
+    assert settings.snowflake_actor_pool_size == 3
+    assert (settings.log_level, settings.warning_wal, settings.danger_wal) == ("DEBUG", 7, 8)
+    assert settings.pipeline_poll_interval_secs == 10
+
+
+def test_sections_may_be_given_as_variables(tmp_path):
+    assert load(tmp_path, {"APP_SNOWFLAKE__ACTOR_POOL_SIZE": "6"}).snowflake_actor_pool_size == 6
+
+
+@pytest.mark.parametrize("url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+asyncpg://u:p@h/d"])
+def test_every_form_of_database_url_is_accepted(tmp_path, url):
+    assert load(tmp_path, {"DATABASE_URL": url}).config_dsn() == "postgresql://u:p@h/d"
+
+
+def test_a_database_in_parts(tmp_path):
+    settings = load(tmp_path, {"CONFIG_DB_HOST": "h", "CONFIG_DB_PASSWORD": "it's"})
+    assert settings.config_dsn() == "host='h' port='5432' dbname='etl_config' user='postgres' password='it\\'s'"
+
+
+def test_a_value_out_of_range_names_key_place_and_limits(tmp_path):
+    assert trouble(tmp_path, {"SNOWFLAKE_ACTOR_POOL_SIZE": "0"}) == (
+        "config at SNOWFLAKE_ACTOR_POOL_SIZE: Input should be greater than or equal to 1 (read from the environment)"
+        " (allowed: integer, 1 to 64)"
+    )
+
+
+def test_a_misspelt_key_in_the_env_file_is_refused_with_a_proposal(tmp_path):
+    (tmp_path / ".env").write_text("SNOWFLAKE_ACTOR_POOLSIZE=4\n")
+    line = trouble(tmp_path)
+    assert line.startswith("config at SNOWFLAKE_ACTOR_POOLSIZE: unknown setting in ")
+    assert line.endswith("(did you mean SNOWFLAKE_ACTOR_POOL_SIZE?)")
+
+
+def test_an_unknown_key_in_yaml_is_refused(tmp_path):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration/base.yaml").write_text("parrot: {colour: blue}\n")
+    assert trouble(tmp_path).startswith("config at PARROT_COLOUR: unknown setting in ")
+
+
+def test_foreign_variables_are_none_of_our_business(tmp_path):
+    (tmp_path / ".env").write_text("SOMEBODY_ELSES=1\n")
+    load(tmp_path, {"ANOTHER": "2"})
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
+def test_a_wrong_secret_is_never_repeated(tmp_path, name):
+    line = trouble(tmp_path, {name: "hunter2-geheim"})
+    assert "hunter2" not in line
+    assert line.startswith(f"config at {name}: ")
+
+
+def test_secrets_do_not_show_in_the_settings_text(tmp_path):
+    settings = load(tmp_path, {"SECRET_KEY": KEY, "DATABASE_URL": "postgresql://u:geheim@h/d"})
+    assert KEY not in repr(settings)
+    assert "geheim" not in repr(settings)
+
+
+def test_every_setting_is_documented():
+    for doc in describe():
+        assert doc.reason, doc.name
+        assert doc.allowed, doc.name
