@@ -1,0 +1,259 @@
+"""The apply block on a real connector: random histories, cut at random fences, equal what a plain model says."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import Column, Table, TableName
+from etl_supervisor.model.types import ValueKind, ValueType
+from tests.support.fix_local_snowflake import sql_session
+from workers.snowflake import ddl
+from workers.snowflake.apply import apply
+from workers.snowflake.identifiers import objects_of
+
+TEXT, INT = ValueType(ValueKind.TEXT), ValueType(ValueKind.INT32)
+TABLE = Table(
+    TableName("public", "things"),
+    1,
+    (
+        Column("k", INT, key=True),
+        Column("a", INT),
+        Column("big", TEXT, toastable=True),
+        Column("other", TEXT, toastable=True),
+    ),
+)
+
+
+def opening(destination: Destination, table: Table = TABLE, **changes: Any) -> OpenTable:
+    made = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", destination, table)
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def session(destination: Destination) -> Iterator[Any]:
+    with sql_session(destination) as connection:
+        yield connection
+
+
+@dataclass
+class History:
+    """Makes changes as PostgreSQL would: rows for the landing table, and the table as it is after each transaction."""
+
+    chance: random.Random
+    rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)
+    landed: list[tuple[Any, ...]] = field(default_factory=list)
+    lsn: int = 1000
+    number: int = 0
+
+    def transaction(self) -> int:
+        """A few changes and a commit; returns the end."""
+        commit = self.lsn + 500
+        for _ in range(self.chance.randint(1, 6)):
+            self.lsn += 10
+            self.change(commit)
+        self.lsn = commit + 50
+        return self.lsn
+
+    def land(
+        self, commit: int, index: int, op: str, row: tuple[Any, ...], unchanged: list[str], old: int | None
+    ) -> None:
+        self.landed.append(
+            (
+                op,
+                100,
+                commit,
+                self.lsn,
+                index,
+                json.dumps(unchanged) if unchanged else None,
+                None if old is None else json.dumps({"k": str(old)}),
+                *row,
+            )
+        )
+
+    def value(self) -> str | None:
+        self.number += 1
+        return self.chance.choice([None, f"v{self.number}", f"v{self.number}"])
+
+    def change(self, commit: int) -> None:
+        kind, keys = self.chance.random(), sorted(self.rows)
+        if kind < 0.03:
+            self.rows.clear()
+            self.land(commit, 0, "T", (None, None, None, None), [], None)
+        elif kind < 0.35 or not keys:
+            k = self.chance.choice([k for k in range(8) if k not in self.rows] or [None])
+            if k is not None:
+                self.rows[k] = (self.number, self.value(), self.value())
+                self.land(commit, 0, "I", (k, *self.rows[k]), [], None)
+        elif kind < 0.5:
+            k = self.chance.choice(keys)
+            del self.rows[k]
+            self.land(commit, 0, "D", (k, None, None, None), [], None)
+        else:
+            self.update(commit, self.chance.choice(keys), move=kind > 0.75)
+
+    def update(self, commit: int, k: int, *, move: bool) -> None:
+        a, big, other = self.rows.pop(k)
+        unchanged = [name for name in ("big", "other") if self.chance.random() < 0.5]
+        new = (a + 1, big if "big" in unchanged else self.value(), other if "other" in unchanged else self.value())
+        free = [n for n in range(8) if n not in self.rows and n != k]
+        target = self.chance.choice(free) if move and free else k
+        self.rows[target] = new
+        sent = (target, new[0], None if "big" in unchanged else new[1], None if "other" in unchanged else new[2])
+        if target != k:
+            self.land(commit, 0, "D", (k, None, None, None), [], None)
+            self.land(commit, 1, "I", sent, unchanged, k)
+        else:
+            self.land(commit, 0, "U", sent, unchanged, None)
+
+
+def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) -> None:
+    names = "_ETL_OP, _ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX, _ETL_UNCHANGED, _ETL_OLD_KEY, K, A, BIG, OTHER"
+    values = ", ".join("(" + ", ".join(_literal(value) for value in row) + ")" for row in rows)
+    with session.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {objects_of(destination, TABLE).landing_sql} ({names}) VALUES {values}")
+
+
+def _literal(value: Any) -> str:
+    return "NULL" if value is None else str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def target(session: Any, destination: Destination) -> dict[int, tuple[Any, ...]]:
+    with session.cursor() as cursor:
+        cursor.execute(f"SELECT K, A, BIG, OTHER FROM {objects_of(destination, TABLE).target_sql}")
+        return {int(k): (int(a), big, other) for k, a, big, other in cursor.fetchall()}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(6))
+def test_windows_of_any_size_give_what_the_source_has(session: Any, destination: Destination, seed: int) -> None:
+    history = History(random.Random(seed))
+    it = opening(destination)
+    mark = ddl.ensure(session, it)
+    for _ in range(8):
+        for _ in range(history.chance.randint(1, 12)):
+            fence = history.transaction()
+        if history.landed:
+            insert(session, destination, history.landed)
+            history.landed.clear()
+        mark = apply(session, it, mark, fence)
+        assert mark.applied == fence
+        assert target(session, destination) == history.rows
+
+
+def test_a_block_that_comes_twice_or_too_late_does_nothing(session: Any, destination: Destination) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it)
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    moved = apply(session, it, mark, 20)
+    with session.cursor() as cursor:
+        cursor.execute(f"UPDATE {objects_of(destination, TABLE).target_sql} SET A = 99")
+    assert apply(session, it, mark, 20) == moved
+    assert target(session, destination) == {1: (99, "x", None)}
+
+
+def test_blocks_at_the_same_moment_apply_once(destination: Destination, session: Any) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it)
+    insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(8)])
+    found = []
+
+    def run() -> None:
+        with sql_session(destination) as other:
+            found.append(apply(other, it, mark, 20).applied)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [20] * 4
+    assert len(target(session, destination)) == 8
+
+
+def test_an_older_readers_apply_is_refused(session: Any, destination: Destination) -> None:
+    mark = ddl.ensure(session, opening(destination))
+    newer = opening(destination, epoch=2)
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    apply(session, newer, mark, 15)
+    insert(session, destination, [("D", 100, 16, 1, 0, None, None, 1, None, None, None)])
+    current = replace(mark, applied=15)
+    assert apply(session, opening(destination, epoch=1), current, 20).applied == 15
+    assert target(session, destination) == {1: (1, "x", None)}
+
+
+def test_a_new_generation_replaces_the_target(session: Any, destination: Destination) -> None:
+    mark = ddl.ensure(session, opening(destination))
+    insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(5)])
+    apply(session, opening(destination), mark, 20)
+    later = opening(destination, generation=200)
+    mark = ddl.ensure(session, later)
+    assert (mark.generation, mark.applied) == (200, 0)
+    insert(session, destination, [("R", 200, 9, 1, n, None, None, n, 2, "y", None) for n in range(2)])
+    apply(session, later, mark, 10)
+    assert target(session, destination) == {0: (2, "y", None), 1: (2, "y", None)}
+
+
+def test_another_owner_of_the_same_landing_table_is_refused(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, opening(destination))
+    with pytest.raises(EtlError) as caught:
+        ddl.ensure(session, opening(destination, pipeline_id=2, pipeline="other"))
+    assert caught.value.line == (
+        "destination_setup at pipeline other, table public.things: LANDING_THINGS belongs to table public.things of pipeline pipe"
+        " (use another landing schema and schema for this pipeline)"
+    )
+
+
+def test_a_column_added_with_a_default_reaches_old_rows(session: Any, destination: Destination) -> None:
+    mark = ddl.ensure(session, opening(destination))
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    mark = apply(session, opening(destination), mark, 12)
+    insert(session, destination, [("I", 100, 13, 1, 0, None, None, 2, 1, "x", None)])
+    grown = replace(
+        TABLE, columns=(*TABLE.columns, Column("price", ValueType(ValueKind.NUMERIC, 10, 2), default="1.50")), version=1
+    )
+    it = opening(destination, table=grown)
+    ddl.ensure(session, it)
+    apply(session, it, mark, 20)
+    with session.cursor() as cursor:
+        rows = cursor.execute(f"SELECT K, PRICE FROM {objects_of(destination, TABLE).target_sql} ORDER BY K").fetchall()
+    assert [(int(k), str(price)) for k, price in rows] == [(1, "1.50"), (2, "1.50")]
+
+
+def test_a_type_that_can_be_widened_is_and_another_is_refused(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, opening(destination))
+    wide = replace(
+        TABLE, columns=(TABLE.columns[0], Column("a", ValueType(ValueKind.INT64)), *TABLE.columns[2:]), version=1
+    )
+    ddl.ensure(session, opening(destination, table=wide))
+    other = replace(
+        TABLE, columns=(TABLE.columns[0], Column("a", ValueType(ValueKind.DATE)), *TABLE.columns[2:]), version=2
+    )
+    with pytest.raises(EtlError, match=r"column a is NUMBER\(19,0\) in Snowflake and became DATE"):
+        ddl.ensure(session, opening(destination, table=other))
+
+
+def test_names_that_can_not_be_are_refused(session: Any, destination: Destination) -> None:
+    twice = replace(TABLE, columns=(*TABLE.columns, Column("BIG", TEXT)))
+    with pytest.raises(EtlError, match="columns big and BIG are both BIG in Snowflake"):
+        ddl.ensure(session, opening(destination, table=twice))
+    ours = replace(TABLE, columns=(*TABLE.columns, Column("_etl_op", TEXT)))
+    with pytest.raises(EtlError, match="which is the system's own"):
+        ddl.ensure(session, opening(destination, table=ours))
+
+
+def test_a_table_without_a_key_is_landed_only(session: Any, destination: Destination) -> None:
+    keyless = replace(TABLE, columns=tuple(replace(column, key=False) for column in TABLE.columns))
+    it = opening(destination, table=keyless)
+    with pytest.raises(EtlError) as caught:
+        apply(session, it, ddl.ensure(session, it), 10)
+    assert caught.value.kind is Kind.SCHEMA

@@ -1,0 +1,204 @@
+"""The local Snowflake, by the real connector and the real SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from etl_supervisor.embedded.snowflake import scripting
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
+from etl_supervisor.errors import EtlError
+from etl_supervisor.model.pipeline import Destination
+from tests.support.fix_deployment import wait_for
+from tests.support.fix_local_snowflake import destination_in, sql_session
+from workers.snowflake.identifiers import Objects
+from workers.snowflake.streaming import StreamingChannel
+
+COLUMNS = '"ID" NUMBER(19,0) NOT NULL, "S" VARCHAR, "F" FLOAT, "B" BINARY, "TZ" TIMESTAMP_TZ(6), "V" VARIANT, "N" NUMBER(12,2)'
+
+
+@pytest.fixture
+def landing(destination: Destination) -> Iterator[tuple[Destination, Objects, Any]]:
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ({COLUMNS})')
+        yield destination, Objects(destination.database, "PUBLIC", "PUBLIC", "T", "LANDING_T"), cursor
+
+
+def channel_in(destination: Destination, objects: Objects, name: str = "c", client: str = "one") -> StreamingChannel:
+    return StreamingChannel(destination, objects, name, f"{client}-{time.time_ns()}", lambda secret: "", Path())
+
+
+def append(channel: StreamingChannel, first: int, count: int, line: str = '{"ID":%d,"S":"x"}') -> str:
+    data = "".join(line % number + "\n" for number in range(first, first + count)).encode()
+    channel.append(pa.py_buffer(data), count, f"T{first:08d}", f"T{first + count - 1:08d}")
+    return f"T{first + count - 1:08d}"
+
+
+def committed(channel: StreamingChannel, token: str) -> None:
+    wait_for(f"token {token}", lambda: (channel.status().committed or "") >= token, 20)
+
+
+def count(cursor: Any, objects: Objects) -> int:
+    return int(cursor.execute(f"SELECT COUNT(*) FROM {objects.landing_sql}").fetchone()[0])
+
+
+def test_small_flushes_and_large_ones_arrive_with_their_token(landing: Any) -> None:
+    destination, objects, cursor = landing
+    channel = channel_in(destination, objects)
+    committed(channel, append(channel, 0, 10))
+    big = '{"ID":%d,"S":"' + "y" * 500 + '"}'
+    committed(channel, append(channel, 10, 20_000, big))
+    assert count(cursor, objects) == 20_010
+    channel.close(flush=True)
+
+
+def test_values_of_every_type_read_back(landing: Any) -> None:
+    destination, objects, cursor = landing
+    channel = channel_in(destination, objects)
+    line = '{"ID":%d,"S":"é\\"\\n","F":"NaN","B":"AP8=","TZ":"2024-01-31 08:00:00.500000+00:00","V":{"a":[1,2.50]},"N":"-0.05","X":1}'
+    committed(channel, append(channel, 1, 1, line))
+    row = cursor.execute(f"SELECT S, F, B, TO_CHAR(TZ), V, N FROM {objects.landing_sql}").fetchone()
+    assert (row[0], str(row[1]), bytes(row[2]), str(row[5])) == ('é"\n', "nan", b"\x00\xff", "-0.05")
+    assert row[3].startswith("2024-01-31 08:00:00.5")
+    assert '"a"' in row[4]
+    channel.close(flush=True)
+
+
+def test_a_row_that_does_not_fit_is_counted_and_skipped(landing: Any) -> None:
+    destination, objects, cursor = landing
+    channel = channel_in(destination, objects)
+    append(channel, 1, 1)
+    append(channel, 2, 1, '{"ID":%d,"N":"12345678901234"}')
+    append(channel, 3, 1, '{"ID":null,"S":"%d"}')
+    committed(channel, append(channel, 4, 1))
+    assert (count(cursor, objects), channel.status().errors) == (2, 2)
+    channel.close(flush=True)
+
+
+def test_a_newer_open_fences_the_older_owner(landing: Any) -> None:
+    destination, objects, cursor = landing
+    old = channel_in(destination, objects, client="old")
+    committed(old, append(old, 0, 5))
+    new = channel_in(destination, objects, client="new")
+    assert new.opened.committed == "T00000004"
+    with pytest.raises(Exception, match=r"INVALID|invalid state"):
+        wait_for("the old owner to notice", lambda: append(old, 5, 5) and not old.status().valid, 20)
+    committed(new, append(new, 5, 5))
+    assert count(cursor, objects) == 10
+    new.close(flush=True)
+
+
+def test_rows_are_seen_only_when_they_are_committed(landing: Any, local_snowflake: LocalSnowflake) -> None:
+    destination, objects, cursor = landing
+    local_snowflake.set(commit_delay_s=2.0)
+    channel = channel_in(destination, objects)
+    token = append(channel, 0, 3)
+    wait_for("rows to be pending", lambda: any(c["pending"] for c in local_snowflake.state()["channels"].values()), 10)
+    assert count(cursor, objects) == 0
+    assert channel.status().committed is None
+    committed(channel, token)
+    assert count(cursor, objects) == 3
+    channel.close(flush=True)
+
+
+def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
+    folder = tmp_path / "snowflake"
+    server = LocalSnowflake(folder).start()
+    destination = destination_in(server)
+    objects = Objects(destination.database, "PUBLIC", "PUBLIC", "T", "LANDING_T")
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ({COLUMNS})')
+    channel = channel_in(destination, objects)
+    token = append(channel, 0, 7)
+    committed(channel, token)
+    os.kill(server.pid, signal.SIGKILL)
+    wait_for("the server to end", lambda: not server.running)
+    with contextlib.suppress(Exception):  # whatever the SDK makes of a server that is gone
+        channel.close(flush=False)
+    with LocalSnowflake(folder) as again, sql_session(destination) as session, session.cursor() as cursor:
+        assert again.host == destination.host, "the port stays"
+        reopened = channel_in(destination, objects)
+        assert reopened.opened.committed == token
+        assert count(cursor, objects) == 7
+        reopened.close(flush=False)
+
+
+def test_two_servers_on_one_directory_are_one_too_many(local_snowflake: LocalSnowflake) -> None:
+    with pytest.raises(EtlError, match=r"^embedded at local Snowflake: "):
+        LocalSnowflake(local_snowflake.data_dir).start()
+
+
+@pytest.mark.parametrize(
+    ("statement", "row"),
+    [
+        ("SELECT 12345678901234567890123456789012345678::NUMBER(38,0)", 12345678901234567890123456789012345678),
+        ("SELECT IFF(1 = 1, 'a', 'b')", "a"),
+        ("SELECT COUNT_IF(x > 1) FROM (VALUES (1), (2), (3)) v (x)", 2),
+        ("WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 5) SELECT MAX(n) FROM r", 5),
+        ("SELECT x FROM (VALUES (1), (2)) v (x) QUALIFY ROW_NUMBER() OVER (ORDER BY x DESC) = 1", 2),
+        ("SELECT NULL::TIMESTAMP_TZ", None),
+        ("ALTER SESSION SET QUERY_TAG = 'x'", "Statement executed successfully."),
+        ("USE WAREHOUSE any_name", "Statement executed successfully."),
+        ("BEGIN RETURN 1 + 1; END;", "2"),
+        (
+            "EXECUTE IMMEDIATE $$ BEGIN LET x := 5; IF (x > 3) THEN RETURN 'more'; ELSE RETURN 'less'; END IF; END; $$",
+            "more",
+        ),
+    ],
+)
+def test_statements_that_the_product_and_people_use(landing: Any, statement: str, row: Any) -> None:
+    found = landing[2].execute(statement).fetchone()[0]
+    assert found == row
+
+
+def test_an_error_has_a_number_and_comes_at_once(landing: Any) -> None:
+    started = time.monotonic()
+    for statement, number in (("SELECT * FROM nowhere", 2003), ("SELEKT 1", 1003)):
+        with pytest.raises(Exception) as caught:
+            landing[2].execute(statement)
+        assert caught.value.errno == number
+    assert time.monotonic() - started < 5
+
+
+def test_a_block_that_fails_rolls_back_and_raises(landing: Any) -> None:
+    _, objects, cursor = landing
+    block = (
+        f"EXECUTE IMMEDIATE $$\nBEGIN\n  BEGIN TRANSACTION;\n  INSERT INTO {objects.landing_sql} (ID) VALUES (1);\n"
+        "  SELECT * FROM nowhere;\n  COMMIT;\nEXCEPTION\n  WHEN OTHER THEN\n    ROLLBACK;\n    RAISE;\nEND;\n$$"
+    )
+    with pytest.raises(Exception) as caught:
+        cursor.execute(block)
+    assert caught.value.errno == 2003
+    assert count(cursor, objects) == 0
+
+
+def test_structure_inside_strings_is_no_structure() -> None:
+    seen = []
+
+    def execute(sql: str) -> tuple[list[tuple[Any, ...]], int]:
+        seen.append(sql)
+        return [(7,)], 3
+
+    text = """BEGIN
+      -- a comment; with END IF;
+      UPDATE t SET a = 'x; END IF; BEGIN', "b;c" = $$ RETURN 1; $$ WHERE 1 = 1;
+      IF (SQLROWCOUNT <> 3) THEN RETURN 'no'; ELSEIF (1 = 1) THEN BEGIN TRANSACTION; COMMIT; END IF;
+      RETURN 'done';
+    END;"""
+    assert scripting.run(text, execute) == 7
+    assert seen[0].startswith("UPDATE t SET a = 'x; END IF; BEGIN'")
+    assert "SELECT (3 <> 3)" in seen[1]
+
+
+@pytest.mark.parametrize("text", ["BEGIN SELECT 1;", "SELECT 1; END;", "BEGIN END; SELECT 1", ""])
+def test_a_block_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises((scripting.ScriptError, IndexError)):
+        scripting.run(text, lambda sql: ([], 0))
