@@ -40,7 +40,7 @@ check: lint ## lint, then the tests that take seconds (unit, property, architect
 lint: .installed-dev ## format check, lint, types, borders between packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy etl_supervisor workers migrations tests
+	@$(BIN)/mypy etl_supervisor workers migrations
 	@$(BIN)/lint-imports
 
 .PHONY: format

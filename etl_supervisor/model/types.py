@@ -17,7 +17,7 @@ The reader maps PostgreSQL types to a `ValueType` (workers/reader/pgtypes.py) an
 | UUID        | string                  | 36 characters |
 | JSON        | string                  | JSON text as PostgreSQL gave it |
 
-A value that the typed form can't hold (numeric NaN, infinite or out-of-range dates) is NULL in its column and kept as text in
+A value that the typed form can't hold (numeric NaN, infinite or out-of-range dates, JSON null) is NULL in its column and kept as text in
 `_etl_special`, a JSON object column name -> text; it is never lost silently.
 """
 

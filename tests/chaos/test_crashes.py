@@ -144,8 +144,9 @@ def test_a_cut_replication_connection_is_made_again(deploy: Deployment) -> None:
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
     assert proxy.cuts >= 3
-    proxy.close()
     assert deploy.stop() == 0
+    proxy.close()
+    assert "child_crashed" not in deploy.log
 
 
 def test_a_channel_that_breaks_is_opened_again_and_nothing_is_lost(deploy: Deployment) -> None:

@@ -57,12 +57,13 @@ def test_every_typed_kind_arrives_with_its_value(typed: Database) -> None:
     assert (first["arr"], first["_etl_special"], first["_etl_unchanged"]) == ("{1,2,NULL}", None, None)
     assert math.isnan(second["f"])
     assert (second["d"], second["n"], second["u"]) == (-math.inf, None, "Infinity")
-    assert (second["t"], second["bin"], second["day"], second["jb"]) == (None, b"", None, "null")
+    assert (second["t"], second["bin"], second["day"], second["jb"]) == (None, b"", None, None)
     assert json.loads(second["_etl_special"]) == {
         "n": "NaN",
         "day": "infinity",
         "ts": "-infinity",
         "tz": "0044-03-15 12:00:00+00 BC",
+        "jb": "null",
     }
     assert json.loads(third["_etl_special"]) == {"day": "10000-01-01"}
     assert (last["id"], last["t"], last["v"], last["n"]) == (2**63 - 1, "\\N", "a,b", Decimal("9999999999.99"))

@@ -1,7 +1,7 @@
 """PostgreSQL servers for tests: one of the newest version per test process, an old one where the machine has it.
 
 postgres      the embedded server, started once
-database      a fresh database in it, dropped afterwards with its slots; second_database is another one
+database      a fresh database in it, dropped afterwards with its slots; second_database and second_source are others
 postgres_old  a second server, of an older version, from the distribution; skipped where there is none
 old_database  a fresh database in that
 open_folder   a folder that the server's account can reach (pytest's tmp_path is closed to others)
@@ -82,6 +82,11 @@ def database(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 @pytest.fixture
 def second_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres)
+
+
+@pytest.fixture
+def second_source(postgres: EmbeddedPostgres) -> Iterator[Database]:
     yield from _fresh_database(postgres)
 
 

@@ -1,7 +1,7 @@
 """PostgreSQL's text -> typed Arrow arrays, by Arrow's kernels and numpy; the stream and the copy share it.
 
-`convert` gives the typed array and, if there are any, the flags of the values that the type can't hold (numeric NaN, dates that are infinite, BC or
-after the year 9999): they are NULL in the array and go as text into `_etl_special`.
+`convert` gives the typed array and, if there are any, the flags of the values that the type can't hold (numeric NaN, dates that are infinite,
+BC or after the year 9999, the JSON value null): they are NULL in the array and go as text into `_etl_special`.
 
 The sessions run with timezone UTC, datestyle ISO, bytea_output hex (see `stream.SESSION_OPTIONS`).
 """
@@ -56,6 +56,11 @@ def _numeric(text: pa.Array, to: pa.DataType) -> Converted:
     return _without(text, pc.equal(text, "NaN"), to)
 
 
+def _json(text: pa.Array, to: pa.DataType) -> Converted:
+    """The JSON value null: in Snowflake it could not be told from no value at all."""
+    return _without(text, pc.equal(pc.utf8_trim_whitespace(text), "null"), to)
+
+
 def _moment(text: pa.Array, to: pa.DataType) -> Converted:
     """Ordinary dates have a dash after four digits and no era; the rest (infinity, 44 BC, the year 10000) is special."""
     odd = pc.or_(
@@ -79,6 +84,7 @@ _TYPED: dict[ValueKind, Callable[[pa.Array, pa.DataType], Converted]] = {
     ValueKind.DATE: _moment,
     ValueKind.TIMESTAMP: _moment,
     ValueKind.TIMESTAMPTZ: _moment,
+    ValueKind.JSON: _json,
 }
 
 _NIBBLE = np.full(256, 255, dtype=np.uint8)

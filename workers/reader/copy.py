@@ -47,7 +47,7 @@ from workers.reader.csv import from_csv
 from workers.reader.publisher import Publisher
 from workers.reader.relations import table_of
 from workers.reader.roster import owner
-from workers.reader.stream import ReplicationStream, Slot, connect
+from workers.reader.stream import ReplicationStream, Slot, broken_off, connect
 
 CHUNK_BYTES = 4 << 20  # parsed and sent as one piece; a single row may be larger
 ROWS_PER_RANGE = 1 << 31  # row numbers are 32 bits in a position; a larger table goes on in the next range
@@ -69,6 +69,10 @@ def main(context: ChildContext) -> int:
         except EtlError as error:
             worker.note(error)
             raise
+        except psycopg.Error as error:
+            trouble = broken_off(error, context.spec.source)
+            worker.note(trouble)
+            raise trouble from None
     return Exit.OK
 
 

@@ -142,6 +142,7 @@ class Follower:
             self.held = True
         else:
             self.state = replace(self.state, attempts=max(0, min(self.state.attempts, self._attempts_max - 1)))
+            self.reopening = True
 
     # -- decisions
 

@@ -41,7 +41,7 @@ from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
-from workers.reader.stream import ReplicationStream, connect
+from workers.reader.stream import ReplicationStream, broken_off, connect
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
 CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
@@ -57,8 +57,11 @@ log = structlog.get_logger()
 def main(context: ChildContext) -> int:
     """Entry point of the reader process; returns the exit code."""
     assert context.spec is not None
-    with Reader(context) as reader:
-        return reader.run()
+    try:
+        with Reader(context) as reader:
+            return reader.run()
+    except psycopg.Error as error:
+        raise broken_off(error, context.spec.source) from None
 
 
 class Reader:
@@ -72,10 +75,10 @@ class Reader:
         self._parent: Connection = context.parent
         self._resources = contextlib.ExitStack()
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
-        self._draining = False
+        self._draining = self._more = False
         self._drain_until = float("inf")
         self._rows = 0
-        self._received = 0
+        self._received = self._wal_end = 0
         self._oldest_commit: float | None = None
         self._next_status = self._next_confirm = self._next_report = 0.0
 
@@ -167,9 +170,11 @@ class Reader:
         self._context.heartbeat.beat()
         self._wait()
         now = time.monotonic()
-        if not self._publisher.blocked and not self._draining:
+        if self._publisher.blocked:
+            self._stream.heard = now  # silence while we do not listen says nothing
+        elif not self._draining:
             self._read(now)
-        if self._batcher.full or now >= self._batcher.due_at() or (self._draining and not self._batcher.empty):
+        if now >= self._batcher.due_at() or (self._draining and not self._batcher.empty):
             self._seal()
         self._publisher.pump()
         self._roster.act(now)
@@ -210,8 +215,8 @@ class Reader:
             self._selector.modify(self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
-        if self._batcher.full:
-            return 0.0
+        if self._more and not self._publisher.blocked and not self._draining:
+            return 0.0  # libpq may hold frames that the socket does not tell of
         now = time.monotonic()
         due = min(self._batcher.due_at(), self._next_status, self._roster.due_at(), self._next_report)
         if self._frontier.durable > self._progress.confirmed:
@@ -219,18 +224,16 @@ class Reader:
         return min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, due - now))
 
     def _read(self, now: float) -> None:
-        """Take frames until the batch is full or none is there; a sealed batch makes room for the next."""
-        while not self._batcher.full:
-            frames = self._stream.read()
-            if not frames:
-                self._note_silence(now)
-                return
-            for frame in frames:
-                self._batcher.add(frame, now)
-                if self._batcher.full:
-                    self._seal()
-                    now = time.monotonic()
-                    self._context.heartbeat.beat()
+        """One read, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
+        frames = self._stream.read()
+        self._more = bool(frames)
+        if not frames:
+            self._note_silence(now)
+        for frame in frames:
+            self._batcher.add(frame, now)
+            if self._batcher.full:
+                self._seal()
+                self._context.heartbeat.beat()
 
     def _note_silence(self, now: float) -> None:
         silent = now - self._stream.heard
@@ -326,5 +329,3 @@ class Reader:
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)
         metrics.source_report(name, report, self._publisher.used_bytes)
-
-    _wal_end = 0

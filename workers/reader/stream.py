@@ -28,6 +28,7 @@ from etl_supervisor.model.pipeline import Source
 CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
 COMMAND_SECONDS_MAX = 30.0
 READ_FRAMES_MAX = 4_096  # frames taken per call, so that timers and mailboxes get their turn
+READ_BYTES_MAX = 8 << 20  # and bytes, so that wide rows do not pile up before memory is looked at
 TICK_SECONDS = 1.0  # how often a waiting command lets its caller beat
 APPLICATION_NAME = "etl-stream"
 EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix microseconds: PostgreSQL's epoch
@@ -95,6 +96,12 @@ def connection_trouble(error: Exception, source: Source) -> EtlError:
         return EtlError(Kind.SOURCE_SETUP, place, reason, "check pg_tls_mode and pg_tls_ca of the source")
     reason = f"{where} does not answer"
     return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, "check pg_host, pg_port and the network", transient=True)
+
+
+def broken_off(error: psycopg.Error, source: Source) -> EtlError:
+    """A connection that was made broke off in the middle of something."""
+    reason = f"the connection broke off: {error.diag.message_primary or type(error).__name__}"
+    return EtlError(Kind.STREAM, f"source {source.name}", reason, "it is made again by itself", transient=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +192,14 @@ class ReplicationStream:
 
     # -- the stream
 
-    def read(self, frames_max: int = READ_FRAMES_MAX) -> list[memoryview]:
-        """XLogData frames that have come, at most `frames_max`; empty when none is there. Keepalives are noted on the way."""
+    def read(self) -> list[memoryview]:
+        """XLogData frames that have come, at most READ_FRAMES_MAX; empty when none is there. Keepalives are noted on the way."""
         self._consume()
         frames: list[memoryview] = []
-        take = self._pg.get_copy_data
-        while len(frames) < frames_max:
+        take, room = self._pg.get_copy_data, READ_BYTES_MAX
+        while len(frames) < READ_FRAMES_MAX and room > 0:
             size, frame = take(1)
+            room -= size
             if size > 0:
                 if frame[0] == _XLOG_DATA:
                     frames.append(frame)

@@ -17,7 +17,7 @@ lives, a new one at each I or R. The I of a key change continues the life that i
     row        U k=1       D k=1    I k=2 ←1     U k=2            D k=2 …
     life       (1, 0)      (1, 0)   (2, 1)       (2, 1)           chain: (2, 1) → (1, 0), whose root is the target's row k=1
 
-`_ETL_SPECIAL` is always the latest row's: only types of a fixed size have special values, and those are never left out by TOAST.
+`_ETL_SPECIAL` is always the latest row's: special values are all small, and only large values are left out by TOAST.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Channel:
 
     def due(self, now: float) -> list[Pending]:
         """What is to be committed now, in order, as much as is committed at once."""
-        found, size = [], 0
+        found: list[Pending] = []
+        size = 0
         for item in self.pending:
             if item.due > now or (found and size + len(item.lines) > COMMIT_BYTES_MAX):
                 break
