@@ -2,8 +2,10 @@
 
 main       the commands
 start      a supervisor in this process: metrics directory, logs, exit code
-run        `run`: with the configured parts, or with embedded ones and the demo shop
+run        `run` without a config database: embedded parts and the demo shop
 demo       `demo`: everything, time-boxed, with kills, compared at the end
+query      `sql`: one statement at the configured Snowflake
+running    where the embedded parts of a directory are, for a second terminal
 compare    source against target, row by row, by readers that are not ours
 status     `status`: pipelines, tables, states, lag
 """

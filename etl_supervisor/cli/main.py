@@ -27,9 +27,14 @@ console = Console()
 @app.command()
 def run() -> None:
     """Run the supervisor. Without DATABASE_URL it brings PostgreSQL, Valkey and a local Snowflake of its own, and a demo shop."""
-    from etl_supervisor.cli.run import run as run_supervisor
+    settings = load()
+    if settings.embedded:
+        from etl_supervisor.cli.run import run_embedded
 
-    raise typer.Exit(run_supervisor(load()))
+        raise typer.Exit(run_embedded(settings))
+    from etl_supervisor.cli.start import supervise  # the parent stays light: no database driver, nothing embedded
+
+    raise typer.Exit(supervise(settings))
 
 
 @app.command()

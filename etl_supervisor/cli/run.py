@@ -1,4 +1,4 @@
-"""`run`: the supervisor, with the configured parts, or with embedded ones and a demo shop whose data lives on."""
+"""`run` on a machine that has nothing: the supervisor with embedded parts, and a demo shop whose data lives on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,8 @@ APPLY_SECONDS = 2.0
 console = Console(stderr=True)
 
 
-def run(settings: Settings) -> Exit:
-    """The supervisor in the foreground."""
-    return _embedded(settings) if settings.embedded else supervise(settings)
-
-
-def _embedded(settings: Settings) -> Exit:
+def run_embedded(settings: Settings) -> Exit:
+    """The supervisor in the foreground, with everything it needs beside it."""
     console.print("[bold]No DATABASE_URL: starting PostgreSQL, Valkey and a local Snowflake of our own.[/]")
     with EmbeddedStack(Path(settings.directory, settings.data_directory)) as stack:
         ours = with_stack(settings, stack)

@@ -355,7 +355,10 @@ class Supervisor:
         for child in self._children():
             child.signal(signal.SIGKILL)
             child.reap()
-        self._inbox.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # we are ending: one more signal must not cut that short
+        signal.set_wakeup_fd(-1)
+        self._inbox.close_in_child()
         self._selector.close()
         for listener in self._listeners:
             listener.close()

@@ -1,0 +1,95 @@
+"""The promise of a state store, kept by Redis and by PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from etl_supervisor.config.settings import load
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.progress import Progress, SourceReport
+from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.state.postgres import PostgresStore
+from etl_supervisor.state.redis import RedisStore
+from etl_supervisor.state.store import StateStore
+from tests.support.fix_postgres import Database
+
+PROGRESS = Progress("7300000000000000000", 1, "etl_stream_1", 100, 1_700_000_000, 2**40)
+STATE = TableState(TableName("public", 'odd "name: x'), 16_384, 1_700_000_000)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def store(request: pytest.FixtureRequest, database: Database, redis_url: str, tmp_path) -> Iterator[StateStore]:
+    if request.param == "redis":
+        made: StateStore = RedisStore(redis_url)
+    else:
+        migrate(load(tmp_path, {"DATABASE_URL": database.url}), "etl")
+        made = PostgresStore(database.dsn)
+    yield made
+    made.close()
+
+
+def test_nothing_is_known_of_a_new_source(store: StateStore) -> None:
+    assert store.progress("shop") is None
+    assert store.report("shop") is None
+    assert store.tables("shop", "pipe") == {}
+
+
+def test_what_was_written_is_read_back(store: StateStore) -> None:
+    epoch = store.next_epoch("shop")
+    store.save_progress("shop", PROGRESS, epoch)
+    assert store.progress("shop") == PROGRESS
+    state = STATE.to(Phase.DATASYNC).to(Phase.FINISHEDCOPY, copy_lsn=5, rows_copied=7)
+    store.save_table("shop", "pipe", state)
+    assert store.tables("shop", "pipe") == {state.table: state}
+    report = SourceReport("streaming", 1, 2, 3, 4, 5, 0.5, 6, "", 7.0)
+    store.save_report("shop", report)
+    assert store.report("shop") == report
+
+
+def test_epochs_rise_and_an_older_one_is_refused(store: StateStore) -> None:
+    first, second = store.next_epoch("shop"), store.next_epoch("shop")
+    assert second == first + 1
+    store.save_progress("shop", PROGRESS, second)
+    with pytest.raises(EtlError, match="another reader has taken the source over") as caught:
+        store.save_progress("shop", replace(PROGRESS, confirmed=1), first)
+    assert not caught.value.transient
+    assert store.progress("shop") == PROGRESS
+
+
+def test_sources_and_pipelines_whose_names_look_alike_do_not_meet(store: StateStore) -> None:
+    for source, pipeline in (("a", "b:c"), ("a:b", "c"), ("a", "b")):
+        store.save_table(source, pipeline, replace(STATE, trouble=f"{source}|{pipeline}"))
+    for source, pipeline in (("a", "b:c"), ("a:b", "c"), ("a", "b")):
+        (state,) = store.tables(source, pipeline).values()
+        assert state.trouble == f"{source}|{pipeline}"
+
+
+def test_forgetting_a_source_leaves_its_epoch_and_the_others(store: StateStore) -> None:
+    for source in ("shop", "shop2"):
+        epoch = store.next_epoch(source)
+        store.save_progress(source, PROGRESS, epoch)
+        store.save_table(source, "pipe", STATE)
+    store.forget("shop")
+    assert store.progress("shop") is None
+    assert store.tables("shop", "pipe") == {}
+    assert store.next_epoch("shop") == 2
+    assert store.progress("shop2") == PROGRESS
+
+
+def test_a_server_that_is_not_there_is_one_transient_line() -> None:
+    for gone in (RedisStore("redis://:geheim@127.0.0.1:1/0"), PostgresStore("postgresql://u:geheim@127.0.0.1:1/d")):
+        with pytest.raises(EtlError) as caught:
+            gone.progress("shop")
+        assert (caught.value.kind, caught.value.transient) == (Kind.STATE_STORE, True)
+        assert "geheim" not in caught.value.line
+
+
+def test_a_wrong_redis_password_needs_a_person(redis_url: str) -> None:
+    wrong = RedisStore(redis_url.replace("redis://:", "redis://:x"))
+    with pytest.raises(EtlError, match=r"^config at Redis: the server refuses the password"):
+        wrong.progress("shop")

@@ -1,0 +1,81 @@
+"""What is written is what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etl_supervisor.config.settings import describe
+from etl_supervisor.errors import Kind
+from etl_supervisor.exits import Exit, code_of
+from etl_supervisor.policy import directive
+
+ROOT = Path(__file__).parents[2]
+
+
+def doc(name):
+    return (ROOT / "docs" / name).read_text()
+
+
+def test_every_setting_is_in_the_configuration_page_with_default_and_limits():
+    text = doc("configuration.md")
+    for setting in describe():
+        default = f"`{setting.default}`" if setting.default else "-"
+        assert f"| `{setting.name}` | {default} | {setting.allowed} | {setting.reason} |" in text
+    assert text.count("\n| `") == len(describe())
+
+
+def test_every_kind_of_error_is_listed_with_what_happens():
+    text = doc("errors.md")
+    for kind in Kind:
+        assert re.search(
+            rf"^\| `{kind}` \| .+ \| {directive(kind).name.lower()} \| {code_of(kind).value} \|$", text, re.MULTILINE
+        )
+
+
+def test_every_exit_code_is_listed():
+    for code in Exit:
+        assert f"| {code.value} | {code.name} |" in doc("operations.md")
+
+
+def test_every_metric_is_listed(tmp_path):
+    program = (
+        "from etl_supervisor.monitor import metrics as m\n"
+        "for n, o in vars(m).items():\n"
+        "    if n.isupper() and hasattr(o, '_documentation'):\n"
+        "        print(o._name + ('_total' if o._type == 'counter' else ''), o._type, o._documentation, sep='|')\n"
+        "for f in m.SupervisedCollector().collect(): print(f.name, f.type, f.documentation, sep='|')\n"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 15
+    for line in lines:
+        name, kind, meaning = line.split("|")
+        assert re.search(
+            rf"^\| `{name}` \| {kind} \| .* \| {re.escape(meaning)} \|$", doc("metrics.md"), re.MULTILINE
+        ), name
+    assert doc("metrics.md").count("\n| `") == len(lines)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_requirement_has_its_reason():
+    text = doc("dependencies.md")
+    setup = (ROOT / "setup.cfg").read_text()
+    for section in re.findall(r"install_requires =\n((?:    .*\n)+)", setup):
+        for line in section.splitlines():
+            assert re.split(r"[\[>=<]", line.strip())[0] in text, line
+
+
+def test_both_snowflake_packages_work_together_in_either_order():
+    one, other = "snowflake.ingest.simple_ingest_manager", "snowflake.ingest.streaming"
+    for first, second in ((one, other), (other, one)):
+        subprocess.run([sys.executable, "-W", "ignore", "-c", f"import {first}; import {second}"], check=True)
