@@ -26,6 +26,7 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("_etl_special", pa.string()),  # JSON object: column -> text of a value its type can't hold
 )
 
+_KIND = b"kind"
 _ARROW = {
     ValueKind.BOOLEAN: pa.bool_(),
     ValueKind.INT16: pa.int16(),
@@ -51,9 +52,18 @@ def arrow_type(value: ValueType) -> pa.DataType:
 
 
 def change_log_schema(table: Table) -> pa.Schema:
-    """The schema of every segment of `table` in this version of its shape."""
-    columns = [pa.field(column.name, arrow_type(column.type)) for column in table.columns]
+    """The schema of every segment of `table` in this version of its shape; each field tells its kind of value (`kind_of`)."""
+    columns = [
+        pa.field(column.name, arrow_type(column.type), metadata={_KIND: column.type.kind.value})
+        for column in table.columns
+    ]
     return pa.schema([*META_FIELDS, *columns])
+
+
+def kind_of(field: pa.Field) -> ValueKind:
+    """The kind of value of a change-log field; meta fields are texts and numbers."""
+    metadata = field.metadata or {}
+    return ValueKind(metadata[_KIND].decode()) if _KIND in metadata else ValueKind.TEXT
 
 
 def ipc_size(batch: pa.RecordBatch) -> int:

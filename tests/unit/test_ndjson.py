@@ -71,3 +71,15 @@ def test_every_line_reads_back_as_its_row(rows):
             assert (None if found["F"] is None else float(found["F"])) == row["f"]
         else:
             assert found["F"] == ("NaN" if math.isnan(row["f"]) else "inf" if row["f"] > 0 else "-inf")
+
+
+def test_rows_of_an_older_shape_take_the_defaults_of_later_columns():
+    old = Table(TABLE.name, 1, TABLE.columns[:1])
+    added = (
+        Column("price", ValueType(ValueKind.NUMERIC, 5, 2), default="1.50"),
+        Column("b", ValueType(ValueKind.BYTES), default="\\xff00"),
+    )
+    batch = pa.RecordBatch.from_pylist([{**META, "flag": True}], schema=change_log_schema(old))
+    (line,) = encode(batch, Table(TABLE.name, 1, (*old.columns, *added), 1), 7, "now").to_pybytes().splitlines()
+    found = json.loads(line)
+    assert (found["FLAG"], found["PRICE"], base64.b64decode(found["B"])) == (True, "1.50", b"\xff\x00")

@@ -25,6 +25,7 @@ from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 
 DESTINATION_WIDE = frozenset({Kind.DESTINATION_UNREACHABLE, Kind.DESTINATION_AUTH})
+COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
 DESTINATION_RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
 
 
@@ -107,7 +108,7 @@ class Follower:
         else:
             trouble = found.trouble if found is not None else ""
             self.state = replace(self.state, attempts=self.state.attempts + 1, trouble=trouble)
-            self.retry_at = now + self._delay()
+            self.retry_at = now + min(COPY_RETRY_SECONDS_MAX, self._delay() * 2 ** min(self.state.attempts - 1, 10))
 
     def failed(self, message: Failed, now: float) -> EtlError:
         """The actor stopped the table; returns the error to report."""

@@ -103,7 +103,13 @@ class Reader:
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
         known = self._store.progress(source.name)
         self._progress = sources.starting_point(self._catalog, self._stream, source, known, beat)
+        # Who streams the slot has the source: only then is an older reader's epoch passed.
+        publications = sources.publications_of(source)
+        self._stream.start(self._progress.slot, self._progress.confirmed, publications)
         self._epoch = self._store.next_epoch(source.name)
+        latest = self._store.progress(source.name)  # an older reader may have confirmed until just now
+        if latest is not None and latest.confirmed > self._progress.confirmed:
+            self._progress = latest
         self._store.save_progress(source.name, self._progress, self._epoch)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
@@ -119,12 +125,10 @@ class Reader:
         self._decoder = Decoder(self._relations)
         self._batcher = self._new_batcher()
         self._publisher.connect()
-        publications = sources.publications_of(source)
         for oid, _ in published_tables(self._catalog, publications):
             found = read_catalog(self._catalog, oid)
             if found is not None:
                 self._roster.learn(table_of(found))
-        self._stream.start(self._progress.slot, self._progress.confirmed, publications)
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed

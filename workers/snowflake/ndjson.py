@@ -10,13 +10,15 @@ become spaces.
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_supervisor.ipc import jsontext
-from etl_supervisor.ipc.arrow import META_FIELDS
+from etl_supervisor.ipc.arrow import kind_of
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.types import ValueKind
@@ -25,13 +27,30 @@ _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 
 def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> pa.Buffer:
-    """The lines of a batch (schema: `ipc.arrow.change_log_schema(table)`), each ended by a newline."""
+    """The lines of a change-log batch, each ended by a newline.
+
+    The batch may be of an older shape than `table` (it was sent again by a publisher that is ahead): columns that it does not have yet take their
+    default, which is what such rows hold in PostgreSQL.
+    """
     line = _Line(f'{{"_ETL_GENERATION":{generation},"_ETL_LOADED_AT":"{loaded_at}"')
-    for field, array in zip(META_FIELDS, batch.columns, strict=False):
-        line.add(field.name.upper(), array, ValueKind.TEXT)
-    for column, array in zip(table.columns, batch.columns[len(META_FIELDS) :], strict=True):
-        line.add(names.column(column.name), array, column.type.kind)
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        line.add(names.column(field.name), array, kind_of(field))
+    present = set(batch.schema.names)
+    for column in table.columns:
+        if column.name not in present and column.default is not None:
+            line.add_constant(names.column(column.name), _constant(column.default, column.type.kind))
     return line.end()
+
+
+def _constant(text: str, kind: ValueKind) -> str:
+    """A default (PostgreSQL's text of it) as JSON."""
+    if kind is ValueKind.BOOLEAN:
+        return "true" if text in ("t", "true") else "false"
+    if kind is ValueKind.JSON:
+        return text
+    if kind is ValueKind.BYTES:
+        return orjson.dumps(base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()).decode()
+    return orjson.dumps(text).decode()
 
 
 class _Line:
@@ -52,6 +71,10 @@ class _Line:
             text, before, after = pc.binary_join_element_wise(before, text, after, ""), "", ""
         self._pieces += [self._literal + before, text]
         self._literal = after
+
+    def add_constant(self, name: str, value: str) -> None:
+        """The same member in every line; `value` is JSON."""
+        self._literal += f",{orjson.dumps(name).decode()}:{value}"
 
     def end(self) -> pa.Buffer:
         """The bytes of all lines."""
