@@ -38,6 +38,7 @@ def run_embedded(settings: Settings) -> Exit:
         try:
             return supervise(ours, on_ready=lambda: _banner(ours, stack, rows))
         finally:
+            running.forget(stack.directory)
             customers.terminate()
             customers.join()
 

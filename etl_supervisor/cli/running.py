@@ -19,6 +19,11 @@ def write(directory: Path, environment: dict[str, str]) -> None:
     path.write_text(json.dumps(environment))
 
 
+def forget(directory: Path) -> None:
+    """Nothing runs here any more."""
+    (directory / FILE).unlink(missing_ok=True)
+
+
 def embedded_environment(settings: Settings) -> dict[str, str]:
     """What `run` wrote. EtlError(CONFIG) when nothing is configured and nothing was started."""
     path = Path(settings.directory, settings.data_directory, FILE)

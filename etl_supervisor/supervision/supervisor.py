@@ -264,7 +264,7 @@ class Supervisor:
         self._page.give_back(child.heartbeat)
         post = self._posts[child.spec.name]
         now = time.monotonic()
-        expected = child.stopping or self._draining
+        expected = child.stopping or self._draining or not child.spec.permanent
         event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
         event("child_ended", child=child.spec.name, pid=child.pid, code=code)
         if child.spec.kind is ChildKind.MONITOR:
