@@ -77,15 +77,24 @@ class Settings(BaseModel):
     heartbeat_timeout_seconds: float = Field(
         60, ge=2, le=3600, description="A child silent for longer is killed and started again"
     )
-    wal_monitor_enabled: bool = Field(True, description="Measure each slot's retained WAL")
-    wal_monitor_interval_seconds: int = Field(300, ge=1, le=86400, description="Seconds between measurements")
-    wal_monitor_timeout_seconds: int = Field(30, ge=1, le=3600, description="Time limit of one measurement")
-    wal_monitor_max_retries: int = Field(3, ge=0, le=100, description="Tries of one measurement")
-    warning_wal: int = Field(3000, ge=1, description="Retained WAL that warns, MB")
-    danger_wal: int = Field(6000, ge=1, description="Retained WAL that is dangerous, MB")
-    alert_wal_url: SecretStr | None = Field(None, description="Webhook for WAL alerts")
+    wal_monitor_enabled: bool = Field(True, description="WAL monitor (comes with it): Measure each slot's retained WAL")
+    wal_monitor_interval_seconds: int = Field(
+        300, ge=1, le=86400, description="WAL monitor (comes with it): Seconds between measurements"
+    )
+    wal_monitor_timeout_seconds: int = Field(
+        30, ge=1, le=3600, description="WAL monitor (comes with it): Time limit of one measurement"
+    )
+    wal_monitor_max_retries: int = Field(
+        3, ge=0, le=100, description="WAL monitor (comes with it): Tries of one measurement"
+    )
+    warning_wal: int = Field(3000, ge=1, description="WAL monitor (comes with it): Retained WAL that warns, MB")
+    danger_wal: int = Field(6000, ge=1, description="WAL monitor (comes with it): Retained WAL that is dangerous, MB")
+    alert_wal_url: SecretStr | None = Field(None, description="WAL monitor (comes with it): Webhook for WAL alerts")
     time_check_notification: int = Field(
-        10, ge=0, le=10080, description="Minutes that a state must last before it is alerted"
+        10,
+        ge=0,
+        le=10080,
+        description="WAL monitor (comes with it): Minutes that a state must last before it is alerted",
     )
     secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest; at least 32 characters")
     secret_key_old: SecretStr | None = Field(None, description="The SECRET_KEY before, while it is changed")
@@ -97,10 +106,14 @@ class Settings(BaseModel):
         "INFO", description="Lines below it are not written"
     )
     log_file: str | None = Field(None, description="Also log into this file, turned over by size; relative to the .env")
-    db_pool_size: int = Field(20, ge=1, le=1000, description="API: connections kept to the config database")
-    db_max_overflow: int = Field(10, ge=0, le=1000, description="API: connections beyond the pool")
-    db_pool_timeout: int = Field(30, ge=1, le=3600, description="API: seconds to wait for a connection")
-    db_pool_recycle: int = Field(3600, ge=1, le=86400, description="API: seconds after which a connection is made anew")
+    db_pool_size: int = Field(
+        20, ge=1, le=1000, description="API (comes with it): connections kept to the config database"
+    )
+    db_max_overflow: int = Field(10, ge=0, le=1000, description="API (comes with it): connections beyond the pool")
+    db_pool_timeout: int = Field(30, ge=1, le=3600, description="API (comes with it): seconds to wait for a connection")
+    db_pool_recycle: int = Field(
+        3600, ge=1, le=86400, description="API (comes with it): seconds after which a connection is made anew"
+    )
     data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
     directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
 

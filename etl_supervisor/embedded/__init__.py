@@ -7,5 +7,6 @@ pg_programs  where PostgreSQL's programs are
 postgres     the embedded PostgreSQL
 valkey       the embedded Valkey (Redis)
 snowflake    the local Snowflake
+stack        all of them together, and a pipeline between them
 shop         the demo's sources: a shop with live changes, and an inventory that joins later
 """

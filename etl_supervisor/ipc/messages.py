@@ -49,7 +49,7 @@ class OpenTable:
     """Make `table` ready for segments in `channel`, create or alter what is missing in Snowflake.
 
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
-    an older reader. A copy opens the table with a channel of its own and `applies` False.
+    an older reader. A copy opens the table with a channel of its own.
     """
 
     handle: int
@@ -61,7 +61,6 @@ class OpenTable:
     channel: str
     destination: Destination
     table: Table
-    applies: bool = True
 
 
 @dataclass(frozen=True, slots=True)

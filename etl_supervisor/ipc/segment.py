@@ -28,7 +28,6 @@ from etl_supervisor.ipc import arrow
 from etl_supervisor.ipc.messages import OVERSIZE_SLOT, Segment
 
 SLOT_BYTES = 64 << 10  # fits a small table's share of a batch; 256 MiB are 4,096 slots
-SLAB_MB_MIN = 4
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 

@@ -5,8 +5,6 @@ Everywhere in this program an LSN is a plain int; this module is the only place 
 
 from __future__ import annotations
 
-MAX = 2**64 - 1
-
 
 def parse(text: str) -> int:
     """`16/B374D848` -> int. Raises ValueError for anything else."""

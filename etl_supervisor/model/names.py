@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from etl_supervisor.model.table import TableName
 
-SLOT_NAME_LENGTH_MAX = 63  # NAMEDATALEN - 1
 WATERMARK_TABLE = "_ETL_WATERMARK"
 LANDING_PREFIX = "LANDING_"
 META_PREFIX = "_ETL_"

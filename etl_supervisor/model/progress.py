@@ -15,16 +15,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the state store keeps of a source. LSNs are ints.
-
-    `slot_created` tells apart the slot we know from one made again under its name by somebody else: it is the consistent
-    point at which our slot was created.
-    """
+    """What the state store keeps of a source. LSNs are ints."""
 
     system_identifier: str
     timeline: int
     slot: str
-    slot_created: int
     generation: int
     confirmed: int
 

@@ -39,7 +39,7 @@ Event = MutableMapping[str, Any]
 def configure(settings: Settings, *, process: str) -> None:
     """Set up this process's logs. Call once, after the fork."""
     pretty = sys.stderr.isatty()
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    level = logging.DEBUG if settings.debug else logging.getLevelNamesMapping()[settings.log_level]
     outputs: list[Any] = [_Terminal() if pretty else _Stream(2)]
     if settings.log_file:
         outputs.append(_File(Path(settings.directory, settings.log_file)))

@@ -72,12 +72,6 @@ APPLY_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
-STATE_STORE_SECONDS = Histogram(
-    "etl_state_store_seconds",
-    "Duration of a state store operation",
-    ["operation"],
-    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
-)
 
 _last: dict[str, tuple[float, int]] = {}
 

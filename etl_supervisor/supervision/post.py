@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from etl_supervisor.exits import Exit
+from etl_supervisor.exits import code_of
 from etl_supervisor.ipc.messages import ChildStatus
+from etl_supervisor.policy import DIRECTIVES, Directive
 from etl_supervisor.supervision.breaker import Breaker, State
 from etl_supervisor.supervision.intensity import Intensity
 from etl_supervisor.supervision.spawn import Child
 from etl_supervisor.supervision.spec import ChildSpec
 
-NEEDS_A_PERSON = frozenset({Exit.CONFIG, Exit.REFUSED})  # starting again at once can't help
+# Exit codes after which starting again at once can't help.
+NEEDS_A_PERSON = frozenset(code_of(kind) for kind, what in DIRECTIVES.items() if what is Directive.PERSON)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from etl_supervisor.state.redis import RedisStore
 from etl_supervisor.state.store import StateStore
 from tests.support.fix_postgres import Database
 
-PROGRESS = Progress("7300000000000000000", 1, "etl_stream_1", 100, 1_700_000_000, 2**40)
+PROGRESS = Progress("7300000000000000000", 1, "etl_stream_1", 1_700_000_000, 2**40)
 STATE = TableState(TableName("public", 'odd "name: x'), 16_384, 1_700_000_000)
 
 

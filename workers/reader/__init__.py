@@ -1,0 +1,22 @@
+"""The reader of a source, and the workers of its first copies.
+
+process     the loop: frames in, segments out, positions confirmed
+stream      the replication connection, never blocking
+source      what must hold before a stream may start, and where it starts
+batcher     frames gather until a batch is full or old
+frame       the frames of a batch in one buffer, read by column of bytes
+pgoutput    frames -> tables' rows: transactions, ordinals, versions
+tuples      the tuples of changes, column by column
+rows        row frames as numbers, and the Arrow batch made of them
+columns     PostgreSQL's text -> typed Arrow arrays
+pgtypes     PostgreSQL types -> value types
+relations   Relation messages -> tables, by version
+catalog     what the catalog knows of a table
+batch       what the decoder makes of a batch
+roster      all tables of the source in all its pipelines
+follower    one table in one pipeline: what it needs now (pure)
+frontier    which positions are complete (pure)
+publisher   segments to the actors, kept until their rows are durable
+copy        the copy worker
+csv         rows of a copy -> change-log batches
+"""

@@ -238,7 +238,6 @@ class CopyWorker:
                 channel=names.copy_channel(self._pipeline.id, self._wanted.generation, slot.consistent_point),
                 destination=self._pipeline.destination,
                 table=table,
-                applies=False,
             )
         )
         return publisher

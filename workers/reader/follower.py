@@ -9,7 +9,7 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     READY          yes       an Apply each interval in which rows came
     ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
 
-A failure of the destination as a whole (unreachable, refused) is not the table's: it is tried again for ever, attempts are not counted, and its
+A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
 rows wait. Rows that Snowflake rejected are never retried: the channel's token is already past them, so that a new open would lose them.
 """
 
@@ -23,8 +23,8 @@ from etl_supervisor.ipc.messages import Failed, TableOpened
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.policy import Directive, directive
 
-DESTINATION_WIDE = frozenset({Kind.DESTINATION_UNREACHABLE, Kind.DESTINATION_AUTH})
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
 DESTINATION_RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
 
@@ -119,7 +119,7 @@ class Follower:
 
     def trouble(self, error: EtlError, now: float) -> None:
         """Note a failure and when to try again."""
-        if error.kind in DESTINATION_WIDE:
+        if directive(error.kind) is not Directive.TABLE:
             self.outages += 1
             self.retry_at = now + min(DESTINATION_RETRY_SECONDS_MAX, self._delay() * 2 ** min(self.outages - 1, 10))
             self.state = replace(self.state, trouble=error.line)

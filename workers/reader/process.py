@@ -245,6 +245,7 @@ class Reader:
             raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
         if self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction:
             self._frontier.idle(self._stream.wal_end)
+            self._received = max(self._received, self._stream.wal_end)
 
     def _seal(self) -> None:
         decoded = self._decoder.decode(self._batcher.seal())
@@ -277,6 +278,7 @@ class Reader:
         durable = self._frontier.durable
         if durable <= self._progress.confirmed:
             return
+        assert durable <= self._received, (durable, self._received)
         self._next_confirm = now + CONFIRM_SECONDS
         failpoint("reader.before_save")
         advanced = self._progress.advanced(durable)

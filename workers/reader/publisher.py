@@ -38,13 +38,11 @@ from etl_supervisor.ipc.messages import (
     TableClosed,
     ToActor,
     ToPublisher,
-    Welcome,
 )
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
 
 SEGMENT_BYTES_MAX = 4 << 20  # the SDK encodes an append in one go: a few MB keep its other channels moving
-RECONNECT_SECONDS = 0.2  # only after an address could not be reached at all, which means the parent is going away
 
 
 class Outlet(Enum):
@@ -91,7 +89,6 @@ class _Link:
 
     address: bytes
     connection: mailbox.Connection | None = None
-    welcomed: bool = False
 
 
 class Publisher:
@@ -176,19 +173,6 @@ class Publisher:
         """Shared memory in use."""
         return self._slab.used_bytes
 
-    @property
-    def budget_bytes(self) -> int:
-        """Shared memory there is."""
-        return self._slab.slots * self._slab.slot_bytes
-
-    def opening(self, number: int) -> OpenTable:
-        """What a handle was opened with last."""
-        return self._handles[number].opening
-
-    def state(self, number: int) -> Outlet:
-        """Whether a handle takes segments."""
-        return self._handles[number].state
-
     def pump(self) -> None:
         """Move what waits into memory and to the actors, in order, as far as there is room."""
         while self._waiting and self._place(self._waiting[0]):
@@ -219,9 +203,7 @@ class Publisher:
             connection.flush()
             while (found := connection.receive()) is not None:
                 message = found[0]
-                if isinstance(message, Welcome):
-                    link.welcomed = True
-                elif self._note(message):
+                if self._note(message):
                     received.append(message)  # type: ignore[arg-type]
             self._watch(link)
         except (ConnectionError, ValueError):
@@ -241,7 +223,7 @@ class Publisher:
             case Accepted(seq=seq):
                 handle.accepted = max(handle.accepted, seq)
             case Durable(seq=seq):
-                assert seq <= handle.seq, (seq, handle.seq)
+                assert seq <= handle.accepted <= handle.seq, (seq, handle.accepted, handle.seq)
                 while handle.in_flight and handle.in_flight[0][0].seq <= seq:
                     self._release(handle.in_flight.popleft()[1])
                 self.pump()
@@ -336,7 +318,7 @@ class Publisher:
         assert link.connection is not None
         self._selector.unregister(link.connection)
         link.connection.close()
-        link.connection, link.welcomed = None, False
+        link.connection = None
 
 
 def _split(batch: pa.RecordBatch, bytes_max: int) -> list[tuple[pa.RecordBatch, int]]:

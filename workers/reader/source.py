@@ -81,7 +81,7 @@ def starting_point(
     slot = _slot(connection, name)
     if known is None:
         created = slot.confirmed if slot and slot.usable else _create(connection, stream, source, name, tick)
-        return Progress(system, timeline, name, created, int(time.time()), created)
+        return Progress(system, timeline, name, int(time.time()), created)
     trouble = _lost(known, slot, system)
     if trouble:
         remedy = (

@@ -1,5 +1,6 @@
 """The Snowflake actor: brings change-log segments into landing tables, and landing tables into targets.
 
+sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
 desk         one table of one publisher: what is asked, what is under way
 channel      the books of a channel: committed, appended, durable (pure)
