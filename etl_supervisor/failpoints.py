@@ -1,7 +1,8 @@
 """Named places where a crash matters. In production each is one dictionary look-up that finds nothing.
 
-    ETL_FAILPOINTS="reader.before_confirm=kill@3,actor.after_append=kill"      the 3rd visit kills this process with SIGKILL
-    ETL_FAILPOINTS_LOG=/path/log                                             a line per landed kill, written before it
+    ETL_FAILPOINTS="reader.before_save=kill@3,reader.after_seal=cut"    the 3rd visit kills this process with SIGKILL; `cut` breaks
+                                                                       the connection that the place is about
+    ETL_FAILPOINTS_LOG=/path/log                                       a line per landed kill or cut, written before it
 
 A failpoint fires once per log file: a restarted process whose line is there already passes, so that a test sees one crash and
 the recovery from it. Every name stands in `NAMES` with what a crash there leaves; the chaos tests visit each.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 NAMES: dict[str, str] = {
     "reader.after_seal": "frames of a batch are decoded, nothing handed over: the slot sends them again",
@@ -18,6 +20,9 @@ NAMES: dict[str, str] = {
     "reader.before_save": "rows durable, state not written: resent from the old position, filtered",
     "reader.after_save": "state written, PostgreSQL not told: START_REPLICATION with our position skips what is durable",
     "reader.after_confirm": "PostgreSQL told: nothing is in flight",
+    "supervisor.after_desired": "readers are known and not started: the next supervisor reads the configuration itself",
+    "supervisor.after_spawn": "a child has just been forked: the kernel ends it with its parent",
+    "supervisor.after_reap": "a dead child is reaped and not replaced: the next supervisor starts all of them",
     "copy.after_snapshot": "snapshot exported, no row sent: the copy starts again under a new one",
     "copy.mid_rows": "part of the copy landed: the copy starts again at a later position, which overrides it",
     "copy.before_finish": "copy durable, state not FINISHEDCOPY: copied once more",
@@ -31,31 +36,38 @@ NAMES: dict[str, str] = {
 
 
 class _Plan:
-    """The failpoints armed in this process: name -> visits that are left before it fires."""
+    """The failpoints armed in this process: name -> visits that are left before it fires, and what it does then."""
 
     def __init__(self, text: str) -> None:
         self.left: dict[str, int] = {}
+        self.cuts: set[str] = set()
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, action = item.partition("=")
             verb, _, visit = action.partition("@")
-            if name not in NAMES or verb != "kill":
-                raise ValueError(f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N]")
+            if name not in NAMES or verb not in ("kill", "cut"):
+                raise ValueError(
+                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N]"
+                )
             self.left[name] = int(visit or "1")
+            self.cuts |= {name} if verb == "cut" else set()
 
 
 _plan = _Plan(os.environ.get("ETL_FAILPOINTS", ""))
 
 
-def failpoint(name: str) -> None:
-    """Die here if this place is armed and its count is reached."""
+def failpoint(name: str, cut: Callable[[], None] | None = None) -> None:
+    """Die here (or break a connection by `cut`) if this place is armed and its count is reached."""
     if name not in _plan.left:
         assert name in NAMES, name
         return
     _plan.left[name] -= 1
-    if _plan.left[name] > 0 or _has_fired(name):
+    if _plan.left[name] != 0 or _has_fired(name):
         return
     _record(name)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if name not in _plan.cuts:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif cut is not None:
+        cut()
 
 
 def _has_fired(name: str) -> bool:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl_supervisor.exits import Exit
+from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
@@ -141,6 +142,7 @@ class Supervisor:
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
         self._selector.register(child.connection, selectors.EVENT_READ, child)
         log.info("child_started", child=post.spec.name, pid=child.pid)
+        failpoint("supervisor.after_spawn")
 
     def _forget_in_child(self) -> None:
         """What only the parent may hold; runs in the child after the fork."""
@@ -214,6 +216,7 @@ class Supervisor:
             if post.spec.kind is ChildKind.READER and post.spec.source is not None and post.start_at is not None
         }
         decided = changes(desired, running)  # type: ignore[arg-type]
+        failpoint("supervisor.after_desired")
         for spec in (*decided.start, *decided.restart):
             name = reader_name(spec.source.name)
             new = ChildSpec(name, ChildKind.READER, self._entries[ChildKind.READER], source=spec)
@@ -261,6 +264,7 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         self._unwatch(child)
         code = child.reap()
+        failpoint("supervisor.after_reap")
         self._page.give_back(child.heartbeat)
         post = self._posts[child.spec.name]
         now = time.monotonic()

@@ -95,7 +95,7 @@ def landed(deploy: Deployment) -> set[str]:
 
 @pytest.mark.parametrize("who", ["reader", "actor", "copy"])
 def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str) -> None:
-    names = {name for name in NAMES if name.startswith(who)}
+    names = {name for name in NAMES if name.startswith(f"{who}.")}
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)
     deploy.add("shop", table_error_retry_max_attempts=20)
@@ -103,6 +103,40 @@ def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str) 
     with load_on(deploy.source):
         wait_for(f"all kills at {who}", lambda: landed(deploy) == names, 150)
     deploy.ready("shop", 2)
+    deploy.caught_up("shop")
+    deploy.same("shop", **KEYS)
+    assert deploy.stop() == 0
+
+
+def test_the_replication_connection_may_be_cut_at_every_failpoint(deploy: Deployment) -> None:
+    names = {name for name in NAMES if name.startswith("reader.")}
+    make_tables(deploy.source)
+    deploy.add("shop")
+    armed = [f"{name}=cut@{2 + 4 * number}" for number, name in enumerate(sorted(names))]
+    deploy.start(ETL_FAILPOINTS=",".join(armed))
+    with load_on(deploy.source):
+        wait_for("all cuts", lambda: landed(deploy) == names, 150)
+    deploy.ready("shop", 2)
+    deploy.caught_up("shop")
+    deploy.same("shop", **KEYS)
+    assert '"kind":"stream"' in deploy.log
+    assert "child_crashed" not in deploy.log
+    assert deploy.stop() == 0
+
+
+def test_a_new_supervisor_takes_over_from_one_killed_at_a_failpoint(deploy: Deployment) -> None:
+    names = ["supervisor.after_desired", "supervisor.after_spawn", "supervisor.after_reap"]
+    make_tables(deploy.source)
+    deploy.server.set(commit_delay_s=0.3)
+    deploy.add("shop")
+    with load_on(deploy.source):
+        for name, visit in zip(names, (1, 5, 1), strict=True):
+            deploy.start(ETL_FAILPOINTS=f"{name}=kill@{visit}")
+            assert deploy.supervisor is not None
+            assert deploy.supervisor.wait(60) == -signal.SIGKILL
+            assert name in landed(deploy)
+        deploy.start()
+        deploy.ready("shop", 2)
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
     assert deploy.stop() == 0

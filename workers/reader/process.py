@@ -249,11 +249,11 @@ class Reader:
 
     def _seal(self) -> None:
         decoded = self._decoder.decode(self._batcher.seal())
-        failpoint("reader.after_seal")
+        failpoint("reader.after_seal", self._stream.cut)
         self._rows += decoded.rows
         self._received = max(self._received, decoded.received)
         self._frontier.sealed(decoded.end_lsn, self._roster.publish(decoded.segments))
-        failpoint("reader.after_publish")
+        failpoint("reader.after_publish", self._stream.cut)
         if decoded.first_commit_ts is not None and self._oldest_commit is None:
             self._oldest_commit = decoded.first_commit_ts / 1_000_000
         metrics.READER_ROWS.labels(self._spec.source.name).inc(decoded.rows)
@@ -280,7 +280,7 @@ class Reader:
             return
         assert durable <= self._received, (durable, self._received)
         self._next_confirm = now + CONFIRM_SECONDS
-        failpoint("reader.before_save")
+        failpoint("reader.before_save", self._stream.cut)
         advanced = self._progress.advanced(durable)
         try:
             self._store.save_progress(self._spec.source.name, advanced, self._epoch)
@@ -291,12 +291,12 @@ class Reader:
             log.warning("state_not_saved", kind=error.kind, reason=error.reason, remedy=error.remedy)
             self._next_confirm = now + REPORT_SECONDS
             return
-        failpoint("reader.after_save")
+        failpoint("reader.after_save", self._stream.cut)
         self._progress = advanced
         if not self._frontier.in_flight:
             self._oldest_commit = None
         self._tell_status(now)
-        failpoint("reader.after_confirm")
+        failpoint("reader.after_confirm", self._stream.cut)
 
     def _tell_status(self, now: float) -> None:
         """Received and confirmed; asks for an answer when nothing was heard for long (while we read at all)."""

@@ -11,7 +11,9 @@ Sources: PostgreSQL manual, "Streaming Replication Protocol" and "Logical Stream
 
 from __future__ import annotations
 
+import os
 import selectors
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -226,6 +228,11 @@ class ReplicationStream:
     def flush(self) -> bool:
         """Send what is queued; True when nothing is left."""
         return self._pg.flush() == 0
+
+    def cut(self) -> None:
+        """Break the connection as a network would: for failpoints."""
+        with socket.socket(fileno=os.dup(self._pg.socket)) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection; the walsender sees it at once and gives the slot free."""
