@@ -99,9 +99,10 @@ def local_snowflake(
     from etl_supervisor.embedded.snowflake.server import serve
 
     files = certificates_in(data / "tls")
-    console.print(f"local Snowflake on https://127.0.0.1:{port}, data in {data}; a destination needs")
+    console.print(f"local Snowflake on https://127.0.0.1:{port}, data in {data}; a destination needs", soft_wrap=True)
     console.print(
-        f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{files.bundle.resolve()}"}}, any private key'
+        f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{files.bundle.resolve()}"}}, any private key',
+        soft_wrap=True,
     )
     serve(data, port, commit_delay)
 
