@@ -34,7 +34,7 @@ def run() -> None:
         raise typer.Exit(run_embedded(settings))
     from etl_supervisor.cli.start import supervise  # the parent stays light: no database driver, nothing embedded
 
-    raise typer.Exit(supervise(settings))
+    raise typer.Exit(supervise(settings, reread=load))
 
 
 @app.command()

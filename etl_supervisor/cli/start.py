@@ -13,12 +13,14 @@ from etl_supervisor.monitor import logs
 from etl_supervisor.supervision.supervisor import Supervisor
 
 
-def supervise(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> Exit:
-    """Run until told to stop. The metrics files live in a private directory that goes with us."""
+def supervise(
+    settings: Settings, on_ready: Callable[[], None] = lambda: None, reread: Callable[[], Settings] | None = None
+) -> Exit:
+    """Run until told to stop; SIGHUP calls `reread`. The metrics files live in a private directory that goes with us."""
     logs.configure(settings, process="supervisor")
     directory = tempfile.mkdtemp(prefix="etl-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     try:
-        return Supervisor(settings, on_ready=on_ready).run()
+        return Supervisor(settings, on_ready=on_ready, reread=reread).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)

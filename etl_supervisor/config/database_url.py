@@ -1,14 +1,33 @@
-"""The forms of a database URL that are accepted: `postgres://`, `postgresql://`, and SQLAlchemy's with a driver in it."""
+"""The forms of database URLs that are accepted. What is wrong is said without the text: it may hold a password.
+
+libpq_url   `postgres://`, `postgresql://`, and SQLAlchemy's with a driver in it
+redis_url   `redis://`, `rediss://` (TLS), `unix://`
+"""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
-_SCHEME = re.compile(r"^(postgres|postgresql)(\+[a-z0-9_]+)?://", re.IGNORECASE)
+_POSTGRES = re.compile(r"^(postgres|postgresql)(\+[a-z0-9_]+)?://", re.IGNORECASE)
+_REDIS = ("redis://", "rediss://", "unix://")
 
 
 def libpq_url(url: str) -> str:
-    """The URL as libpq takes it. ValueError when it is no PostgreSQL URL; the text is not repeated, it may hold a password."""
-    if not _SCHEME.match(url):
+    """The URL as libpq takes it. ValueError when it is no PostgreSQL URL."""
+    if not _POSTGRES.match(url):
         raise ValueError("a database URL begins with postgres://, postgresql:// or postgresql+driver://")
-    return _SCHEME.sub("postgresql://", url)
+    return _POSTGRES.sub("postgresql://", url)
+
+
+def redis_url(url: str) -> str:
+    """The URL, when a Redis client can take it apart. ValueError when not."""
+    if not url.startswith(_REDIS):
+        raise ValueError(f"a Redis URL begins with {', '.join(_REDIS[:-1])} or {_REDIS[-1]}")
+    try:
+        readable = urlsplit(url).port != 0
+    except ValueError:  # its text repeats a part of the URL, which may be one of the password
+        readable = False
+    if not readable:
+        raise ValueError("the host or port can't be read; / ? # @ in a password are written as %2F %3F %23 %40")
+    return url

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -23,6 +24,9 @@ from etl_supervisor.model.pipeline import EncryptedText
 VERSION = "v1"
 SECRET_KEY_LENGTH_MIN = 32  # characters: 128 bits even of hexadecimal
 _NONCE_BYTES = 12
+
+# The stored form, as Python and PostgreSQL both read it; 28 bytes of nonce and tag are at least 40 characters of base64.
+STORED_FORM = "^v1:[0-9a-f]{8}:[A-Za-z0-9+/]{38,}={0,2}$"
 
 
 class Keyring:
@@ -38,6 +42,10 @@ class Keyring:
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._keys[self._current].encrypt(nonce, text.encode(), context.encode())
         return EncryptedText(f"{VERSION}:{self._current}:{base64.b64encode(nonce + sealed).decode()}", context)
+
+    def is_current(self, stored: str) -> bool:
+        """True for what the first key wrote; what an old one wrote is to be encrypted again."""
+        return is_encrypted(stored) and stored.split(":")[1] == self._current
 
     def decrypt(self, secret: EncryptedText) -> str:
         """The secret. EtlError(CONFIG) when it was written under another key or for another place."""
@@ -56,7 +64,7 @@ class Keyring:
 
 def is_encrypted(text: str) -> bool:
     """True for a stored form, False for a secret that somebody wrote in clear."""
-    return text.startswith(VERSION + ":") and text.count(":") == 2
+    return re.fullmatch(STORED_FORM, text) is not None
 
 
 def _derive(secret_key: str) -> bytes:

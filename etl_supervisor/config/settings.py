@@ -10,6 +10,7 @@ that names the key, where it was read and what is allowed. docs/configuration.md
 from __future__ import annotations
 
 import difflib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dotenv
+import dotenv.parser
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
-from etl_supervisor.config.database_url import libpq_url
+from etl_supervisor.config.database_url import libpq_url, redis_url
 from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
 from etl_supervisor.errors import EtlError, Kind
 
@@ -38,6 +40,16 @@ _OUR_PREFIXES = (
 _ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
 _NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
 _ENVIRONMENTS = {"development": "dev", "production": "prod"}
+_PORT_MAX = 65535
+
+
+def _taking(allowed: str) -> dict[str, Any]:
+    """What a text setting takes, in words; the schema can't say it."""
+    return {"allowed": allowed}
+
+
+_POSTGRES_URL = _taking("postgres://, postgresql:// or postgresql+driver://")
+_KEY = _taking(f"text, at least {SECRET_KEY_LENGTH_MIN} characters")
 
 
 class Settings(BaseModel):
@@ -46,17 +58,25 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: SecretStr | None = Field(
-        None, description="Config database. Without it and CONFIG_DB_HOST the embedded parts are started"
+        None,
+        description="Config database. Without it and CONFIG_DB_HOST the embedded parts are started",
+        json_schema_extra=_POSTGRES_URL,
     )
     etl_database_url: SecretStr | None = Field(
-        None, description="Database of the etl schema (state); DATABASE_URL when not set"
+        None,
+        description="Database of the etl schema (state); DATABASE_URL when not set",
+        json_schema_extra=_POSTGRES_URL,
     )
     config_db_host: str | None = Field(None, description="Config database, in parts: host")
-    config_db_port: int = Field(5432, ge=1, le=65535, description="Config database: port")
+    config_db_port: int = Field(5432, ge=1, le=_PORT_MAX, description="Config database: port")
     config_db_database: str = Field("etl_config", description="Config database: name")
     config_db_username: str = Field("postgres", description="Config database: user")
     config_db_password: SecretStr | None = Field(None, description="Config database: password")
-    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379"), description="State store")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379"),
+        description="State store",
+        json_schema_extra=_taking("redis://, rediss:// or unix://"),
+    )
     state_store: Literal["auto", "redis", "postgres"] = Field("auto", description="Where state is kept; auto is Redis")
     snowflake_actor_pool_size: int = Field(
         4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
@@ -64,7 +84,7 @@ class Settings(BaseModel):
     pipeline_poll_interval_secs: float = Field(
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
-    metrics_addr: str = Field("[::]:9000", pattern=r"^.*:\d{1,5}$", description="Where /metrics answers")
+    metrics_addr: str = Field("[::]:9000", description="Where /metrics answers", json_schema_extra=_taking("host:port"))
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
     )
@@ -88,7 +108,12 @@ class Settings(BaseModel):
         3, ge=0, le=100, description="WAL monitor (comes with it): Tries of one measurement"
     )
     warning_wal: int = Field(3000, ge=1, description="WAL monitor (comes with it): Retained WAL that warns, MB")
-    danger_wal: int = Field(6000, ge=1, description="WAL monitor (comes with it): Retained WAL that is dangerous, MB")
+    danger_wal: int = Field(
+        6000,
+        ge=1,
+        validate_default=True,
+        description="WAL monitor (comes with it): Retained WAL that is dangerous, MB; not below WARNING_WAL",
+    )
     alert_wal_url: SecretStr | None = Field(None, description="WAL monitor (comes with it): Webhook for WAL alerts")
     time_check_notification: int = Field(
         10,
@@ -96,8 +121,12 @@ class Settings(BaseModel):
         le=10080,
         description="WAL monitor (comes with it): Minutes that a state must last before it is alerted",
     )
-    secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest; at least 32 characters")
-    secret_key_old: SecretStr | None = Field(None, description="The SECRET_KEY before, while it is changed")
+    secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest", json_schema_extra=_KEY)
+    secret_key_old: SecretStr | None = Field(
+        None,
+        description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
+        json_schema_extra=_KEY,
+    )
     app_environment: Literal["dev", "staging", "prod"] = Field(
         "prod", description="Which YAML file is read (also APP_ENV)"
     )
@@ -121,6 +150,26 @@ class Settings(BaseModel):
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(libpq_url(value.get_secret_value()))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: SecretStr) -> SecretStr:
+        return SecretStr(redis_url(value.get_secret_value()))
+
+    @field_validator("metrics_addr")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        _, separator, port = value.rpartition(":")
+        if not separator or not port.isdecimal() or int(port) > _PORT_MAX:
+            raise ValueError("a host and a port are needed")
+        return value
+
+    @field_validator("danger_wal")
+    @classmethod
+    def _not_below_the_warning(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("warning_wal", value):
+            raise ValueError("it is below WARNING_WAL")
+        return value
 
     @field_validator("secret_key", "secret_key_old")
     @classmethod
@@ -234,7 +283,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, st
 
 def _from_env_file(path: Path) -> dict[str, tuple[Any, str]]:
     found = {}
-    for key, value in dotenv.dotenv_values(path).items() if path.exists() else ():
+    text = _text_of(path)
+    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        if binding.error:
+            line = binding.original.line
+            raise EtlError(Kind.CONFIG, str(path), f"line {line} can't be read", "write KEY=value")
+    for key, value in dotenv.dotenv_values(stream=io.StringIO(text)).items():
         name = _ALIASES.get(key, key)
         if key.startswith("APP_") and "__" in key:
             name = key.removeprefix("APP_").replace("__", "_")
@@ -246,13 +300,20 @@ def _from_env_file(path: Path) -> dict[str, tuple[Any, str]]:
 
 
 def _from_yaml(path: Path) -> dict[str, tuple[Any, str]]:
-    if not path.exists():
-        return {}
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(_text_of(path)) or {}
     except yaml.YAMLError:
         raise EtlError(Kind.CONFIG, str(path), "the file is not YAML", "correct its syntax") from None
     return {name: (value, str(path)) for name, value in _flattened(content, "", path)}
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file, empty when there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError):
+        remedy = "make it UTF-8 text that this user may read"
+        raise EtlError(Kind.CONFIG, str(path), "the file can't be read", remedy) from None
 
 
 def _flattened(content: object, prefix: str, path: Path) -> list[tuple[str, Any]]:
@@ -277,7 +338,6 @@ def _must_be_known(name: str, key: str, where: str) -> None:
 
 
 def _nearest(name: str) -> str | None:
-
     found = difflib.get_close_matches(name, [known.upper() for known in _names()], n=1, cutoff=0.8)
     return found[0] if found else None
 
@@ -289,6 +349,8 @@ def _names() -> set[str]:
 def _allowed(name: str) -> str:
     """What a setting takes, from its schema."""
     schema = Settings.model_json_schema()["properties"][name]
+    if "allowed" in schema:
+        return str(schema["allowed"])
     schema = next((part for part in schema.get("anyOf", []) if part.get("type") != "null"), schema)
     if "enum" in schema:
         return ", ".join(schema["enum"])
@@ -303,7 +365,7 @@ def _explain(error: ValidationError, found: Mapping[str, tuple[Any, str]]) -> Et
     """The first thing that is wrong, without its value."""
     first = error.errors(include_input=False, include_url=False)[0]
     name = str(first["loc"][0]).upper()
-    where = found[name][1] if name in found else "the program"
+    where = found[name][1] if name in found else "the default"
     reason = f"{first['msg'].removeprefix('Value error, ')} (read from {where})"
     return EtlError(Kind.CONFIG, name, reason, f"allowed: {_allowed(name.lower())}")
 

@@ -1,15 +1,17 @@
 """Logs: JSON lines (orjson) on stderr, or pretty when stderr is a terminal; with LOG_FILE also into a file.
 
 Each process configures itself once, after the fork. Every line has `ts`, `level`, `event` and `process`. A line is one write to a descriptor
-opened with O_APPEND, so the lines of several processes never mix. LOG_FILE is turned over by size, by the process that finds it too large;
-the others notice that the name leads elsewhere and open it anew.
+opened with O_APPEND, so the lines of several processes never mix. LOG_FILE is turned over by size, by the process that finds it too large and
+gets the lock on it; the others notice that the name leads elsewhere and open it anew.
 
-Values whose key looks like a secret are replaced, whatever they are. Tracebacks never show the values of variables.
+Values whose key looks like a secret are replaced, whatever they are; so are passwords in URLs and connection strings, in tracebacks too.
+Tracebacks never show the values of variables.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -31,6 +33,7 @@ FILES_KEPT = 3
 REDACTED = "***"
 _SECRET = re.compile(r"passw|passphrase|secret|token|private_key$|credential|authorization|dsn$|_url$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
+_DSN_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s']+)", re.IGNORECASE)
 _QUIET = ("snowflake", "botocore", "boto3", "urllib3", "asyncio", "alembic", "sqlalchemy", "uvicorn.access")
 
 Event = MutableMapping[str, Any]
@@ -49,8 +52,8 @@ def configure(settings: Settings, *, process: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             _name(process),
+            structlog.processors.format_exc_info,
             redact,
-            structlog.processors.format_exc_info if not pretty else _keep,
             _Fan(outputs),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -73,12 +76,12 @@ def flush() -> None:
 
 
 def redact(_: Any, __: str, event: Event) -> Event:
-    """Replace what looks like a secret, by its key, and passwords inside URLs."""
+    """Replace what looks like a secret, by its key, and passwords inside URLs and connection strings."""
     for key, value in event.items():
         if _SECRET.search(key):
             event[key] = REDACTED
-        elif isinstance(value, str) and "://" in value:
-            event[key] = _URL_PASSWORD.sub(rf"\g<1>{REDACTED}@", value)
+        elif isinstance(value, str):
+            event[key] = _DSN_PASSWORD.sub(rf"\g<1>{REDACTED}", _URL_PASSWORD.sub(rf"\g<1>{REDACTED}@", value))
     return event
 
 
@@ -88,10 +91,6 @@ def _name(process: str) -> Any:
         return event
 
     return add
-
-
-def _keep(_: Any, __: str, event: Event) -> Event:
-    return event
 
 
 class _Fan:
@@ -130,9 +129,7 @@ class _Terminal:
     """Pretty lines for people."""
 
     def __init__(self) -> None:
-        self._render = structlog.dev.ConsoleRenderer(
-            timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback, pad_event_to=22
-        )
+        self._render = structlog.dev.ConsoleRenderer(timestamp_key="ts", pad_event_to=22)
 
     def write(self, logger: Any, name: str, event: Event) -> None:
         event["ts"] = event["ts"][11:23]
@@ -160,17 +157,24 @@ class _File:
             os.write(self._fd, orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
     def _turn_over(self) -> None:
-        ours = os.fstat(self._fd)
-        with contextlib.suppress(FileNotFoundError):
-            there = os.stat(self._path)
-            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) and ours.st_size < FILE_BYTES_MAX:
+        """Make way for a new file when ours is full; open it when somebody has done so."""
+        if self._is_ours():
+            if os.fstat(self._fd).st_size < FILE_BYTES_MAX:
                 return
-            if there.st_ino == ours.st_ino:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # until we close it; who waited for it finds another file there
+            if self._is_ours():
                 for number in range(FILES_KEPT - 1, 0, -1):
                     with contextlib.suppress(FileNotFoundError):
                         os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
                 os.replace(self._path, f"{self._path}.1")
         self._open()
+
+    def _is_ours(self) -> bool:
+        """True while the name leads to the file that we have open."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
 
 class _ToStructlog(logging.Handler):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client import multiprocess as prometheus_multiprocess
@@ -26,9 +26,9 @@ _process = "unnamed"
 
 
 def identify(name: str) -> None:
-    """This process's files carry this name from now on."""
+    """This process's files carry this name from now on. Names that differ stay different: a file has one writer."""
     global _process
-    _process = re.sub(r"[^A-Za-z0-9-]", "-", name)
+    _process = quote(name, safe="").replace("_", "%5F")  # prometheus-client splits file names at "_"
 
 
 def _value_class() -> type:

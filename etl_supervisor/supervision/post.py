@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from etl_supervisor.exits import code_of
-from etl_supervisor.ipc.messages import ChildStatus
+from etl_supervisor.ipc.messages import ChildStatus, CopyWanted
+from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.policy import DIRECTIVES, Directive
 from etl_supervisor.supervision.breaker import Breaker, State
 from etl_supervisor.supervision.intensity import Intensity
 from etl_supervisor.supervision.spawn import Child
-from etl_supervisor.supervision.spec import ChildSpec
+from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
 # Exit codes after which starting again at once can't help.
 NEEDS_A_PERSON = frozenset(code_of(kind) for kind, what in DIRECTIVES.items() if what is Directive.PERSON)
@@ -60,3 +63,47 @@ class Post:
         if self.child is not None:
             return self.child.kill_at
         return float("inf") if self.start_at is None else self.start_at
+
+
+class Posts(dict[str, Post]):
+    """All posts of a supervisor, by name."""
+
+    def add(self, spec: ChildSpec) -> Post:
+        """A new post, in place of one of that name."""
+        self[spec.name] = post = Post(spec)
+        return post
+
+    def child(self, name: str) -> Child | None:
+        """Who fills the post of this name; None when nobody does."""
+        post = self.get(name)
+        return post.child if post is not None else None
+
+    def children(self, *kinds: ChildKind) -> list[Child]:
+        """The children that run: all of them, or those of some kinds."""
+        running = (post.child for post in self.values() if not kinds or post.spec.kind in kinds)
+        return [child for child in running if child is not None]
+
+    def sources(self, which: Callable[[Post], bool]) -> dict[str, SourceSpec]:
+        """What the readers of some posts have been told to read, by the names of their sources."""
+        return {
+            post.spec.source.source.name: post.spec.source
+            for post in self.values()
+            if post.spec.kind is ChildKind.READER and post.spec.source is not None and which(post)
+        }
+
+    def copies(self) -> list[CopyWanted]:
+        """The copies that run."""
+        return [post.spec.copy for post in self.values() if post.spec.copy is not None]
+
+    def copy_name(self, source: str) -> str:
+        """The lowest number that is free: metrics files are named by it, and there must not be one per copy ever made."""
+        return next(name for n in itertools.count(1) if (name := f"copy-{n}-{source}") not in self)
+
+    def booted(self) -> bool:
+        """True when the monitor and every actor are there and ready."""
+        base = [post.child for post in self.values() if post.spec.kind in (ChildKind.MONITOR, ChildKind.ACTOR)]
+        return all(child is not None and child.ready for child in base)
+
+    def due_at(self) -> float:
+        """When something may have to be done for one of them by time alone."""
+        return min((post.due_at() for post in self.values()), default=float("inf"))

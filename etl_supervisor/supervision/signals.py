@@ -1,13 +1,29 @@
-"""Signals as bytes on a socket: handlers only enqueue, the loop takes them when it is ready."""
+"""Signals as bytes on a socket: handlers only enqueue, the loop takes them when it is ready.
+
+A fork copies handlers and socket. A signal that reaches the child before it has put its own in place would be written to the parent's socket
+(Ctrl-C goes to the whole group: the parent would count it twice) and be lost to the child. So signals wait (`held`) over the fork, until
+the child is itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)  # what the supervisor listens to
 _READ_BYTES = 512
+
+
+@contextlib.contextmanager
+def held(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """While inside, these signals wait; then they arrive."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SignalInbox:

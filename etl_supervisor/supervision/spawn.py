@@ -1,8 +1,8 @@
 """The fork, and what a child does before its own code runs.
 
-Order in the child: die with the parent (PR_SET_PDEATHSIG, then a look whether it is still there), a name for `ps`, signals reset (Ctrl-C is the
-parent's business), the parent's other descriptors closed, logs and metrics under the child's own name, then the entry is imported and
-called. Heavy libraries and threads begin only there, so the parent can fork for ever.
+Order in the child: the parent's descriptors are closed, die with the parent (PR_SET_PDEATHSIG, then a look whether it is still there), a name for
+`ps`, signals reset (Ctrl-C is the parent's business; what came since the fork arrives now), logs and metrics under the child's own name, then the
+entry is imported and called. Heavy libraries and threads begin only there, so the parent can fork for ever.
 
 An EtlError that leaves the entry is the child's last word: one log line, a Trouble message to the parent, and the exit code of its kind. Anything
 else is a traceback in the log and exit code 70.
@@ -30,6 +30,7 @@ from etl_supervisor.ipc.heartbeat import Heartbeat
 from etl_supervisor.ipc.messages import CopyWanted, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.monitor import logs
+from etl_supervisor.supervision.signals import SIGNALS, held
 from etl_supervisor.supervision.spec import ChildSpec
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Child:
         except ProcessLookupError:
             return
 
+    def close_in_child(self) -> None:
+        """In a sibling that was forked later: this child is none of its business."""
+        os.close(self.pidfd)
+        self.connection.close()
+
     def reap(self) -> int:
         """The exit code of a child that has ended (negative: the signal); gives everything back."""
         self.process.join()
@@ -125,7 +131,8 @@ def spawn(
         os._exit(_run(spec, context, parent))
 
     process = _fork.Process(target=body, name=spec.name, daemon=False)
-    process.start()
+    with held(SIGNALS):
+        process.start()
     theirs.close()
     pid = int(process.pid)
     return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, time.monotonic())
@@ -159,6 +166,7 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _identify_metrics(name: str) -> None:

@@ -6,6 +6,7 @@ One turn: wait for a signal, the end of a child (pidfd) or a message; then look 
     Desired   compared with what runs (`decide`): a new source starts, one that is gone drains, a changed one drains and starts again
     death     back-off, then again; too many, or a failure that needs a person: the breaker opens, one trial per cool-down
     silence   no heartbeat for `heartbeat_timeout_seconds` (SIGSTOP, a loop that hangs): SIGABRT, a moment later SIGKILL, then as a death
+    SIGHUP    the settings are read again, for the children that start from then on; the monitor looks at the configuration now
     drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor
     second    SIGTERM or Ctrl-C: SIGKILL to all. Nothing is lost: what was not confirmed comes again from the slot
 
@@ -14,25 +15,28 @@ If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The paren
 
 from __future__ import annotations
 
+import os
 import random
 import selectors
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
+from etl_supervisor.errors import EtlError
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
-from etl_supervisor.supervision.decide import changes
+from etl_supervisor.model.pipeline import SourceSpec
+from etl_supervisor.supervision.decide import changes, copies
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
-from etl_supervisor.supervision.post import Post
-from etl_supervisor.supervision.signals import SignalInbox
+from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
+from etl_supervisor.supervision.post import Post, Posts
+from etl_supervisor.supervision.signals import SIGNALS, SignalInbox
 from etl_supervisor.supervision.spawn import Child, spawn
 from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reader_name
 
@@ -44,7 +48,7 @@ DRAIN_MARGIN_SECONDS = (
     5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
 )
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR,))
 
 log = structlog.get_logger()
@@ -59,21 +63,23 @@ class Supervisor:
         entries: Mapping[ChildKind, str] = ENTRIES,
         *,
         on_ready: Callable[[], None] = lambda: None,
+        reread: Callable[[], Settings] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._entries = dict(entries)
         self._on_ready = on_ready
+        self._reread = reread or (lambda: settings)
         self._chance = chance
         self._page = HeartbeatPage()
-        self._posts: dict[str, Post] = {}
-        self._copies: deque[CopyWanted] = deque()
-        self._copy_number = 0
+        self._posts = Posts()
+        self._copies: tuple[CopyWanted, ...] = ()
         self._draining = False
         self._killed = False
         self._announced = False
         self._drain_until = float("inf")
         self._next_watchdog = 0.0
+        self._turned = self._awake_since = time.monotonic()
         self._told: Supervised | None = None
 
     def run(self) -> Exit:
@@ -82,11 +88,11 @@ class Supervisor:
         self._inbox = SignalInbox(SIGNALS)
         self._listeners = [mailbox.listen() for _ in range(self._settings.snowflake_actor_pool_size)]
         self._selector.register(self._inbox, selectors.EVENT_READ, None)
-        self._post(ChildSpec("monitor", ChildKind.MONITOR, self._entries[ChildKind.MONITOR]))
+        self._posts.add(ChildSpec("monitor", ChildKind.MONITOR, self._entries[ChildKind.MONITOR]))
         for number in range(len(self._listeners)):
-            self._post(ChildSpec(f"actor-{number}", ChildKind.ACTOR, self._entries[ChildKind.ACTOR], actor=number))
+            self._posts.add(ChildSpec(f"actor-{number}", ChildKind.ACTOR, self._entries[ChildKind.ACTOR], actor=number))
         try:
-            while not (self._draining and not self._children()):
+            while not (self._draining and not self._posts.children()):
                 self._turn()
         finally:
             self._close()
@@ -102,7 +108,13 @@ class Supervisor:
                 self._bury(key.data)
             else:
                 self._hear(key.data)
+        if os.getpid() == INIT_PID:
+            reap_orphans({child.pid for child in self._posts.children()})
         now = time.monotonic()
+        if now - self._turned > FROZEN_SECONDS:
+            self._awake_since = now
+        self._turned = now
+        self._kill_overdue(now)
         self._kill_silent(now)
         if self._draining:
             self._drain(now)
@@ -115,20 +127,27 @@ class Supervisor:
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
-        due = min((post.due_at() for post in self._posts.values()), default=float("inf"))
-        return max(0.0, min(TURN_SECONDS_MAX, due - now, self._drain_until - now, self._next_watchdog - now))
+        due = min(self._posts.due_at(), self._drain_until, self._next_watchdog)
+        return max(0.0, min(TURN_SECONDS_MAX, due - now))
 
     def _take_signals(self) -> None:
         for number in self._inbox.take():
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop()
             elif number == signal.SIGHUP:
-                self._signal(ChildKind.MONITOR, signal.SIGHUP)
+                self._read_settings()
+                self._signal(signal.SIGHUP, ChildKind.MONITOR)
+
+    def _read_settings(self) -> None:
+        """Settings that can't be read change nothing."""
+        try:
+            self._settings = self._reread()
+        except EtlError as error:
+            log.error(
+                "settings_not_read", kind=str(error.kind), place=error.place, reason=error.reason, remedy=error.remedy
+            )
 
     # -- starting
-
-    def _post(self, spec: ChildSpec) -> None:
-        self._posts[spec.name] = Post(spec)
 
     def _start_due(self, now: float) -> None:
         for post in list(self._posts.values()):
@@ -148,35 +167,21 @@ class Supervisor:
         """What only the parent may hold; runs in the child after the fork."""
         self._selector.close()
         self._inbox.close_in_child()
-        for child in self._children():
-            child.connection.close()
+        for child in self._posts.children():
+            child.close_in_child()
 
     def _start_copies(self) -> None:
         """Copies that were asked for, as far as their pipelines allow."""
-        waiting: deque[CopyWanted] = deque()
-        while self._copies:
-            wanted = self._copies.popleft()
-            reader = self._posts.get(reader_name(wanted.source))
-            if reader is None or reader.child is None or reader.spec.source is None:
-                continue  # its reader is gone; the next one asks again
-            pipelines = {pipeline.id: pipeline for pipeline in reader.spec.source.pipelines}
-            pipeline = pipelines.get(wanted.pipeline_id)
-            if pipeline is None:
-                continue
-            busy = sum(
-                post.spec.copy is not None and post.spec.copy.pipeline_id == wanted.pipeline_id
-                for post in self._posts.values()
-            )
-            if busy >= pipeline.max_table_sync_workers:
-                waiting.append(wanted)
-                continue
-            self._copy_number += 1
-            name = f"copy-{self._copy_number}-{wanted.source}"
-            entry = self._entries[ChildKind.COPY]
-            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=reader.spec.source, copy=wanted)
-            self._post(spec)
-            self._spawn(self._posts[name])
-        self._copies = waiting
+        if not self._copies:
+            return
+        readers = self._posts.sources(lambda post: post.child is not None and not post.child.stopping)
+        decided = copies(self._copies, readers, self._posts.copies())
+        self._copies = decided.wait
+        for wanted in decided.start:
+            name, entry = self._posts.copy_name(wanted.source), self._entries[ChildKind.COPY]
+            source = readers[wanted.source]
+            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copy=wanted)
+            self._spawn(self._posts.add(spec))
 
     # -- what children say
 
@@ -196,7 +201,7 @@ class Supervisor:
             case Desired(sources=sources):
                 self._follow(sources)
             case CopyWanted() if not self._draining:
-                self._copies.append(message)
+                self._copies += (message,)
             case Ready():
                 self._posts[child.spec.name].ready()
                 self._announce()
@@ -206,23 +211,18 @@ class Supervisor:
             case _:
                 pass
 
-    def _follow(self, desired: tuple[object, ...]) -> None:
+    def _follow(self, desired: tuple[SourceSpec, ...]) -> None:
         """Make the readers what the configuration says."""
         if self._draining:
             return
-        running = {
-            post.spec.source.source.name: post.spec.source
-            for post in self._posts.values()
-            if post.spec.kind is ChildKind.READER and post.spec.source is not None and post.start_at is not None
-        }
-        decided = changes(desired, running)  # type: ignore[arg-type]
+        decided = changes(desired, self._posts.sources(lambda post: post.start_at is not None))
         failpoint("supervisor.after_desired")
         for spec in (*decided.start, *decided.restart):
             name = reader_name(spec.source.name)
             new = ChildSpec(name, ChildKind.READER, self._entries[ChildKind.READER], source=spec)
             post = self._posts.get(name)
             if post is None or post.child is None:
-                self._post(new)
+                self._posts.add(new)
             else:
                 post.spec, post.start_at = new, 0.0  # it drains, then starts as what it is to be now
                 self._end(post.child)
@@ -236,8 +236,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         """READY once the monitor and all actors have booted."""
-        base = [post for post in self._posts.values() if post.spec.kind in (ChildKind.MONITOR, ChildKind.ACTOR)]
-        if not self._announced and all(post.child is not None and post.child.ready for post in base):
+        if not self._announced and self._posts.booted():
             self._announced = True
             notify("READY=1\nSTATUS=running")
             log.info("supervisor_ready", actors=len(self._listeners))
@@ -246,8 +245,7 @@ class Supervisor:
     def _tell_monitor(self) -> None:
         """How the children are, when it has changed."""
         told = Supervised(tuple(post.status() for post in self._posts.values()))
-        post = self._posts.get("monitor")
-        monitor = post.child if post is not None else None
+        monitor = self._posts.child("monitor")
         if told == self._told or monitor is None or not monitor.ready:
             return
         try:
@@ -277,7 +275,8 @@ class Supervisor:
             self._end_copies(child.spec.source.source.name)
         if child.spec.copy is not None:
             del self._posts[child.spec.name]
-            self._tell_copy_ended(child.spec.copy, ok=code == 0)
+            if not child.stopping:  # else it was a dead reader's, and the next reader has not asked for it
+                self._tell_copy_ended(child.spec.copy, ok=code == 0)
         elif self._draining or post.start_at is None:
             del self._posts[child.spec.name]
         elif child.stopping:
@@ -288,27 +287,34 @@ class Supervisor:
                 log.error("breaker_opened", child=child.spec.name, code=code, retry_seconds=round(post.start_at - now))
 
     def _end_copies(self, source: str) -> None:
-        """A reader's copies go with it: the next reader starts them anew."""
-        for child in self._children():
+        """A reader's copies go with it, also those that wait: the next reader asks for them anew."""
+        self._copies = tuple(wanted for wanted in self._copies if wanted.source != source)
+        for child in self._posts.children():
             if child.spec.copy is not None and child.spec.copy.source == source:
                 self._end(child)
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
-        reader = self._posts.get(reader_name(wanted.source))
-        if reader is not None and reader.child is not None:
+        reader = self._posts.child(reader_name(wanted.source))
+        if reader is not None:
             try:
-                reader.child.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
+                reader.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
             except ConnectionError:
                 return
 
     def _kill_silent(self, now: float) -> None:
-        for child in self._children():
-            silent = now - child.heartbeat.last
-            if now >= child.kill_at:
-                child.signal(signal.SIGKILL)
-            elif silent > self._settings.heartbeat_timeout_seconds and child.kill_at == float("inf"):
+        for child in self._posts.children():
+            silent = now - max(child.heartbeat.last, self._awake_since)
+            if silent > self._settings.heartbeat_timeout_seconds and child.kill_at == float("inf"):
                 log.error("child_silent", child=child.spec.name, pid=child.pid, seconds=round(silent, 1))
                 child.signal(signal.SIGABRT)
+                child.kill_at = now + ABORT_GRACE_SECONDS
+
+    def _kill_overdue(self, now: float) -> None:
+        """Who was asked to end and has not."""
+        for child in self._posts.children():
+            if now >= child.kill_at:
+                log.warning("child_killed", child=child.spec.name, pid=child.pid)
+                child.signal(signal.SIGKILL)
                 child.kill_at = now + ABORT_GRACE_SECONDS
 
     # -- the end
@@ -317,46 +323,44 @@ class Supervisor:
         """The first word to stop drains; the second kills."""
         if self._draining:
             self._killed = True
-            self._signal(None, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             return
         self._draining = True
         self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
         notify("STOPPING=1")
         log.info("draining", seconds=self._settings.shutdown_grace_seconds)
-        self._copies.clear()
+        self._copies = ()
         for name in [post.spec.name for post in self._posts.values() if post.child is None]:
             del self._posts[name]
 
     def _drain(self, now: float) -> None:
         """End the children in order; whoever is still there at the end of the grace is killed."""
         for kinds in DRAIN_ORDER:
-            present = [child for child in self._children() if child.spec.kind in kinds]
+            present = self._posts.children(*kinds)
             for child in present:
-                if not child.stopping:
-                    self._end(child)
+                self._end(child)
             if present:
                 break
         if now >= self._drain_until:
-            log.warning("drain_cut_short", children=[child.spec.name for child in self._children()])
-            self._signal(None, signal.SIGKILL)
+            log.warning("drain_cut_short", children=[child.spec.name for child in self._posts.children()])
+            self._signal(signal.SIGKILL)
             self._drain_until = now + ABORT_GRACE_SECONDS
 
     def _end(self, child: Child) -> None:
+        """Let it drain; it is killed when that takes longer than a drain may."""
         if not child.stopping:
             child.stopping = True
             child.signal(signal.SIGTERM)
+            allowed = self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
+            child.kill_at = min(child.kill_at, time.monotonic() + allowed)
 
-    def _signal(self, kind: ChildKind | None, number: signal.Signals) -> None:
-        for child in self._children():
-            if kind is None or child.spec.kind is kind:
-                child.signal(number)
-
-    def _children(self) -> list[Child]:
-        return [post.child for post in self._posts.values() if post.child is not None]
+    def _signal(self, number: signal.Signals, *kinds: ChildKind) -> None:
+        for child in self._posts.children(*kinds):
+            child.signal(number)
 
     def _close(self) -> None:
         """Only when something of ours went wrong are there children left; the kernel would end them with us anyway."""
-        for child in self._children():
+        for child in self._posts.children():
             child.signal(signal.SIGKILL)
             child.reap()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,6 +1,7 @@
 """Settings: where they come from, and the one line that a wrong one gets."""
 
 import pytest
+from pydantic import ValidationError
 
 from etl_supervisor.config.settings import describe, load
 from etl_supervisor.errors import EtlError
@@ -73,7 +74,7 @@ def test_foreign_variables_are_none_of_our_business(tmp_path):
     load(tmp_path, {"ANOTHER": "2"})
 
 
-@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL", "REDIS_URL"])
 def test_a_wrong_secret_is_never_repeated(tmp_path, name):
     line = trouble(tmp_path, {name: "hunter2-geheim"})
     assert "hunter2" not in line
@@ -90,3 +91,84 @@ def test_every_setting_is_documented():
     for doc in describe():
         assert doc.reason, doc.name
         assert doc.allowed, doc.name
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1", "rediss://u:p@h:6380/1", "unix:///run/redis.sock", "redis://[::1]:6379"]
+)
+def test_every_form_of_redis_url_is_accepted(tmp_path, url):
+    assert load(tmp_path, {"REDIS_URL": url}).redis_url.get_secret_value() == url
+
+
+def test_a_password_that_breaks_the_redis_url_is_not_repeated(tmp_path):
+    assert trouble(tmp_path, {"REDIS_URL": "redis://:hunter/2@h:6379"}) == (
+        "config at REDIS_URL: the host or port can't be read; / ? # @ in a password are written as %2F %3F %23 %40"
+        " (read from the environment) (allowed: redis://, rediss:// or unix://)"
+    )
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:99999", "localhost:0x50", ":"])
+def test_a_metrics_address_is_host_and_port(tmp_path, address):
+    assert trouble(tmp_path, {"METRICS_ADDR": address}) == (
+        "config at METRICS_ADDR: a host and a port are needed (read from the environment) (allowed: host:port)"
+    )
+
+
+def test_a_warning_does_not_come_after_the_danger(tmp_path):
+    assert trouble(tmp_path, {"WARNING_WAL": "9", "DANGER_WAL": "8"}) == (
+        "config at DANGER_WAL: it is below WARNING_WAL (read from the environment) (allowed: integer, at least 1)"
+    )
+
+
+def test_a_warning_above_the_default_danger_is_refused(tmp_path):
+    assert "DANGER_WAL: it is below WARNING_WAL (read from the default)" in trouble(tmp_path, {"WARNING_WAL": "6001"})
+
+
+@pytest.mark.parametrize("name", [".env", "configuration/base.yaml"])
+def test_a_file_that_is_no_text_is_one_clear_line(tmp_path, name):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / name).write_bytes(b"LOG_FILE: x\nLOG_LEVEL=\xff\xfe\n")
+    assert (
+        trouble(tmp_path)
+        == f"config at {tmp_path / name}: the file can't be read (make it UTF-8 text that this user may read)"
+    )
+
+
+def test_a_file_that_is_no_yaml_is_one_clear_line(tmp_path):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration/base.yaml").write_text("snowflake: {")
+    assert (
+        trouble(tmp_path) == f"config at {tmp_path}/configuration/base.yaml: the file is not YAML (correct its syntax)"
+    )
+
+
+def test_a_line_of_the_env_file_without_an_equals_sign_is_refused(tmp_path):
+    (tmp_path / ".env").write_text("LOG_LEVEL=INFO\nDATABASE_URL postgres://u:hunter2@h/d\n")
+    assert trouble(tmp_path) == f"config at {tmp_path}/.env: line 2 can't be read (write KEY=value)"
+
+
+def test_an_unknown_section_variable_is_refused(tmp_path):
+    line = trouble(tmp_path, {"APP_SNOWFLAKE__ACTOR_POOLSIZE": "6"})
+    assert line == (
+        "config at APP_SNOWFLAKE__ACTOR_POOLSIZE: unknown setting in the environment"
+        " (did you mean SNOWFLAKE_ACTOR_POOL_SIZE?)"
+    )
+
+
+def test_app_env_and_app_environment_are_one_setting(tmp_path):
+    for name in ("APP_ENV", "APP_ENVIRONMENT"):
+        assert load(tmp_path, {name: "development"}).app_environment == "dev"
+
+
+def test_settings_can_not_be_changed(tmp_path):
+    with pytest.raises(ValidationError, match="frozen"):
+        load(tmp_path, {}).debug = True
+
+
+def test_a_missing_secret_key_says_how_to_make_one(tmp_path):
+    with pytest.raises(EtlError) as caught:
+        load(tmp_path, {}).keyring()
+    assert caught.value.line == (
+        "config at SECRET_KEY: secrets at rest need a key"
+        " (set SECRET_KEY (at least 32 characters), for example from: openssl rand -hex 32)"
+    )

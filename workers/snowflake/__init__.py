@@ -2,6 +2,7 @@
 
 sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
+jobs         threads for what may block, per destination
 desk         one table of one publisher: what is asked, what is under way
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK

@@ -44,11 +44,9 @@ class Channel:
         return not self.waiting and not self.undurable
 
     def opened(self, committed: str | None, errors: int) -> None:
-        """The channel was opened: what was appended and not committed is gone."""
-        self.committed, self.appended, self.errors = committed, None, errors
-        self.waiting.clear()
-        self.undurable.clear()
-        self.durable_seq = self.accepted_seq = 0
+        """The channel was opened: what was appended and not committed is gone. Segments may wait already."""
+        assert self.appended is None, "books are made anew for every open"
+        self.committed, self.errors = committed, errors
 
     def took(self, segment: Segment) -> None:
         """The SDK has the rows of this segment (or had them before)."""

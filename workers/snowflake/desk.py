@@ -3,8 +3,12 @@
     OPENING ──► OPEN ──(OpenTable of a higher version, once everything is durable)──► ALTERING ──► OPEN
        └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
 
-A desk has three lanes, each with at most one job at a time: `sdk` (open, append, close), `status`, `sql` (ensure, apply). Jobs run in threads and
-may block as long as they like; the loop starts them and takes their results. `life` counts the opens: a result of an earlier life is dropped.
+A desk has at most one job at a time of each sort: `sdk` (open, append), `status`, `sql` (alter, apply). Jobs run in threads and may block as long as
+they like; the loop starts them with what they work on, and takes their results.
+
+`life` counts the opens and the deaths. A result of an earlier life is dropped, and an append of an earlier life does not happen: its publisher may
+have been told that the table failed, and may use the memory of its rows again. The life ends before that word goes out, and an append looks at it
+after it has copied the rows: rows that were read in the same life are whole.
 """
 
 from __future__ import annotations
@@ -81,6 +85,23 @@ class Desk:
     append_at: float = 0.0
     status_at: float = 0.0
 
+    def begin(self, opening: OpenTable) -> None:
+        """A new life, with an open under way."""
+        self.end()
+        self.opening, self.state, self.sdk_busy = opening, State.OPENING, True
+
+    def end(self) -> StreamingChannel | None:
+        """The life is over: nothing that is under way counts any more. Returns the channel, for the caller to close."""
+        self.life += 1
+        self.state = State.DEAD
+        for _, fd in self.channel.waiting:
+            close_descriptor(fd)
+        self.channel = Channel()
+        self.altering, self.fence = None, 0
+        self.sdk_busy = self.sql_busy = self.status_busy = False
+        sdk, self.sdk = self.sdk, None
+        return sdk
+
     # -- what may start now
 
     def wants_append(self, now: float) -> bool:
@@ -113,71 +134,66 @@ class Desk:
 
     # -- jobs: they run in threads, and touch the desk's books only through their results
 
-    def open_job(self) -> tuple[StreamingChannel, ddl.Watermark]:
+    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, ddl.Watermark]:
         """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
-        with self.tools.sessions.borrow(self.opening.destination) as connection:
-            watermark = ddl.ensure(connection, self.opening)
-        objects = objects_of(self.opening.destination, self.opening.table)
+        tools, destination = self.tools, opening.destination
+        with tools.sessions.borrow(destination) as connection:
+            watermark = ddl.ensure(connection, opening)
+        objects = objects_of(destination, opening.table)
         # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
-        client = f"{self.opening.channel}-{self.tools.incarnation}-{next(_clients)}"
+        client = f"{opening.channel}-{tools.incarnation}-{next(_clients)}"
         try:
-            sdk = StreamingChannel(
-                self.opening.destination,
-                objects,
-                self.opening.channel,
-                client,
-                self.tools.decrypt,
-                self.tools.directory,
-            )
+            sdk = StreamingChannel(destination, objects, opening.channel, client, tools.decrypt, tools.directory)
         except Exception as error:
-            raise _in_our_words(error, self) from None
+            raise _in_our_words(error, opening) from None
         failpoint("actor.after_open")
         return sdk, watermark
 
-    def append_job(self, segments: list[tuple[Segment, pa.RecordBatch]]) -> int:
-        """Filter, encode, append; how many segments the SDK took (fewer: back-pressure)."""
-        assert self.sdk is not None
+    def append_job(self, life: int, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]]) -> int:
+        """Filter, encode, append; how many segments the SDK took (fewer: back-pressure, or the life is over)."""
+        opening, reached = self.opening, self.channel.reached
         loaded_at = datetime.now(UTC).isoformat(sep=" ", timespec="microseconds")
-        reached = self.channel.reached
         for done, (segment, batch) in enumerate(segments):
-            rest = unsent(batch, reached, self.opening.generation)
+            if self.life != life:
+                return done
+            rest = unsent(batch, reached, opening.generation)
             if rest.num_rows:
-                data = encode(rest, self.opening.table, self.opening.generation, loaded_at)
+                data = encode(rest, opening.table, opening.generation, loaded_at)
                 failpoint("actor.before_append")
+                if self.life != life:
+                    return done
                 try:
-                    self.sdk.append(data, rest.num_rows, segment.first, segment.last)
+                    sdk.append(data, rest.num_rows, segment.first, segment.last)
                 except Exception as error:
                     if explain(error, "")[0] is Cure.AGAIN:
                         return done
-                    raise _in_our_words(error, self) from None
-                self._count(rest.num_rows, data.size)
+                    raise _in_our_words(error, opening) from None
+                self._count(opening, rest.num_rows, data.size)
                 failpoint("actor.after_append")
             reached = max(reached, segment.last)
         return len(segments)
 
-    def status_job(self) -> ChannelStatus:
+    def status_job(self, sdk: StreamingChannel) -> ChannelStatus:
         """What Snowflake has committed."""
-        assert self.sdk is not None
         try:
-            return self.sdk.status()
+            return sdk.status()
         except Exception as error:
-            raise _in_our_words(error, self) from None
+            raise _in_our_words(error, self.opening) from None
 
     def alter_job(self, opening: OpenTable) -> ddl.Watermark:
         """Bring the objects to the new shape."""
         with self.tools.sessions.borrow(opening.destination) as connection:
             return ddl.ensure(connection, opening)
 
-    def apply_job(self, fence: int) -> ddl.Watermark:
+    def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int) -> ddl.Watermark:
         """One apply block."""
-        assert self.watermark is not None
         failpoint("actor.before_apply")
         started = time.monotonic()
-        with self.tools.sessions.borrow(self.opening.destination) as connection:
-            watermark = applying.apply(connection, self.opening, self.watermark, fence)
-        metrics.APPLY_SECONDS.labels(self.opening.pipeline).observe(time.monotonic() - started)
+        with self.tools.sessions.borrow(opening.destination) as connection:
+            moved = applying.apply(connection, opening, watermark, fence)
+        metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
-        return watermark
+        return moved
 
     # -- segments
 
@@ -197,14 +213,9 @@ class Desk:
             close_descriptor(fd)
             self.channel.took(segment)
 
-    def forget_segments(self) -> None:
-        """The desk starts anew: its publisher sends everything again."""
-        for _, fd in self.channel.waiting:
-            close_descriptor(fd)
-        self.channel.waiting.clear()
-
-    def _count(self, rows: int, size: int) -> None:
-        labels = (self.opening.pipeline, str(self.opening.table.name))
+    @staticmethod
+    def _count(opening: OpenTable, rows: int, size: int) -> None:
+        labels = (opening.pipeline, str(opening.table.name))
         metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows)
         metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
 
@@ -222,7 +233,7 @@ def close_descriptor(fd: int | None) -> None:
         os.close(fd)
 
 
-def _in_our_words(error: Exception, desk: Desk) -> Exception:
+def _in_our_words(error: Exception, opening: OpenTable) -> Exception:
     if isinstance(error, EtlError):
         return error
-    return explain(error, f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}")[1]
+    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")[1]

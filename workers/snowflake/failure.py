@@ -1,8 +1,10 @@
-"""The streaming SDK's errors -> what to do: one table.
+"""The streaming SDK's errors -> what to do: one table, with a line for every code that the SDK has.
 
 AGAIN    back-pressure: the same append, a moment later
-REOPEN   the channel (or its client) is dead: the reader opens it again and sends what was not durable; the token makes that exact
-PERSON   configuration or privileges: opening again in a hurry can't help
+REOPEN   the channel or its client is dead: the publisher opens it again (each open makes a client of its own) and sends what was not durable;
+         the committed token makes that exact
+AUTH     key, user or role: opening again in a hurry can't help
+SETUP    a setting: opening again in a hurry can't help
 """
 
 from __future__ import annotations
@@ -17,46 +19,83 @@ class Cure(Enum):
 
     AGAIN = auto()
     REOPEN = auto()
-    PERSON = auto()
+    AUTH = auto()
+    SETUP = auto()
 
 
-_BACK_PRESSURE = frozenset(
-    {
-        "RECEIVER_SATURATED",
-        "MEMORY_THRESHOLD_EXCEEDED",
-        "MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER",
-        "HTTP_RETRYABLE_CLIENT_ERROR",
-    }
-)
-_SETUP = frozenset({"CONFIG_ERROR", "INPUT_VALIDATION_ERROR", "INVALID_REQUEST"})
-_AUTH = frozenset({"AUTH_TOKEN_ERROR"})
+CURES: dict[str, Cure] = {
+    "RECEIVER_SATURATED": Cure.AGAIN,
+    "MEMORY_THRESHOLD_EXCEEDED": Cure.AGAIN,
+    "MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER": Cure.AGAIN,
+    "HTTP_RETRYABLE_CLIENT_ERROR": Cure.AGAIN,
+    "AUTH_TOKEN_ERROR": Cure.AUTH,
+    "SF_API_AUTH_ERROR": Cure.AUTH,
+    "CONFIG_ERROR": Cure.SETUP,
+    "INVALID_REQUEST": Cure.SETUP,
+    "INVALID_ARGUMENT": Cure.SETUP,
+    "NOT_IMPLEMENTED": Cure.SETUP,
+    "ELASTIC_CHANNEL_RESERVED_NAME": Cure.SETUP,
+    "CANNOT_DROP_ELASTIC_CHANNEL": Cure.SETUP,
+    "SF_API_USER_ERROR": Cure.REOPEN,
+    "HTTP_CLIENT_NON_RETRYABLE_ERROR": Cure.REOPEN,
+    "SF_API_PIPE_FAILED_OVER_ERROR": Cure.REOPEN,
+    "CHANNEL_ALREADY_EXISTS": Cure.REOPEN,
+    "CHANNEL_NOT_FOUND": Cure.REOPEN,
+    "SF_API_NOT_FOUND_ERROR": Cure.REOPEN,  # an open creates what is missing
+    "CHANNEL_WAIT_FOR_FLUSH_TIMEOUT": Cure.REOPEN,
+    "CLIENT_WAIT_FOR_FLUSH_TIMEOUT": Cure.REOPEN,
+    "CLOSED_CHANNEL_ERROR": Cure.REOPEN,
+    "CLOSED_ELASTIC_CHANNEL_ERROR": Cure.REOPEN,
+    "CLOSED_CLIENT_ERROR": Cure.REOPEN,
+    "CHANNEL_CLOSED_BY_USER": Cure.REOPEN,
+    "INVALID_CHANNEL_ERROR": Cure.REOPEN,
+    "INVALID_CLIENT_ERROR": Cure.REOPEN,
+    "INPUT_CHANNEL_CLOSED": Cure.REOPEN,
+    "OUTPUT_CHANNEL_CLOSED": Cure.REOPEN,
+    "FATAL": Cure.REOPEN,
+    "NON_FATAL": Cure.REOPEN,
+    "MUTEX_LOCK_FAILED": Cure.REOPEN,
+    "SF_API_UNEXPECTED_BEHAVIOR_ERROR": Cure.REOPEN,
+    "SF_API_INTERNAL_SERVER_ERROR": Cure.REOPEN,
+    "FILE_UPLOAD_ERROR": Cure.REOPEN,
+    "HTTP_RETRIES_EXHAUSTED_ERROR": Cure.REOPEN,
+    "CLOSE_ALL_CHANNELS_FAILED_ERROR": Cure.REOPEN,
+}
+_AUTH_STATUSES = (401, 403)  # whatever code the SDK gives them
 
 
 def cure(code: str, status: int) -> Cure:
-    """What to do, from the SDK's error code and the HTTP status (0: none)."""
-    if code in _BACK_PRESSURE:
-        return Cure.AGAIN
-    if code in _AUTH or code in _SETUP or status in (401, 403):
-        return Cure.PERSON
-    return Cure.REOPEN
+    """What to do, from the name of the SDK's error code and the HTTP status (0: none). A code of a later SDK is worth a new channel."""
+    return Cure.AUTH if status in _AUTH_STATUSES else CURES.get(code, Cure.REOPEN)
 
 
 def explain(error: Exception, place: str) -> tuple[Cure, EtlError]:
     """An error of the SDK in our words. Its own message is left out: it may repeat what was sent."""
-    code = str(
-        getattr(getattr(error, "error_code", None), "name", None) or getattr(error, "error_code", type(error).__name__)
-    )
-    status = getattr(error, "http_status_code", None) or 0
-    what = cure(code, int(status))
-    text = f"{code}{f' ({status})' if status else ''}"
-    if what is Cure.PERSON:
-        if code in _AUTH or status in (401, 403):
-            remedy = "check the user's public key and the role's privileges (docs/snowflake.md)"
-            return what, EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe Streaming refuses: {text}", remedy)
-        return what, EtlError(
-            Kind.DESTINATION_SETUP, place, f"Snowpipe Streaming: {text}", "check the destination's settings"
-        )
-    if what is Cure.AGAIN:
-        return what, EtlError(Kind.CHANNEL, place, f"Snowpipe Streaming is saturated: {text}", "", transient=True)
+    code = str(getattr(getattr(error, "error_code", None), "name", type(error).__name__))
+    status = int(getattr(error, "http_status_code", None) or 0)
+    text = f"{code} ({status})" if status else code
+    what = cure(code, status)
+    return what, _FAILURES[what](place, text)
+
+
+def _again(place: str, text: str) -> EtlError:
+    remedy = "the same rows are tried again by themselves"
+    return EtlError(Kind.CHANNEL, place, f"Snowpipe Streaming is saturated: {text}", remedy, transient=True)
+
+
+def _reopen(place: str, text: str) -> EtlError:
     remedy = "the channel is opened again by itself"
-    return what, EtlError(Kind.CHANNEL, place, f"the channel broke: {text}", remedy, transient=True)
+    return EtlError(Kind.CHANNEL, place, f"the channel broke: {text}", remedy, transient=True)
+
+
+def _auth(place: str, text: str) -> EtlError:
+    remedy = "check the user's public key and the role's privileges (docs/snowflake.md)"
+    return EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe Streaming refuses: {text}", remedy)
+
+
+def _setup(place: str, text: str) -> EtlError:
+    remedy = "check the destination's settings"
+    return EtlError(Kind.DESTINATION_SETUP, place, f"Snowpipe Streaming: {text}", remedy)
+
+
+_FAILURES = {Cure.AGAIN: _again, Cure.REOPEN: _reopen, Cure.AUTH: _auth, Cure.SETUP: _setup}

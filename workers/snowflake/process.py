@@ -8,7 +8,7 @@
 An actor keeps nothing: the offset tokens in Snowflake are its memory. When a publisher's connection ends, its desks are closed and forgotten.
 When the actor dies, its publishers connect to the same address and send again what was not durable.
 
-SIGTERM (the readers have drained before): close the channels within a limit, exit 0.
+SIGTERM (the readers have drained before): flush what was appended and close the channels, within a limit; exit 0. What was not flushed comes again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import structlog
@@ -51,14 +52,16 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
+from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, Tools, close_descriptor
+from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import ChannelStatus
+from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
-THREADS = 12  # jobs wait on the network most of the time; a destination that hangs holds one per lane and table
 WAIT_SECONDS_MAX = 1.0
 WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
+STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile
 
 log = structlog.get_logger()
 
@@ -85,9 +88,24 @@ class _Guest:
 
     def __init__(self, connection: mailbox.Connection) -> None:
         self.connection = connection
-        self.name = ""
+        self.name, self.incarnation = "", 0
         self.slab: SlabReader | None = None
         self.desks: dict[int, Desk] = {}
+
+
+def _forget(_: Any) -> None:
+    """What becomes of most results that come too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A job for a desk. In the loop, `then` takes its result, or `late` does when the desk has begun another life."""
+
+    operation: str
+    lane: Lane
+    job: Callable[[], Any]
+    then: Callable[[Any], None]
+    late: Callable[[Any], None] = _forget
 
 
 class Actor:
@@ -96,18 +114,14 @@ class Actor:
     def __init__(self, number: int, listener: socket.socket, tools: Tools, beat: Callable[[], None]) -> None:
         self._number, self._listener, self._tools, self._beat = number, listener, tools, beat
         self._guests: list[_Guest] = []
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="job")
-        self._results: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._wake, self._waker = socket.socketpair()
-        for end in (self._wake, self._waker):
-            end.setblocking(False)
+        self._jobs = Jobs()
         self._selector = selectors.DefaultSelector()
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Until SIGTERM."""
         inbox = SignalInbox((signal.SIGTERM,))
         self._selector.register(inbox, selectors.EVENT_READ, "signal")
-        self._selector.register(self._wake, selectors.EVENT_READ, "wake")
+        self._selector.register(self._jobs, selectors.EVENT_READ, "jobs")
         self._selector.register(self._listener, selectors.EVENT_READ, "listener")
         stopping = False
         while not stopping:
@@ -117,13 +131,13 @@ class Actor:
                 match key.data:
                     case "signal":
                         stopping = signal.SIGTERM in inbox.take()
-                    case "wake":
-                        self._drain_wake()
+                    case "jobs":
+                        pass  # taken below, in every turn
                     case "listener":
                         self._accept()
                     case guest:
                         self._serve(guest)
-            self._take_results()
+            self._jobs.take()
             self._start_jobs()
         self._stop()
 
@@ -147,12 +161,8 @@ class Actor:
 
     def _take(self, guest: _Guest, message: object, fds: list[int]) -> None:
         match message:
-            case Hello(publisher=name, incarnation=incarnation, slots=slots, slot_bytes=slot_bytes):
-                for other in [g for g in self._guests if g.name == name and g is not guest]:
-                    self._part(other)  # an older incarnation that has not been noticed to be dead
-                guest.name, guest.slab = name, SlabReader(fds.pop(), slots, slot_bytes)
-                self._send(guest, Welcome(self._number, self._tools.incarnation))
-                log.info("publisher_joined", publisher=name, incarnation=incarnation)
+            case Hello():
+                self._greet(guest, message, SlabReader(fds.pop(), message.slots, message.slot_bytes))
             case OpenTable():
                 self._open(guest, message)
             case Segment(handle=handle):
@@ -171,6 +181,16 @@ class Actor:
         for fd in fds:
             os.close(fd)
 
+    def _greet(self, guest: _Guest, hello: Hello, slab: SlabReader) -> None:
+        """One incarnation of a publisher at a time. A dead one may still stand in the backlog, before or behind its successor."""
+        for other in [g for g in self._guests if g.name == hello.publisher and g is not guest]:
+            if other.incarnation > hello.incarnation:
+                raise ConnectionError("a newer incarnation of this publisher is here")
+            self._part(other)
+        guest.name, guest.incarnation, guest.slab = hello.publisher, hello.incarnation, slab
+        self._send(guest, Welcome(self._number, self._tools.incarnation))
+        log.info("publisher_joined", publisher=hello.publisher, incarnation=hello.incarnation)
+
     def _open(self, guest: _Guest, opening: OpenTable) -> None:
         desk = guest.desks.get(opening.handle)
         if desk is not None and desk.state is not State.DEAD and opening.table.version > desk.opening.table.version:
@@ -179,12 +199,14 @@ class Actor:
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
             desk = guest.desks[opening.handle] = Desk(opening, guest.slab, self._tools)
-        else:
-            self._discard(desk)
-        desk.opening, desk.state, desk.altering, desk.fence, desk.life = opening, State.OPENING, None, 0, desk.life + 1
-        desk.sdk_busy = desk.sql_busy = desk.status_busy = False
-        desk.sdk_busy = True
-        self._submit(guest, desk, "open", desk.open_job, partial(self._opened, guest, desk))
+        self._discard(desk)
+        desk.begin(opening)
+        orphaned = partial(self._orphaned, opening)
+        self._run_errand(
+            guest,
+            desk,
+            _Errand("open", Lane.OPEN, partial(desk.open_job, opening), partial(self._opened, guest, desk), orphaned),
+        )
 
     def _part(self, guest: _Guest) -> None:
         """A publisher is gone: its channels are closed without a flush, its rows come again."""
@@ -195,7 +217,6 @@ class Actor:
         guest.connection.close()
         for desk in guest.desks.values():
             self._discard(desk)
-            desk.state, desk.life = State.DEAD, desk.life + 1
         guest.desks.clear()
 
     def _send(self, guest: _Guest, message: ToPublisher) -> None:
@@ -218,82 +239,68 @@ class Actor:
                 self._start_for(guest, desk, now)
 
     def _start_for(self, guest: _Guest, desk: Desk, now: float) -> None:
-        if desk.wants_append(now):
-            segments = desk.next_segments()
-            desk.sdk_busy = True
-            self._submit(
-                guest,
-                desk,
-                "append",
-                partial(desk.append_job, segments),
-                partial(self._appended, guest, desk, len(segments)),
-            )
-            del segments  # the job alone holds the views of the slab
-        if desk.wants_status(now):
-            desk.status_busy = True
-            self._submit(guest, desk, "commit", desk.status_job, partial(self._committed, guest, desk))
-        if desk.wants_alter():
-            opening, desk.altering = desk.altering, None
-            assert opening is not None
-            desk.state, desk.sql_busy = State.ALTERING, True
-            self._submit(
-                guest, desk, "open", partial(desk.alter_job, opening), partial(self._altered, guest, desk, opening)
-            )
-        if desk.wants_apply():
-            fence, desk.fence, desk.sql_busy = desk.fence, 0, True
-            self._submit(guest, desk, "apply", partial(desk.apply_job, fence), partial(self._applied, guest, desk))
+        for errand in self._errands(guest, desk, now):
+            self._run_errand(guest, desk, errand)
         if desk.wants_close():
             self._close(guest, desk)
 
-    def _submit(
-        self, guest: _Guest, desk: Desk, operation: str, job: Callable[[], Any], then: Callable[[Any], None]
-    ) -> None:
-        """Run a job in a thread; its result comes back to the loop, unless the desk has begun another life."""
-        life = desk.life
+    def _errands(self, guest: _Guest, desk: Desk, now: float) -> Iterator[_Errand]:
+        """What may start now. A job gets what it works on here, in the loop: the desk may have another life before the job begins."""
+        if desk.wants_append(now) and desk.sdk is not None:
+            segments = desk.next_segments()
+            desk.sdk_busy = True
+            then = partial(self._appended, guest, desk, len(segments))
+            yield _Errand("append", Lane.STREAM, partial(desk.append_job, desk.life, desk.sdk, segments), then)
+            del segments  # the job alone holds the views of the slab
+        if desk.wants_status(now) and desk.sdk is not None:
+            desk.status_busy = True
+            then = partial(self._committed, guest, desk)
+            yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
+        if desk.wants_alter() and (opening := desk.altering) is not None:
+            desk.altering, desk.state, desk.sql_busy = None, State.ALTERING, True
+            then = partial(self._altered, guest, desk, opening)
+            yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
+        if desk.wants_apply() and (mark := desk.watermark) is not None:
+            fence, desk.fence, desk.sql_busy = desk.fence, 0, True
+            then = partial(self._applied, guest, desk)
+            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence), then)
 
-        def done(future: Future[Any]) -> None:
-            self._results.put(lambda: self._finish(guest, desk, life, operation, future, then))
-            with contextlib.suppress(OSError):
-                self._waker.send(b"!")
+    def _run_errand(self, guest: _Guest, desk: Desk, errand: _Errand) -> None:
+        ended = partial(self._finish, guest, desk, desk.life, errand)
+        self._jobs.start(desk.opening.destination.id, errand.lane, errand.job, ended)
 
-        self._pool.submit(job).add_done_callback(done)
-
-    def _finish(
-        self, guest: _Guest, desk: Desk, life: int, operation: str, future: Future[Any], then: Callable[[Any], None]
-    ) -> None:
+    def _finish(self, guest: _Guest, desk: Desk, life: int, errand: _Errand, future: Future[Any]) -> None:
         error = future.exception()
         if desk.life != life:
-            if operation == "open" and error is None and isinstance(future.result(), tuple):
-                self._close_later(future.result()[0])  # opened for somebody who is gone
-            return
-        if error is None:
-            then(future.result())
-            return
-        if not isinstance(error, EtlError):
-            log.error("job_crashed", operation=operation, exc_info=error)
-            reason = f"{operation} failed: {type(error).__name__}"
-            error = EtlError(Kind.INTERNAL, desk.opening.channel, reason, "see the actor's log", transient=True)
-        self._fail(guest, desk, operation, error)
+            if error is None:
+                errand.late(future.result())
+        elif error is None:
+            errand.then(future.result())
+        elif isinstance(error, EtlError):
+            self._fail(guest, desk, errand.operation, error)
+        else:
+            where = traceback.extract_tb(error.__traceback__)[-1]  # not its text: it may hold a value
+            log.error(
+                "job_crashed", operation=errand.operation, error=type(error).__name__, at=f"{where.name}:{where.lineno}"
+            )
+            reason = f"{errand.operation} failed: {type(error).__name__} in {where.name}"
+            place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
+            internal = EtlError(Kind.INTERNAL, place, reason, "see the actor's log", transient=True)
+            self._fail(guest, desk, errand.operation, internal)
 
     def _fail(self, guest: _Guest, desk: Desk, operation: str, error: EtlError) -> None:
-        desk.state, desk.life = State.DEAD, desk.life + 1
-        desk.sdk_busy = desk.sql_busy = desk.status_busy = False
         self._discard(desk)
+        handle = desk.opening.handle
         self._send(
-            guest,
-            Failed(
-                desk.opening.handle, operation, error.kind, error.place, error.reason, error.remedy, error.transient
-            ),
+            guest, Failed(handle, operation, error.kind, error.place, error.reason, error.remedy, error.transient)
         )
 
     # -- results
 
-    def _opened(self, guest: _Guest, desk: Desk, result: Any) -> None:
+    def _opened(self, guest: _Guest, desk: Desk, result: tuple[StreamingChannel, Watermark]) -> None:
         desk.sdk, desk.watermark = result
         desk.sdk_busy, desk.state = False, State.OPEN
-        waiting = list(desk.channel.waiting)
         desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors)
-        desk.channel.waiting.extend(waiting)
         metrics.CHANNELS_OPEN.inc()
         log.info(
             "channel_opened",
@@ -303,7 +310,11 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _altered(self, guest: _Guest, desk: Desk, opening: OpenTable, watermark: Any) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Watermark]) -> None:
+        """Opened for somebody who is gone."""
+        self._close_later(opening, result[0])
+
+    def _altered(self, guest: _Guest, desk: Desk, opening: OpenTable, watermark: Watermark) -> None:
         desk.opening, desk.watermark = opening, watermark
         desk.sql_busy, desk.state = False, State.OPEN
         self._tell_opened(guest, desk)
@@ -353,38 +364,29 @@ class Actor:
         channel = desk.channel
         self._send(guest, Durable(desk.opening.handle, channel.durable_seq, channel.committed, channel.errors))
 
-    def _applied(self, guest: _Guest, desk: Desk, watermark: Any) -> None:
+    def _applied(self, guest: _Guest, desk: Desk, watermark: Watermark) -> None:
         desk.sql_busy, desk.watermark = False, watermark
         self._send(guest, Applied(desk.opening.handle, watermark.applied))
 
     def _close(self, guest: _Guest, desk: Desk) -> None:
         """An orderly end of one handle."""
         drop = bool(desk.closing)
-        sdk, desk.sdk, desk.closing = desk.sdk, None, None
-        desk.state = State.DEAD
-        if sdk is not None:
-            metrics.CHANNELS_OPEN.dec()
-            self._close_later(sdk, drop=drop)
+        self._discard(desk, drop=drop)
         del guest.desks[desk.opening.handle]
         self._send(guest, TableClosed(desk.opening.handle))
 
-    def _discard(self, desk: Desk) -> None:
-        """Close the channel without a flush: what was not committed comes again."""
-        desk.forget_segments()
-        desk.channel = type(desk.channel)()
-        if desk.sdk is not None:
+    def _discard(self, desk: Desk, *, drop: bool = False) -> None:
+        """End the desk's life and close its channel without a flush: what was not committed comes again."""
+        sdk = desk.end()
+        if sdk is not None:
             metrics.CHANNELS_OPEN.dec()
-            self._close_later(desk.sdk)
-            desk.sdk = None
+            self._close_later(desk.opening, sdk, drop=drop)
 
-    def _close_later(self, sdk: Any, *, drop: bool = False) -> None:
-        def job() -> None:
-            try:
-                sdk.close(flush=drop, drop=drop)
-            except Exception as error:
-                log.info("channel_close_failed", error=type(error).__name__)
-
-        self._pool.submit(job)
+    def _close_later(
+        self, opening: OpenTable, sdk: StreamingChannel, *, flush: bool = False, drop: bool = False
+    ) -> Future[Any]:
+        job = partial(sdk.close, flush=flush, drop=drop)
+        return self._jobs.start(opening.destination.id, Lane.STREAM, job, _closed)
 
     # -- the rest
 
@@ -395,22 +397,21 @@ class Actor:
             for desk in guest.desks.values()
         )
 
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake.recv(4096)
-
-    def _take_results(self) -> None:
-        with contextlib.suppress(Empty):
-            while True:
-                self._results.get_nowait()()
-
     def _stop(self) -> None:
         """Close what is open, within a limit; threads that hang are left to the end of the process."""
-        channels = [desk.sdk for guest in self._guests for desk in guest.desks.values() if desk.sdk is not None]
-        closing = [self._pool.submit(partial(sdk.close, flush=False)) for sdk in channels]
+        desks = [desk for guest in self._guests for desk in guest.desks.values()]
+        closing = [
+            self._close_later(desk.opening, desk.sdk, flush=bool(desk.channel.undurable))
+            for desk in desks
+            if desk.sdk is not None
+        ]
         deadline = time.monotonic() + CLOSE_SECONDS_MAX
-        for future in closing:
-            with contextlib.suppress(Exception):
-                future.result(max(0.0, deadline - time.monotonic()))
+        while not all(future.done() for future in closing) and time.monotonic() < deadline:
+            wait(closing, STOP_BEAT_SECONDS)
             self._beat()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._jobs.stop()
+
+
+def _closed(future: Future[Any]) -> None:
+    if (error := future.exception()) is not None:
+        log.info("channel_close_failed", error=type(error).__name__)

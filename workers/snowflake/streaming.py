@@ -10,6 +10,7 @@ real account's uploads astray, so one actor serves either local destinations or 
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while someb
 CLOSE_SECONDS = 5
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
+_serving = threading.Lock()  # opens run in several threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +101,17 @@ def _status(status: Any) -> ChannelStatus:
 
 
 def _keep_apart(destination: Destination) -> None:
+    """Set the process's variables for this kind of destination; EtlError(CONFIG) when they are set for the other kind."""
     local = is_local(destination)
-    if _served and _served[0] is not local:
-        reason = "a local Snowflake and a real account can't be served by one supervisor"
-        raise EtlError(
-            Kind.CONFIG, f"destination {destination.name}", reason, "run a second supervisor for one of them"
-        )
-    _served[:] = [local]
-    if local:
-        trust_local(destination)
-        os.environ["AWS_ENDPOINT_URL_S3"] = f"https://{destination.host}"
+    with _serving:
+        if _served and _served[0] is not local:
+            reason = "a local Snowflake and a real account can't be served by one supervisor"
+            remedy = "run a second supervisor for one of them"
+            raise EtlError(Kind.CONFIG, f"destination {destination.name}", reason, remedy)
+        if local:
+            trust_local(destination)
+            os.environ["AWS_ENDPOINT_URL_S3"] = f"https://{destination.host}"
+        _served[:] = [local]
 
 
 def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> dict[str, str]:
