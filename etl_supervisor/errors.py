@@ -21,6 +21,7 @@ class Kind(StrEnum):
     SOURCE_SETUP = "source_setup"  # wal_level, publication, privileges, slots
     SLOT_LOST = "slot_lost"  # the slot is gone, invalidated or ahead of our recorded position
     STREAM = "stream"  # the replication stream broke off
+    SPOOL = "spool"  # no room for the transactions in progress that PostgreSQL streams
     PROTOCOL = "protocol"  # bytes that the protocol does not allow
     STATE_STORE = "state_store"  # Redis or the PostgreSQL state store does not answer
     DESTINATION_UNREACHABLE = "destination_unreachable"  # Snowflake does not answer

@@ -34,6 +34,7 @@ _BY_KIND = {
     Kind.STREAM: Exit.STREAM,
     Kind.EMBEDDED: Exit.TEMPORARY,
     Kind.COPY: Exit.TEMPORARY,
+    Kind.SPOOL: Exit.TEMPORARY,
 }
 
 

@@ -12,6 +12,7 @@ from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_postgres import Database
 from tests.support.streaming import rows_of, streaming
 from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.frame import Chunk
 from workers.reader.relations import table_of
 
 TYPED = """
@@ -171,7 +172,7 @@ def test_several_tables_and_transactions_keep_their_own_order(database: Database
                 connection.execute(f"insert into {'ab'[number % 2]} values ({number})")
         database.execute("truncate a, b")
         frames = decoding.frames()
-        decoded = decoding.decoder.decode(frames)
+        decoded = decoding.decoder.decode([Chunk.of(frames)])
     assert decoded.commits == 22
     assert decoded.rows == 42
     assert decoded.end_lsn

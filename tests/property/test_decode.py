@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl_supervisor.errors import EtlError, Kind
+from workers.reader.frame import Chunk
 from workers.reader.pgoutput import Decoder
 from workers.reader.relations import Relations
 
@@ -116,7 +117,7 @@ def stream(transactions: list[list[tuple]]) -> tuple[list[bytes], Expected, int]
 def decoded(frames: list[bytes], cuts: list[int]) -> tuple[dict[int, list[dict[str, object]]], int | None]:
     decoder, rows, end, at = Decoder(Relations(lambda oid: None)), {}, None, 0
     for cut in [*sorted({cut % (len(frames) + 1) for cut in cuts}), len(frames)]:
-        result = decoder.decode(frames[at:cut])
+        result = decoder.decode([Chunk.of(frames[at:cut])])
         at, end = cut, result.end_lsn or end
         for item in result.segments:
             rows.setdefault(item.table.oid, []).extend(plain(row) for row in item.batch.to_pylist())
@@ -156,6 +157,6 @@ def test_broken_bytes_are_a_typed_error_or_nothing_at_all(transactions, data):
         broken[data.draw(st.integers(25, len(broken) - 1))] = data.draw(st.integers(0, 255))
     frames[number] = bytes(broken[: data.draw(st.integers(1, len(broken)))])
     try:
-        Decoder(Relations(lambda oid: None)).decode(frames)
+        Decoder(Relations(lambda oid: None)).decode([Chunk.of(frames)])
     except EtlError as error:
         assert error.kind in (Kind.PROTOCOL, Kind.SCHEMA)  # noqa: PT017 - no error at all is right too

@@ -2,13 +2,18 @@
 
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
+copyboth    frames from the socket, or through libpq
+assembler   transactions in progress (protocol 2) -> plain ones
+spool       the frames of one transaction in progress, in memory or on disk
 source      what must hold before a stream may start, and where it starts
 batcher     frames gather until a batch is full or old
 frame       the frames of a batch in one buffer, read by column of bytes
 pgoutput    frames -> tables' rows: transactions, ordinals, versions
 tuples      the tuples of changes, column by column
 rows        row frames as numbers, and the Arrow batch made of them
+values      one column of many tuples
 columns     PostgreSQL's text -> typed Arrow arrays
+binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table

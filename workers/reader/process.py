@@ -1,8 +1,8 @@
 """The reader: one process per source, one thread, one loop.
 
-    frames ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
-                                                                   │ Durable
-    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄───┘
+    frames ─► assembler ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
+                                                                                  │ Durable
+    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────────────────┘
 
 One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
 drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
@@ -20,6 +20,8 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -34,8 +36,10 @@ from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
+from workers.reader.assembler import Assembler
 from workers.reader.batcher import Batcher
 from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
@@ -76,6 +80,7 @@ class Reader:
         self._resources = contextlib.ExitStack()
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
         self._draining = self._more = False
+        self._rest: Iterator[Chunk] | None = None  # what has been received and not yet batched
         self._drain_until = float("inf")
         self._rows = 0
         self._received = self._wal_end = 0
@@ -123,6 +128,7 @@ class Reader:
         self._roster = Roster(self._spec, self._progress, self._epoch, self._store, self._publisher, self._frontier)
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
         self._decoder = Decoder(self._relations)
+        self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()
         self._publisher.connect()
         for oid, _ in published_tables(self._catalog, publications):
@@ -142,6 +148,12 @@ class Reader:
             bytes_max=self._settings.batch_max_bytes_mb << 20,
             fill_seconds=min(pipeline.batch_max_fill_ms for pipeline in self._spec.pipelines) / 1000,
         )
+
+    def _new_assembler(self) -> Assembler:
+        settings = self._settings
+        directory = Path(settings.spool_directory) if settings.spool_directory else None
+        place = f"source {self._spec.source.name}"
+        return Assembler(settings.spool_memory_mb << 20, settings.spool_disk_mb << 20, directory, place)
 
     def _watch_signals(self) -> None:
         ours, theirs = socket.socketpair()
@@ -228,13 +240,21 @@ class Reader:
         return min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, due - now))
 
     def _read(self, now: float) -> None:
-        """One read, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
-        frames = self._stream.read()
-        self._more = bool(frames)
-        if not frames:
+        """One read or one part of it, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
+        if self._rest is None:
+            chunk = self._stream.read()
+            self._rest = self._assembler.take(chunk) if chunk is not None else None
+        else:
+            self._stream.heard = now  # a long transaction is being put together: nothing is read meanwhile
+        self._more = self._rest is not None
+        if self._rest is None:
             self._note_silence(now)
-        for frame in frames:
-            self._batcher.add(frame, now)
+            return
+        part = next(self._rest, None)
+        if part is None:
+            self._rest = None
+        while part is not None:
+            part = self._batcher.take(part, now)
             if self._batcher.full:
                 self._seal()
                 self._context.heartbeat.beat()
@@ -243,7 +263,9 @@ class Reader:
         silent = now - self._stream.heard
         if silent > SILENCE_SECONDS_MAX:
             raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
-        if self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction:
+        if (
+            self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction
+        ):  # and nothing waits in `_rest`
             self._frontier.idle(self._stream.wal_end)
             self._received = max(self._received, self._stream.wal_end)
 
