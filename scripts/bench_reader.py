@@ -327,7 +327,8 @@ def _summary(work: Work, figures: Figures, transfer: str) -> dict[str, float]:
     rss = max(run.rss_mb for run in runs)
     print(
         f"{work.name:7} {transfer:7} floor {work.rows / floor:>8,.0f} rows/s  receive {work.rows / receiver:>8,.0f}"
-        f"  reader {work.rows / reader:>8,.0f}  ratio {floor / reader:.2f} (goal {work.goal})  CPU s/M rows: reader {cpu / millions:.2f} walsender {walsender / millions:.2f}"
+        f"  reader {work.rows / reader:>8,.0f}  ratio {floor / reader:.2f} (goal {work.goal})"
+        f"  CPU s/M rows: reader {cpu / millions:.2f} walsender {walsender / millions:.2f}"
         f"  RssAnon {rss:.0f} MB",
         flush=True,
     )
