@@ -150,7 +150,10 @@ def test_the_catalog_alone_gives_the_shape_that_the_relation_message_gives(typed
     typed.execute("create domain money2 as numeric(9,3) not null")
     typed.execute('create table "Odd ""Name" (k1 int, k2 text, m money2, primary key (k2, k1))')
     with typed.connect() as connection:
-        shapes = [table_of(read_catalog(connection, oid)) for oid, _ in published_tables(connection, ["p"])]
+        shapes = [
+            table_of(read_catalog(connection, published.oid), published.columns)
+            for published in published_tables(connection, ["p"], "source s")
+        ]
     assert [shape.name for shape in shapes] == [TableName("public", 'Odd "Name'), TableName("public", "typed")]
     with streaming(typed) as decoding:
         typed.execute('insert into "Odd ""Name" values (1, \'a\', 1.5)')

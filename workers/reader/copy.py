@@ -42,7 +42,7 @@ from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
-from workers.reader.catalog import read_catalog
+from workers.reader.catalog import published_tables, read_catalog
 from workers.reader.csv import from_csv
 from workers.reader.publisher import Publisher
 from workers.reader.relations import table_of
@@ -138,9 +138,7 @@ class CopyWorker:
             reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(slot.snapshot))
             oid = self._lock(reader)
             if oid is not None:
-                found = read_catalog(reader, oid)
-                assert found is not None
-                table = table_of(found)
+                table = self._shape(reader, oid)
                 return slot, table, self._query(reader, oid, table)
             reader.execute("ROLLBACK")
             stream.close()
@@ -173,6 +171,13 @@ class CopyWorker:
             [self._name.schema, self._name.name],
         ).fetchone()
         return int(row[0]) if row and row[1] else None
+
+    def _shape(self, reader: psycopg.Connection[Any], oid: int) -> Table:
+        found = read_catalog(reader, oid)
+        published = published_tables(reader, sources.publications_of(self._source), self._place, oid)
+        if found is None or not published:
+            raise EtlError(Kind.COPY, self._place, "the table is not published any more", "publish it again")
+        return table_of(found, published[0].columns)
 
     def _query(self, reader: psycopg.Connection[Any], oid: int, table: Table) -> sql.Composed:
         """The rows that the publication publishes: its row filters are honoured; its column lists are in `table` already."""

@@ -131,10 +131,10 @@ class Reader:
         self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()
         self._publisher.connect()
-        for oid, _ in published_tables(self._catalog, publications):
-            found = read_catalog(self._catalog, oid)
+        for published in published_tables(self._catalog, publications, f"source {source.name}"):
+            found = read_catalog(self._catalog, published.oid)
             if found is not None:
-                self._roster.learn(table_of(found))
+                self._roster.learn(table_of(found, published.columns))
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed

@@ -8,7 +8,7 @@ key flags, and every column of variable length can be left out by an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from etl_supervisor.model.table import Column, Table, TableName
@@ -116,10 +116,14 @@ def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
     return Table(message.name, message.oid, columns)
 
 
-def table_of(found: CatalogTable) -> Table:
-    """A table's shape from the catalog alone: what its Relation message will say."""
+def table_of(found: CatalogTable, published: Collection[str]) -> Table:
+    """A table's shape from the catalog alone, of the columns that are published: what its Relation message will say."""
     key = set(found.primary_key if found.identity in "dfn" else found.identity_index)
-    columns = tuple(_column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns)
+    columns = tuple(
+        _column(c.name, c.type_oid, c.typmod, c.name in key and key <= set(published), c)
+        for c in found.columns
+        if c.name in published
+    )
     return Table(found.name, found.oid, columns)
 
 
