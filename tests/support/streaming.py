@@ -17,6 +17,7 @@ from workers.reader.catalog import read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.pgoutput import Decoder
 from workers.reader.relations import Relations
+from workers.reader.source import publications_of
 from workers.reader.stream import ReplicationStream, connect
 
 SECONDS_MAX = 20.0
@@ -50,7 +51,7 @@ def streaming(database: Database, publication: str = "p", slot: str = "") -> Ite
     made = maker.create_slot(name, temporary=False, snapshot=False, limit=10, tick=lambda: None)
     maker.close()
     stream = ReplicationStream(source, password)
-    stream.start(name, made.consistent_point, [publication])
+    stream.start(name, made.consistent_point, publications_of(source))
     catalog = connect(source, password)
     try:
         yield Decoding(database, stream, Decoder(Relations(lambda oid: read_catalog(catalog, oid))))

@@ -35,7 +35,10 @@ class CatalogColumn:
 
 @dataclass(frozen=True, slots=True)
 class CatalogTable:
-    """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)."""
+    """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex).
+
+    `not_brought` are the columns that deletes in some partition do not bring: partitions have identities of their own.
+    """
 
     oid: int
     name: TableName
@@ -43,6 +46,7 @@ class CatalogTable:
     columns: tuple[CatalogColumn, ...]
     primary_key: tuple[str, ...]
     identity_index: tuple[str, ...]
+    not_brought: tuple[str, ...] = ()
 
 
 _COLUMNS = """
@@ -62,12 +66,23 @@ WHERE a.attrelid = %(oid)s
 ORDER BY a.attnum
 """
 
+# A deferrable key may hold twice for a moment, so it tells no row of a stream from another. INCLUDE columns are not of the key.
 _TABLE = """
+WITH keys AS (
+    SELECT i.indrelid, i.indisprimary AND i.indimmediate AS is_primary, i.indisreplident AS is_identity,
+           (i.indkey::int2[])[0:i.indnkeyatts - 1] AS attnums
+    FROM pg_index i WHERE i.indisprimary OR i.indisreplident
+), columns AS (
+    SELECT attrelid, attnum, attname::text AS name FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+)
 SELECT n.nspname, c.relname, c.relreplident::text,
-       (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisprimary),
-       (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisreplident)
+       ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
+             WHERE k.indrelid = c.oid AND k.is_primary),
+       ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
+             WHERE k.indrelid = c.oid AND k.is_identity),
+       ARRAY(SELECT DISTINCT a.name FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+             JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
+             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s
 """
 
@@ -77,15 +92,14 @@ def read_catalog(connection: psycopg.Connection[Any], oid: int) -> CatalogTable 
     found = connection.execute(_TABLE, {"oid": oid}).fetchone()
     if found is None:
         return None
-    schema, name, identity, primary_key, identity_index = found
+    schema, name, identity, *keys = found
     columns = connection.execute(_COLUMNS, {"oid": oid}).fetchall()
     return CatalogTable(
         oid,
         TableName(schema, name),
         identity,
         tuple(CatalogColumn(*row) for row in columns),
-        tuple(primary_key or ()),
-        tuple(identity_index or ()),
+        *map(tuple, keys),
     )
 
 

@@ -106,9 +106,10 @@ def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
     agreed = [_agreed(column, catalog.get(column.name)) for column in message.columns]
     names = {column.name for column in message.columns}
     key = {column.name for column in message.columns if column.key}
-    if message.identity in "fn":
-        primary = set(found.primary_key) if found else set()
-        key = primary if primary <= names else set()
+    if found is not None and (message.identity in "fn" or message.identity == found.identity):
+        key = _key(found, names)
+    elif message.identity in "fn":
+        key = set()
     columns = tuple(
         _column(column.name, column.type_oid, column.typmod, column.name in key, fact)
         for column, fact in zip(message.columns, agreed, strict=True)
@@ -118,13 +119,17 @@ def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
 
 def table_of(found: CatalogTable, published: Collection[str]) -> Table:
     """A table's shape from the catalog alone, of the columns that are published: what its Relation message will say."""
-    key = set(found.primary_key if found.identity in "dfn" else found.identity_index)
+    key = _key(found, published)
     columns = tuple(
-        _column(c.name, c.type_oid, c.typmod, c.name in key and key <= set(published), c)
-        for c in found.columns
-        if c.name in published
+        _column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns if c.name in published
     )
     return Table(found.name, found.oid, columns)
+
+
+def _key(found: CatalogTable, published: Collection[str]) -> set[str]:
+    """What identifies a row in the target: brought by every change, wholly published; else nothing does."""
+    key = set(found.identity_index if found.identity == "i" else found.primary_key)
+    return key if key <= set(published) and key.isdisjoint(found.not_brought) else set()
 
 
 def _agreed(column: RelationColumn, fact: CatalogColumn | None) -> CatalogColumn | None:

@@ -137,7 +137,7 @@ def _old_key(data: Frames, changes: Changes, table: Table, moved: Flags) -> pa.A
         return pa.nulls(len(changes.op), pa.string())
     keys = [(d, column) for d, column in zip(table.columns, changes.old, strict=True) if d.key]
     if not keys:
-        return pa.array(["{}" if flag else None for flag in moved.tolist()], pa.string())
+        return pc.if_else(pa.array(moved), pa.scalar("{}"), pa.scalar(None, pa.string()))
     texts = [_text(data, column, definition, f"table {table.name}") for definition, column in keys]
     return jsontext.objects([definition.name for definition, _ in keys], texts)
 

@@ -41,8 +41,12 @@ class SlotFacts:
 
 
 def publications_of(source: Source) -> list[str]:
-    """`publication_name` may be a comma-separated list."""
-    return [name.strip() for name in source.publication_name.split(",") if name.strip()]
+    """`publication_name` may be a comma-separated list: see `names.publications`."""
+    try:
+        return names.publications(source.publication_name)
+    except ValueError as error:
+        remedy = 'separate names by commas; put a name with a comma or quote in double quotes: "a, b"'
+        raise EtlError(Kind.SOURCE_SETUP, f"source {source.name}", str(error), remedy) from None
 
 
 def check(connection: psycopg.Connection[Any], source: Source) -> None:

@@ -111,17 +111,19 @@ def _last_tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> lis
 
 
 def _updates_with_old(rows: Rows, places: Integers, table: Table, *, whole: bool) -> list[_Group]:
-    """Updates that bring their old key ('K': it changed) or their whole old row ('O': compare)."""
+    """Updates that bring their old key ('K': it changed, or lies out of line) or their whole old row ('O'): compare the keys."""
     data, frames = rows.data, rows.frame[places]
     old, at = _tuple(rows, places, _start(rows, places), table)
     data.need(at, 1, frames, "Update", "marker of the new tuple")
     if bool(np.any(data.byte(at) != ord("N"))):
         raise broken("Update", "marker of the new tuple")
     new = _last_tuple(rows, places, at + 1, table)
-    if not whole:
-        return _halves(places, old, new, table, np.ones(len(places), dtype=bool))
-    new = [_filled(after, before) for before, after in zip(old, new, strict=True)]
-    moved = _key_differs(data, old, new, table)
+    new = [
+        _filled(after, before) if whole or definition.key else after
+        for definition, before, after in zip(table.columns, old, new, strict=True)
+    ]
+    # Without a key only the old row tells which row it was: the log has it as a delete.
+    moved = _key_differs(data, old, new, table) if table.key else np.ones(len(places), dtype=bool)
     groups = _halves(places, old, new, table, moved)
     stayed = ~moved
     if bool(stayed.any()):
@@ -153,7 +155,7 @@ def _filled(new: ColumnValues, old: ColumnValues) -> ColumnValues:
 
 
 def _key_differs(data: Frames, old: list[ColumnValues], new: list[ColumnValues], table: Table) -> Flags:
-    differs = np.zeros(len(old[0].kind) if old else 0, dtype=bool)
+    differs = np.zeros(len(old[0].kind), dtype=bool)
     for column, before, after in zip(table.columns, old, new, strict=True):
         if column.key:
             unequal = pc.not_equal(_octets(data, before), _octets(data, after))
