@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import selectors
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,7 @@ from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.catalog import published_tables, read_catalog
 from workers.reader.csv import from_csv
+from workers.reader.heartbeat import Access, nudging
 from workers.reader.publisher import Publisher
 from workers.reader.relations import table_of
 from workers.reader.roster import owner
@@ -96,11 +97,14 @@ class CopyWorker:
 
     def run(self) -> None:
         """Copy the table; every row is durable when this returns. EtlError says why it could not be done."""
-        password = None
-        if self._source.pg_password is not None:
-            password = self._context.settings.keyring().decrypt(self._source.pg_password)
-        reader = self._resources.enter_context(contextlib.closing(connect(self._source, password)))
-        slot, table, query = self._snapshot(reader, password)
+        source, keyring = self._source, self._context.settings.keyring()
+        password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
+        primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
+        progress = self._store.progress(source.name)
+        assert progress is not None
+        access = Access(source, password, primary_url, progress.system_identifier)
+        reader = self._resources.enter_context(contextlib.closing(connect(source, password)))
+        slot, table, query = self._snapshot(reader, access)
         self._context.parent.send(Ready())
         failpoint("copy.after_snapshot")
         log.info("copy_started", pipeline=self._pipeline.name, table=str(self._name), copy_lsn=slot.consistent_point)
@@ -129,10 +133,11 @@ class CopyWorker:
 
     # -- the snapshot
 
-    def _snapshot(self, reader: psycopg.Connection[Any], password: str | None) -> tuple[Slot, Table, sql.Composed]:
+    def _snapshot(self, reader: psycopg.Connection[Any], access: Access) -> tuple[Slot, Table, sql.Composed]:
         for attempt in range(SNAPSHOT_TRIES):
-            stream = self._resources.enter_context(contextlib.closing(ReplicationStream(self._source, password)))
-            slot = self._create_slot(stream, reader, attempt)
+            stream = self._resources.enter_context(contextlib.closing(ReplicationStream(self._source, access.password)))
+            with nudging(access, self._context.heartbeat.beat, standby=sources.in_recovery(reader)) as tick:
+                slot = self._create_slot(stream, reader, attempt, tick)
             assert slot.snapshot is not None
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(slot.snapshot))
@@ -144,12 +149,12 @@ class CopyWorker:
             stream.close()
         raise EtlError(Kind.COPY, self._place, "the table is rewritten again and again", "try when its ALTERs are done")
 
-    def _create_slot(self, stream: ReplicationStream, reader: psycopg.Connection[Any], attempt: int) -> Slot:
+    def _create_slot(
+        self, stream: ReplicationStream, reader: psycopg.Connection[Any], attempt: int, tick: Callable[[], None]
+    ) -> Slot:
         name = names.copy_slot(self._source.replication_id, self._context.incarnation + attempt)
         try:
-            return stream.create_slot(
-                name, temporary=True, snapshot=True, limit=sources.SLOT_SECONDS_MAX, tick=self._context.heartbeat.beat
-            )
+            return stream.create_slot(name, temporary=True, snapshot=True, limit=sources.SLOT_SECONDS_MAX, tick=tick)
         except TimeoutError:
             raise sources.slot_waits(reader, self._source) from None
 

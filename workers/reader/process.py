@@ -41,11 +41,13 @@ from workers.reader.batcher import Batcher
 from workers.reader.catalog import published_tables, read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
+from workers.reader.heartbeat import Access, nudging
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.stream import ReplicationStream, broken_off, connect
+from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
 CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
@@ -83,7 +85,7 @@ class Reader:
         self._rest: Iterator[Chunk] | None = None  # what has been received and not yet batched
         self._drain_until = float("inf")
         self._rows = 0
-        self._received = self._wal_end = 0
+        self._received = 0
         self._oldest_commit: float | None = None
         self._next_status = self._next_confirm = self._next_report = 0.0
 
@@ -98,16 +100,19 @@ class Reader:
     # -- start
 
     def _start(self) -> None:
-        source, beat = self._spec.source, self._context.heartbeat.beat
-        password = None
-        if source.pg_password is not None:
-            password = self._settings.keyring().decrypt(source.pg_password)
+        source, beat, keyring = self._spec.source, self._context.heartbeat.beat, self._settings.keyring()
+        password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
+        primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
         self._store = self._resources.enter_context(contextlib.closing(open_store(self._settings)))
         self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
-        sources.check(self._catalog, source)
+        standby = sources.check(self._catalog, source)
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
         known = self._store.progress(source.name)
-        self._progress = sources.starting_point(self._catalog, self._stream, source, known, beat)
+        access = Access(source, password, primary_url, self._stream.identify()[0])
+        with nudging(access, beat, standby=standby) as tick:
+            self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
+        watch = Watch(access, self._progress.slot, standby=standby)
+        self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         publications = sources.publications_of(source)
         self._stream.start(self._progress.slot, self._progress.confirmed, publications)
@@ -341,18 +346,20 @@ class Reader:
     def _report(self, now: float) -> None:
         self._next_report = now + REPORT_SECONDS
         name = self._spec.source.name
-        with contextlib.suppress(psycopg.Error):
-            self._wal_end = sources.wal_end(self._catalog)
+        self._watch.tick(now, self._rows)
+        facts = self._watch.facts
         report = SourceReport(
             state="draining" if self._draining else "streaming",
             received=self._received,
             durable=self._frontier.durable,
             confirmed=self._progress.confirmed,
-            wal_end=max(self._received, self._wal_end),
+            wal_end=max(self._received, facts.wal_end),
             lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
             rows=self._rows,
-            trouble=self._roster.trouble,
+            trouble=self._roster.trouble or self._watch.trouble,
             reported_at=time.time(),
+            wal_status=facts.slot.wal_status if facts.slot else "",
+            safe_wal_bytes=facts.slot.safe_wal_bytes if facts.slot else None,
         )
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)

@@ -156,11 +156,18 @@ class ReplicationStream:
         return system.decode(), int(timeline)
 
     def create_slot(
-        self, name: str, *, temporary: bool, snapshot: bool, limit: float, tick: Callable[[], None]
+        self,
+        name: str,
+        *,
+        temporary: bool,
+        snapshot: bool,
+        limit: float,
+        tick: Callable[[], None],
+        failover: bool = False,
     ) -> Slot:
         """Create a pgoutput slot. Waits (at most `limit` seconds) for every write transaction that is open now; calls `tick`."""
         kind = " TEMPORARY" if temporary else ""
-        wish = f"(SNAPSHOT '{'export' if snapshot else 'nothing'}')"
+        wish = f"(SNAPSHOT '{'export' if snapshot else 'nothing'}'{', FAILOVER true' if failover else ''})"
         if self._connection.info.server_version < 150_000:  # the older grammar
             wish = "EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT"
         result = self._command(f'CREATE_REPLICATION_SLOT "{name}"{kind} LOGICAL pgoutput {wish}', limit, tick)
@@ -168,6 +175,17 @@ class ReplicationStream:
         assert name_ is not None
         assert point is not None
         return Slot(name_.decode(), lsn.parse(point.decode()), exported.decode() if exported else None)
+
+    def set_failover(self, name: str) -> None:
+        """Let standbys keep a copy of a slot that was made without (PostgreSQL 17 and newer)."""
+        self._command(f'ALTER_REPLICATION_SLOT "{name}" (FAILOVER true)')
+
+    def history(self, timeline: int) -> dict[int, int]:
+        """Where each timeline before this one ended: the position at which its successor forked."""
+        text = self._command(f"TIMELINE_HISTORY {timeline}").get_value(0, 1)
+        assert text is not None
+        lines = (line.split() for line in text.decode(errors="replace").splitlines())
+        return {int(words[0]): lsn.parse(words[1]) for words in lines if len(words) > 1 and words[0].isdigit()}
 
     def start(
         self, slot: str, position: int, publications: list[str], *, binary: bool = False, streaming: bool = False
