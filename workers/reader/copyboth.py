@@ -34,11 +34,11 @@ _COPY_DATA = ord("d")
 
 
 class ServerError(Exception):
-    """The server's error: SQLSTATE and its primary message."""
+    """An error as the server told it: severity (not localised), SQLSTATE, primary message and context."""
 
-    def __init__(self, state: str, text: str) -> None:
+    def __init__(self, severity: str, sqlstate: str, text: str, context: str) -> None:
         super().__init__(text)
-        self.state, self.text = state, text
+        self.severity, self.sqlstate, self.text, self.context = severity, sqlstate, text, context
 
 
 class BrokenOffError(Exception):
@@ -216,7 +216,7 @@ def _places(buffer: bytearray, filled: int, at_most: int = 1 << 62) -> tuple[lis
 def _refused(message: bytes) -> ServerError:
     """ErrorResponse: fields of a code(1) and a text that ends with zero."""
     fields = {field[:1]: field[1:].decode(errors="replace") for field in message[_HEADER_BYTES:].split(b"\0") if field}
-    return ServerError(fields.get(b"C", ""), fields.get(b"M", ""))
+    return ServerError(*(fields.get(code, "") for code in (b"V", b"C", b"M", b"W")))
 
 
 class ThroughLibpq:
@@ -284,9 +284,9 @@ class ThroughLibpq:
 
 def refusal(result: pq.abc.PGresult) -> ServerError:
     """The server's error in a result of libpq's."""
-    fields = (pq.DiagnosticField.SQLSTATE, pq.DiagnosticField.MESSAGE_PRIMARY)
-    state, text = ((result.error_field(field) or b"").decode(errors="replace") for field in fields)
-    return ServerError(state, text)
+    field = pq.DiagnosticField
+    wanted = (field.SEVERITY_NONLOCALIZED, field.SQLSTATE, field.MESSAGE_PRIMARY, field.CONTEXT)
+    return ServerError(*((result.error_field(code) or b"").decode(errors="replace") for code in wanted))
 
 
 def _end_of(result: pq.abc.PGresult | None) -> Exception:

@@ -21,6 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -66,8 +67,22 @@ def main(context: ChildContext) -> int:
     try:
         with Reader(context) as reader:
             return reader.run()
+    except EtlError as error:
+        _leave_word(context, error)
+        raise
     except psycopg.Error as error:
-        raise broken_off(error, context.spec.source) from None
+        trouble = broken_off(error, context.spec.source)
+        _leave_word(context, trouble)
+        raise trouble from None
+
+
+def _leave_word(context: ChildContext, error: EtlError) -> None:
+    """`status` shows why the reader ended, until the next one reports."""
+    assert context.spec is not None
+    name = context.spec.source.name
+    with contextlib.suppress(EtlError), contextlib.closing(open_store(context.settings)) as store:
+        last = store.report(name) or SourceReport("")
+        store.save_report(name, replace(last, state="stopped", trouble=error.line, reported_at=time.time()))
 
 
 class Reader:

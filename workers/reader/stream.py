@@ -31,6 +31,7 @@ from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
 from workers.reader.copyboth import BrokenOffError, CopyBoth, ServerError, copy_both, refusal
 from workers.reader.frame import Chunk, broken
+from workers.reader.decode_failure import failure_of
 
 CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
 COMMAND_SECONDS_MAX = 30.0
@@ -216,8 +217,7 @@ class ReplicationStream:
                 assert result is not None
                 return result
             if found.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.NONFATAL_ERROR):
-                refused = refusal(found)
-                raise self._refused(refused.state, refused.text)
+                raise self._refused(refusal(found))
             result = found
 
     def _wait_for_result(self, deadline: float, tick: Callable[[], None]) -> None:
@@ -237,7 +237,12 @@ class ReplicationStream:
         """XLogData frames that have come, a megabyte at most; None when none is there. Keepalives are noted on the way."""
         assert self._copy is not None, "not started"
         with self._translated():
-            chunk = self._copy.read()
+            try:
+                chunk = self._copy.read()
+            except ServerError as error:
+                if not (failure := failure_of(error)).of_decoding:
+                    raise
+                raise failure.error(self._place, self.wal_end) from None
         if chunk is None:
             return None
         self.heard = time.monotonic()
@@ -293,14 +298,15 @@ class ReplicationStream:
         try:
             yield
         except ServerError as error:
-            raise self._refused(error.state, error.text) from None
+            raise self._refused(error) from None
         except BrokenOffError as error:
             raise self._broken(str(error)) from None
         except TimeoutError:
             raise self._broken("START_REPLICATION was not answered") from None
 
-    def _refused(self, state: str, text: str) -> EtlError:
+    def _refused(self, error: ServerError) -> EtlError:
         """The server's own error, by its SQLSTATE."""
+        state, text = error.sqlstate, error.text
         if state == "55006":  # object_in_use: the old walsender has not noticed yet
             return EtlError(
                 Kind.STREAM, self._place, text, "the slot is taken over when its reader is gone", transient=True
