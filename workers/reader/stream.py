@@ -30,8 +30,8 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
 from workers.reader.copyboth import BrokenOffError, CopyBoth, ServerError, copy_both, refusal
-from workers.reader.frame import Chunk, broken
 from workers.reader.decode_failure import failure_of
+from workers.reader.frame import Chunk, broken
 
 CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
 COMMAND_SECONDS_MAX = 30.0
