@@ -27,7 +27,8 @@ Octets = npt.NDArray[np.uint8]
 
 START, WAL_END, KIND, BODY = 1, 9, 25, 26
 XID_BYTES = 4
-_TOP_BIT = 0x80  # of a position's first octet: 2**63 and more are not counted here
+POSITION_MAX = 2**63 - 1  # positions are computed in signed numbers; the server would need centuries to come here
+_TOP_BIT = 0x80  # in the first octet of a position that is larger
 PADDING = bytes(32)  # the longest field read at once is 16 octets
 
 
