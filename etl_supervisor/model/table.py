@@ -24,6 +24,7 @@ class Column:
 
     `key` says that it identifies a row (primary key, or the replica identity index). `toastable` says that an update may leave it
     out (its storage can be out of line). `default` is the text of `attmissingval`: what rows older than the column hold.
+    `attnum` is the column's number in PostgreSQL, which a rename does not change and which is never used again; 0 when it is not proved.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     nullable: bool = True
     toastable: bool = False
     default: str | None = None
+    attnum: int = 0
 
 
 @dataclass(frozen=True, slots=True)

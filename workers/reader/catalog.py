@@ -38,6 +38,7 @@ class CatalogTable:
     """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex).
 
     `not_brought` are the columns that deletes in some partition do not bring: partitions have identities of their own.
+    `attnums` are the numbers of all columns it ever had, dropped ones too.
     """
 
     oid: int
@@ -47,6 +48,7 @@ class CatalogTable:
     primary_key: tuple[str, ...]
     identity_index: tuple[str, ...]
     not_brought: tuple[str, ...] = ()
+    attnums: tuple[int, ...] = ()
 
 
 _COLUMNS = """
@@ -82,7 +84,8 @@ SELECT n.nspname, c.relname, c.relreplident::text,
              WHERE k.indrelid = c.oid AND k.is_identity),
        ARRAY(SELECT DISTINCT a.name FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
              JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
-             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid)
+             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid),
+       ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s
 """
 

@@ -37,6 +37,7 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, Ready, TableClosed, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import metrics
@@ -249,6 +250,7 @@ class CopyWorker:
                 channel=names.copy_channel(self._pipeline.id, self._wanted.generation, slot.consistent_point),
                 destination=self._pipeline.destination,
                 table=table,
+                since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
             )
         )
         return publisher

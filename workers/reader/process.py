@@ -154,7 +154,7 @@ class Reader:
         for published in published_tables(self._catalog, publications, f"source {source.name}"):
             found = read_catalog(self._catalog, published.oid)
             if found is not None:
-                self._roster.learn(table_of(found, published.columns))
+                self._roster.introduce(table_of(found, published.columns))
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed

@@ -34,6 +34,7 @@ from etl_supervisor.ipc.messages import (
     Failed,
     Hello,
     OpenTable,
+    ReshapeTable,
     Segment,
     TableClosed,
     ToActor,
@@ -65,12 +66,13 @@ class _Memory:
 
 @dataclass(slots=True)
 class _Handle:
-    opening: OpenTable
+    opening: OpenTable  # in the shape of the oldest row in flight
     actor: int
     state: Outlet = Outlet.OPEN
     seq: int = 0
     accepted: int = 0
     in_flight: deque[tuple[Segment, _Memory]] = field(default_factory=deque)
+    reshapes: deque[ReshapeTable] = field(default_factory=deque)  # the shapes since, in order
 
 
 @dataclass(slots=True)
@@ -117,14 +119,18 @@ class Publisher:
         return zlib.crc32(f"{pipeline_id}/{table.name}".encode()) % len(self._links)
 
     def open(self, opening: OpenTable) -> None:
-        """Open a table under `opening.handle`, or tell the actor that its shape has changed (same handle, higher version)."""
-        handle = self._handles.get(opening.handle)
-        if handle is None:
-            handle = _Handle(opening, self.home(opening.pipeline_id, opening.table))
-            self._handles[opening.handle] = handle
-        handle.opening = opening
+        """Open a table under `opening.handle`."""
+        handle = _Handle(opening, self.home(opening.pipeline_id, opening.table))
+        self._handles[opening.handle] = handle
+        self._tell(handle.actor, opening)
+
+    def reshape(self, number: int, table: Table, since: str) -> None:
+        """Rows that are published from now on have this shape, of a higher version; it holds from the token `since` on."""
+        handle = self._handles[number]
+        shape = ReshapeTable(number, table, since)
+        handle.reshapes.append(shape)
         if handle.state is Outlet.OPEN:
-            self._tell(handle.actor, opening)
+            self._tell(handle.actor, shape)
 
     def reopen(self, number: int) -> None:
         """Try a failed table again: open it and send again what was not durable."""
@@ -291,9 +297,25 @@ class Publisher:
                 self._resend(handle)
 
     def _resend(self, handle: _Handle) -> None:
+        """The shapes and rows as they came: each shape stands before its first row."""
+        self._forget_shapes(handle)
         self._tell(handle.actor, handle.opening)
+        shapes = deque(handle.reshapes)
         for message, memory in handle.in_flight:
+            while shapes and shapes[0].table.version <= message.version:
+                self._tell(handle.actor, shapes.popleft())
             self._tell(handle.actor, message, memory)
+        for shape in shapes:
+            self._tell(handle.actor, shape)
+
+    def _forget_shapes(self, handle: _Handle) -> None:
+        """Shapes that no row in flight and none that waits for memory has."""
+        number = handle.opening.handle
+        versions = [message.version for message, _ in handle.in_flight]
+        versions += [item.version for item in self._waiting if any(goes_to == number for goes_to, _ in item.goes_to)]
+        while handle.reshapes and handle.reshapes[0].table.version <= min(versions, default=1 << 31):
+            shape = handle.reshapes.popleft()
+            handle.opening = replace(handle.opening, table=shape.table, since=shape.since)
 
     def _tell(self, actor: int, message: ToActor, memory: _Memory | None = None) -> None:
         """Send to an actor; without a connection it is sent when there is one, from the books."""

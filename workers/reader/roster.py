@@ -7,7 +7,9 @@ depends on it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+import pyarrow as pa
 import structlog
 
 from etl_supervisor.errors import EtlError
@@ -23,6 +25,7 @@ from etl_supervisor.ipc.messages import (
 )
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import SourceSpec
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
@@ -32,7 +35,8 @@ from workers.reader.follower import Action, Follower
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 
-COMMIT_LSN = 1  # column of `ipc.arrow.META_FIELDS`
+COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
+PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
 log = structlog.get_logger()
 
@@ -70,24 +74,31 @@ class Roster:
         """Every table in every pipeline."""
         return self._followers.values()
 
-    def learn(self, table: Table) -> list[Follower]:
-        """The followers of a table; a table not seen before is known from now on, one whose shape changed is opened anew."""
+    def introduce(self, table: Table) -> None:
+        """A table that the catalog has. Its shape may be newer than the stream: it counts only until the first row comes."""
+        self._followers_of(replace(table, version=PROVISIONAL))
+
+    def learn(self, table: Table, first: Position) -> list[Follower]:
+        """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on."""
+        known = self._followers_of(table)
+        for follower in known:
+            if follower.table.version != table.version:
+                follower.table = table
+                since = first._replace(generation=follower.state.generation).before
+                self._publisher.reshape(follower.handle, table, since)
+        return known
+
+    def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
-            known = self._by_oid[table.oid] = [
-                self._follow(pipeline_number, table) for pipeline_number in self._numbers()
-            ]
-        for follower in known:
-            if follower.table != table:
-                follower.table = table
-                self._publisher.open(self._opening(follower))
+            known = self._by_oid[table.oid] = [self._follow(number, table) for number in self._numbers()]
         return known
 
     def publish(self, batches: Iterable[TableBatch]) -> list[tuple[int, int]]:
         """Hand over a decoded batch; returns the (handle, seq) that must become durable."""
         promised: list[tuple[int, int]] = []
         for item in batches:
-            followers = self.learn(item.table)
+            followers = self.learn(item.table, _first(item.batch))
             newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest)
@@ -196,6 +207,7 @@ class Roster:
             channel=names.stream_channel(follower.pipeline.id, follower.state.generation),
             destination=follower.pipeline.destination,
             table=follower.table,
+            since=Position(follower.state.generation, 0, 0, 0).token,
         )
 
     def _want_copy(self, follower: Follower) -> None:
@@ -230,6 +242,11 @@ class Roster:
             remedy=error.remedy,
             retry=follower.retry_at is not None,
         )
+
+
+def _first(batch: pa.RecordBatch) -> Position:
+    """Where the first row of a batch stands; the generation is the follower's."""
+    return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)
 
 
 def owner(progress: Progress) -> str:
