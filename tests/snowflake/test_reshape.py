@@ -30,7 +30,7 @@ def shape(*columns: Column, oid: int = 7) -> Table:
 FIRST = shape(Column("a", TEXT, attnum=2), Column("b", TEXT, attnum=3))
 
 
-class Cut(Exception):
+class Cut(Exception):  # noqa: N818 - not an error
     """The process died here."""
 
 

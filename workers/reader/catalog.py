@@ -31,6 +31,7 @@ class CatalogColumn:
     not_null: bool
     toastable: bool
     default: str | None
+    computed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ WITH RECURSIVE base AS (
     FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
 )
 SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
-       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1]
+       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1],
+       a.attmissingval IS NULL AND (a.atthasdef OR a.attidentity <> ''
+         OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL))
 FROM pg_attribute a
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'

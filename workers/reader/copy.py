@@ -300,10 +300,11 @@ class CopyWorker:
         return found
 
     def _finish(self, slot: Slot, rows: int) -> None:
+        state = self._state()
+        if state.generation != self._wanted.generation:
+            raise EtlError(Kind.COPY, self._place, "the table changed meanwhile", "it is copied again by itself")
         self._save(
-            self._state().to(
-                Phase.FINISHEDCOPY, copy_lsn=slot.consistent_point, rows_copied=rows, trouble="", attempts=0
-            )
+            state.to(Phase.FINISHEDCOPY, copy_lsn=slot.consistent_point, rows_copied=rows, trouble="", attempts=0)
         )
 
     def _save(self, state: TableState) -> None:

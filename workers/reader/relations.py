@@ -90,7 +90,6 @@ class Relations:
     def __init__(self, catalog: Callable[[int], CatalogTable | None]) -> None:
         self._catalog = catalog
         self._tables: dict[int, Table] = {}
-        self._messages: dict[int, RelationMessage] = {}
 
     def get(self, oid: int) -> Table | None:
         """The newest version of a table."""
@@ -99,16 +98,22 @@ class Relations:
     def learn(self, message: RelationMessage) -> Table:
         """The table that a message describes; a shape that is new gets the next version."""
         known = self._tables.get(message.oid)
-        if known is not None and self._messages[message.oid] == message:
-            return known
-        found = self._catalog(message.oid)
+        found = self._catalog(
+            message.oid
+        )  # also for a message that is the same: a column may have been dropped and added again
+        if found is None and known is not None and _same_columns(known, message):
+            return known  # the table is gone by now
         shape = table_from(message, found)
         if known is not None:
             shape = replace(shape, version=known.version)
             if shape != known:
                 shape = replace(shape, version=known.version + 1)
-        self._tables[message.oid], self._messages[message.oid] = shape, message
+        self._tables[message.oid] = shape
         return shape
+
+
+def _same_columns(table: Table, message: RelationMessage) -> bool:
+    return table.name == message.name and [column.name for column in table.columns] == [c.name for c in message.columns]
 
 
 def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
@@ -175,6 +180,6 @@ def _numbers(known: list[int], attnums: tuple[int, ...]) -> list[int]:
 
 def _column(name: str, type_oid: int, typmod: int, key: bool, fact: CatalogColumn | None) -> Column:
     if fact is None:
-        return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE)
+        return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE, computed=True)
     kind = value_type(fact.base_oid, fact.base_typmod)
-    return Column(name, kind, key, not fact.not_null, fact.toastable, fact.default, fact.attnum)
+    return Column(name, kind, key, not fact.not_null, fact.toastable, fact.default, fact.attnum, fact.computed)

@@ -10,6 +10,7 @@ ndjson       a batch as the SDK wants it
 failure      the SDK's errors -> what to do
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
 identifiers  names, quoted
 sftypes      value types -> Snowflake types
