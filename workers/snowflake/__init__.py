@@ -7,6 +7,7 @@ desk         one table of one publisher: what is asked, what is under way
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK
 ndjson       a batch as the SDK wants it
+variants     JSON documents that VARIANT would change
 failure      the SDK's errors -> what to do
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark

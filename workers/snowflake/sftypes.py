@@ -18,6 +18,7 @@ _TYPES = {
     ValueKind.TIMESTAMPTZ: "TIMESTAMP_TZ(6)",
     ValueKind.UUID: "VARCHAR",
     ValueKind.JSON: "VARIANT",
+    ValueKind.JSON_TEXT: "VARIANT",
 }
 
 LANDING_META = (
