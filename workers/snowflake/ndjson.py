@@ -4,8 +4,8 @@
 
 Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and floats that JSON has no
 form for are strings (Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT takes the native
-object, and nothing is parsed and printed again on the way (what it can't hold goes in as a string, see `variants`). Line breaks in `json` text can only stand between tokens, so they
-become spaces.
+object, and nothing is parsed and printed again on the way (what it can't hold goes in as a string, see `variants`). Line breaks in `json` text can
+only stand between tokens, so they become spaces.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Which JSON documents VARIANT would change or refuse: they go in as a VARIANT string that holds the document's text, so nothing is lost.
+"""Which JSON documents VARIANT would change or refuse: they go in as a VARIANT string that holds the document's text, so nothing is lost.
 
 VARIANT holds a number exactly up to 38 digits; a longer one, or one with an exponent, becomes a double. It has no lone surrogates, and a strict
 parser refuses an object that has a key twice. `jsonb` can only have the long numbers; `json` keeps what was written and can have all of these.
@@ -123,5 +123,5 @@ def _codes(data: Octets, begins: Integers, ends: Integers) -> Integers:
     buffers: list[Any] = [None, pa.py_buffer(edges), pa.py_buffer(data)]
     whole = pa.Array.from_buffers(pa.binary(), 2 * len(begins) + 1, buffers)
     texts = whole.take(pa.array(np.arange(1, 2 * len(begins), 2)))
-    codes: Integers = texts.dictionary_encode().indices.to_numpy().astype(np.int64)
+    codes: Integers = texts.dictionary_encode().indices.cast(pa.int64()).to_numpy()
     return codes
