@@ -107,7 +107,8 @@ def _quotes(data: Octets) -> Integers:
         return quotes
     others = np.concatenate([[-1], np.flatnonzero(data != _BACKSLASH)])
     before = others[np.searchsorted(others, quotes) - 1]
-    return quotes[(quotes - before) % 2 == 1]
+    plain: Integers = quotes[(quotes - before) % 2 == 1]
+    return plain
 
 
 def _before_colon(data: Octets, ends: Integers) -> npt.NDArray[np.bool_]:
