@@ -201,7 +201,15 @@ So a document that is nothing but such a number looks like the string of its dig
 Names become upper case. A table of schema `public` keeps its name, a table of another schema gets it in front: `sales.orders` →
 `SALES__ORDERS`, `LANDING_SALES__ORDERS`. Two columns or tables that would become one are refused, with a line that names them.
 
-A table without a key (no primary key, no replica identity index) is landed completely and has no current target table.
+## Keys
+
+A row is known by its replica identity index, else by its primary key (also under REPLICA IDENTITY FULL and NOTHING). A key does not count
+when it is deferrable, when a column list leaves out a part of it, or when some partition of a table that is published by its root has
+another identity, so that its deletes would not bring it. A table without a key is landed completely and has no current target table; an
+update is landed as the delete of the old row and the insert of the new one.
+
+PostgreSQL itself refuses updates and deletes that it could not identify (REPLICA IDENTITY NOTHING; no key and not FULL): the writer sees
+the error, and inserts and truncates go on.
 """
 
 if __name__ == "__main__":

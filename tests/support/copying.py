@@ -9,9 +9,7 @@ from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
 from workers.reader import copy
-from workers.reader.catalog import read_catalog
 from workers.reader.csv import from_csv
-from workers.reader.relations import table_of
 from workers.reader.stream import connect
 
 
@@ -19,12 +17,10 @@ def copied(database: Database, name: str) -> tuple[Table, pa.Table]:
     """All rows of a table of schema public, as a first copy sends them."""
     source, password = source_of(database)
     worker = copy.CopyWorker.__new__(copy.CopyWorker)  # its queries need its source and its table, nothing else
-    worker._source, worker._name = source, TableName("public", name)
+    worker._source, worker._name, worker._place = source, TableName("public", name), name
     with connect(source, password) as reader:
         ((oid,),) = reader.execute("select %s::regclass::oid::bigint", [sql.Identifier(name).as_string()])
-        found = read_catalog(reader, oid)
-        assert found is not None
-        table = table_of(found)
+        table = worker._shape(reader, oid)
         chunks = worker._chunks(reader, worker._query(reader, oid, table))
-        parts = [from_csv(table, copy._parse(chunk, table), 1, 1, 0) for chunk in chunks]
+        parts = [from_csv(table, copy.parse_rows(chunk, table), 1, 1, 0) for chunk in chunks]
     return table, pa.Table.from_batches(parts)
