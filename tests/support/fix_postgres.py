@@ -25,7 +25,10 @@ from psycopg import sql
 from etl_supervisor.embedded.pg_programs import BINDIR_VARIABLE, probe
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 
-FAST_SETTINGS = {"fsync": "off"}  # a test's data need not outlive the machine's power
+FAST_SETTINGS = {
+    "fsync": "off",
+    "max_prepared_transactions": "10",
+}  # a test's data need not outlive the machine's power
 OLD_BINDIRS = [Path(f"/usr/lib/postgresql/{major}/bin") for major in (15, 14, 16, 17)]
 SLOT_RELEASE_TIMEOUT = "10s"
 

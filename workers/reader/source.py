@@ -36,6 +36,8 @@ from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
 SLOT_SECONDS_MAX = 300.0  # a slot waits for open write transactions; then the oldest is named and it is tried again
+FREE_SECONDS_MAX = 10.0  # a walsender whose client is gone ends within milliseconds
+FREE_POLL_SECONDS = 0.05
 PG_VERSION_MIN = 140_000
 PG_VERSION_STANDBY = 160_000  # decodes on a standby
 PG_VERSION_FAILOVER = 170_000  # copies slots to standbys
@@ -137,6 +139,17 @@ def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:
     """True on a standby."""
     return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
+
+
+def await_free(connection: psycopg.Connection[Any], name: str, tick: Callable[[], None]) -> None:
+    """Wait until nobody streams the slot, for a while: START_REPLICATION says what is wrong then."""
+    deadline = time.monotonic() + FREE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        row = connection.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone()
+        if row is None or not row[0]:
+            return
+        tick()
+        time.sleep(FREE_POLL_SECONDS)
 
 
 def wal_end(connection: psycopg.Connection[Any]) -> int:
