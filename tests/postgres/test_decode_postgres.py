@@ -34,6 +34,12 @@ insert into typed values
 
 
 @pytest.fixture
+def database(each_database: Database) -> Database:
+    """Every test of this file runs against every version there is."""
+    return each_database
+
+
+@pytest.fixture
 def typed(database: Database) -> Database:
     database.execute(TYPED)
     database.execute("create publication p for all tables")
