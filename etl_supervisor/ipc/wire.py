@@ -34,8 +34,8 @@ def encode(message: messages.Message) -> bytes:
 def decode(data: bytes) -> messages.Message:
     """The message that `encode` wrote."""
     try:
-        tag, *fields = orjson.loads(data)
-    except (ValueError, TypeError) as error:
+        tag, *fields = _list(orjson.loads(data))
+    except ValueError as error:
         raise ValueError("a message is a JSON array that starts with its name") from error
     cls = _CLASSES.get(tag) if isinstance(tag, str) else None
     if cls is None:
@@ -55,6 +55,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _list(plain: Any) -> list[Any]:
+    if not isinstance(plain, list):
+        raise ValueError("expected an array")
+    return plain
+
+
 Reader = Callable[[Any], Any]
 
 
@@ -66,7 +72,7 @@ def _reader_of(kind: Any) -> Reader:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         item = _reader_of(arguments[0])
-        return lambda plain: tuple(item(part) for part in plain)
+        return lambda plain: tuple(item(part) for part in _list(plain))
     if origin in (types.UnionType, typing.Union):
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         read = _reader_of(inner)

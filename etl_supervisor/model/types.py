@@ -55,6 +55,7 @@ class ValueType:
     scale: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind is ValueKind.NUMERIC:
-            assert 1 <= self.precision <= 38, self
-            assert 0 <= self.scale <= min(self.precision, 37), self
+        if self.kind is not ValueKind.NUMERIC:
+            return
+        if not (1 <= self.precision <= 38 and 0 <= self.scale <= min(self.precision, 37)):
+            raise ValueError(f"NUMERIC({self.precision}, {self.scale}) is text, not a number")

@@ -86,6 +86,9 @@ class History:
         self._lsn, self._xid = FIRST_LSN, FIRST_XID
         self._sessions: dict[int, _Session] = {}
 
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self.events))
+
     def open_sessions(self) -> list[int]:
         """Sessions with an open transaction."""
         return list(self._sessions)

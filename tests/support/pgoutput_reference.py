@@ -73,12 +73,18 @@ class _Transaction:
     same: int = 0
 
 
-def reference(
-    frames: Iterable[bytes], primary_keys: Mapping[int, frozenset[str]] | None = None, *, value_kinds: str = "tnu"
-) -> Reading:
-    """`primary_keys` by relation oid is what the catalog knows, for tables of replica identity full or nothing.
-    `value_kinds` has a `b` when binary values were asked for."""
-    reader = _Reader(primary_keys or {}, value_kinds)
+@dataclass(frozen=True)
+class Options:
+    """What the connection asked for. `primary_keys` by relation oid is what the catalog knows of tables of identity full or nothing."""
+
+    primary_keys: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    protocol: int = 2
+    binary: bool = False
+
+
+def reference(frames: Iterable[bytes], options: Options | None = None) -> Reading:
+    """All rows of a stream."""
+    reader = _Reader(options or Options())
     for frame in frames:
         reader.take(bytes(frame))
     reader.reading.in_transaction = reader.open is not None
@@ -142,8 +148,10 @@ class _Cursor:
 
 
 class _Reader:
-    def __init__(self, primary_keys: Mapping[int, frozenset[str]], value_kinds: str) -> None:
-        self.primary_keys, self.value_kinds = primary_keys, value_kinds
+    def __init__(self, options: Options) -> None:
+        self.primary_keys = options.primary_keys
+        self.protocol = options.protocol
+        self.value_kinds = "tbnu" if options.binary else "tnu"
         self.reading = Reading()
         self.tables: dict[int, TableOf] = {}
         self.open: _Transaction | None = None
@@ -159,7 +167,7 @@ class _Reader:
         if max(start, wal_end) > LSN_MAX:
             raise Malformed("a position beyond what the system can count")
         kind, body = chr(frame[HEADER_BYTES]), frame[HEADER_BYTES + 1 :]
-        if kind in "SEcA":
+        if kind in "SEcA" and self.protocol > 1:
             self.control(kind, _Cursor(body))
         elif self.streaming is not None:
             self.keep(start, kind, body)
@@ -216,6 +224,8 @@ class _Reader:
         cursor.take(1)
         commit_lsn, end_lsn, time = cursor.lsn(), cursor.lsn(), cursor.time()
         cursor.end()
+        if end_lsn <= commit_lsn:
+            raise Malformed("a commit without a length")
         self.start_transaction(_Transaction(commit_lsn, time, xid))
         for message in self.streamed.pop(xid):
             self.apply(message.start, message.kind, message.body)
@@ -258,7 +268,7 @@ class _Reader:
         cursor.take(1)
         commit_lsn, end_lsn = cursor.lsn(), cursor.lsn()
         cursor.take(8)
-        if commit_lsn != self.open.commit_lsn:
+        if commit_lsn != self.open.commit_lsn or end_lsn <= commit_lsn:
             raise Malformed("the commit is not where Begin said")
         self.open, self.reading.end_lsn = None, end_lsn
 

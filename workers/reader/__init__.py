@@ -14,6 +14,7 @@ aside       statements in a thread of their own
 batcher     frames gather until a batch is full or old
 frame       the frames of a batch in one buffer, read by column of bytes
 pgoutput    frames -> tables' rows: transactions, ordinals, versions
+order       the order that a stream keeps, checked
 tuples      the tuples of changes, column by column
 rows        row frames as numbers, and the Arrow batch made of them
 values      one column of many tuples

@@ -17,10 +17,11 @@ the one under the snapshot, and if they differ a new snapshot is taken.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import selectors
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,7 +112,7 @@ class CopyWorker:
         publisher = self._publish_to(table, slot)
         rows = 0
         for chunk in self._chunks(reader, query):
-            strings = _parse(chunk, table)
+            strings = parse_rows(chunk, table)
             batch = from_csv(
                 table, strings, slot.consistent_point - 1, 1 + rows // ROWS_PER_RANGE, rows % ROWS_PER_RANGE
             )
@@ -211,8 +212,8 @@ class CopyWorker:
 
     # -- the rows
 
-    def _chunks(self, reader: psycopg.Connection[Any], query: sql.Composed) -> Iterator[bytes]:
-        """The COPY's rows in chunks of whole rows: libpq gives one row per call."""
+    def _chunks(self, reader: psycopg.Connection[Any], query: sql.Composed) -> Iterator[list[bytes]]:
+        """The COPY's rows in chunks: libpq gives one row per call."""
         parts: list[bytes] = []
         size = 0
         with reader.cursor().copy(query) as rows:
@@ -220,10 +221,10 @@ class CopyWorker:
                 parts.append(bytes(row))
                 size += len(row)
                 if size >= CHUNK_BYTES:
-                    yield b"".join(parts)
+                    yield parts
                     parts, size = [], 0
         if parts:
-            yield b"".join(parts)
+            yield parts
 
     def _publish_to(self, table: Table, slot: Slot) -> Publisher:
         progress = self._store.progress(self._source.name)
@@ -305,6 +306,26 @@ class CopyWorker:
 
     def _save(self, state: TableState) -> None:
         self._store.save_table(self._source.name, self._pipeline.name, state)
+
+
+def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
+    """Rows of a COPY as Arrow strings. EtlError for bytes that are not as many rows of this table; never with a value."""
+    chunk = b"".join(rows)
+    if chunk.startswith(codecs.BOM_UTF8):
+        chunk = codecs.BOM_UTF8 + chunk  # the parser takes the first away, and the row's own must stay
+    place = f"table {table.name}"
+    try:
+        parsed = _parse(chunk, table)
+    except pa.ArrowInvalid:
+        with contextlib.suppress(UnicodeDecodeError):
+            chunk.decode()
+            raise EtlError(Kind.PROTOCOL, place, "COPY sent rows of another shape", "report it") from None
+        raise EtlError(
+            Kind.SCHEMA, place, "a row holds text that is not UTF-8", "use a database with server_encoding UTF8"
+        ) from None
+    if parsed.num_rows != len(rows):
+        raise EtlError(Kind.PROTOCOL, place, "COPY sent rows that run into each other", "report it")
+    return parsed
 
 
 def _parse(chunk: bytes, table: Table) -> pa.RecordBatch:

@@ -27,6 +27,8 @@ Octets = npt.NDArray[np.uint8]
 
 START, WAL_END, KIND, BODY = 1, 9, 25, 26
 XID_BYTES = 4
+POSITION_MAX = 2**63 - 1  # positions are computed in signed numbers; the server would need centuries to come here
+_TOP_BIT = 0x80  # in the first octet of a position that is larger
 PADDING = bytes(32)  # the longest field read at once is 16 octets
 
 
@@ -98,6 +100,8 @@ class Frames:
         self.end: Integers = np.concatenate([empty, *(c.end + base for c, base in zip(chunks, bases, strict=True))])
         if len(self) and int((self.end - self.start).min()) < BODY:
             raise broken("XLogData", "header")
+        if bool(((self.octets[self.start + START] | self.octets[self.start + WAL_END]) >= _TOP_BIT).any()):
+            raise broken("XLogData", "position")
         self.kinds: Octets = self.octets[self.start + KIND]
         self.body: Integers = self.start + BODY
         if any(chunk.streamed for chunk in chunks):
@@ -137,13 +141,25 @@ class Frames:
         return self._uint32[at].astype(np.int64)
 
     def int64(self, at: Integers) -> Integers:
-        """A signed 64-bit number at each place; an LSN is below 2**63 for the next few thousand years."""
+        """A signed 64-bit number at each place."""
         return self._int64[at].astype(np.int64)
 
     def need(self, at: Integers, size: int, rows: Integers, message: str, field: str) -> None:
         """Every frame of `rows` must have `size` bytes left at its place."""
         if bool((at + size > self.end[rows]).any()):
             raise broken(message, field)
+
+    def position(self, at: Integers, message: str) -> Integers:
+        """The LSN at each place; below 2**63."""
+        found = self.int64(at)
+        if bool(np.any(found < 0)):
+            raise broken(message, "position")
+        return found
+
+    def at_end(self, at: Integers, rows: Integers, message: str) -> None:
+        """Every frame of `rows` must end at its place."""
+        if bool(np.any(at != self.end[rows])):
+            raise broken(message, "length")
 
     def message(self, row: int) -> memoryview:
         """Kind and body of one frame, for the rare kinds that are read one by one."""

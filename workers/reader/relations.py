@@ -16,6 +16,7 @@ from workers.reader.catalog import CatalogColumn, CatalogTable
 from workers.reader.frame import broken
 from workers.reader.pgtypes import value_type
 
+IDENTITIES = "dnfi"  # pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)
 _FIXED_SIZE = frozenset({16, 18, 20, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1266, 2950, 19, 600, 790, 829, 3220})
 
 
@@ -47,6 +48,8 @@ def parse(message: memoryview) -> RelationMessage:
         schema, at = _text(data, 5)
         name, at = _text(data, at)
         identity = chr(_take(data, at, 1)[0])
+        if identity not in IDENTITIES:
+            raise broken("Relation", "replica identity")
         count = int.from_bytes(_take(data, at + 1, 2), "big")
         at += 3
         columns = []
@@ -59,6 +62,10 @@ def parse(message: memoryview) -> RelationMessage:
             at += 8
     except (IndexError, ValueError) as error:
         raise broken("Relation", "length") from error
+    if at != len(data):
+        raise broken("Relation", "length")
+    if len({column.name for column in columns}) != len(columns):
+        raise broken("Relation", "column name")
     return RelationMessage(oid, TableName(schema or "pg_catalog", name), identity, tuple(columns))
 
 

@@ -55,10 +55,13 @@ class Rows:
             order = np.argsort(oids, kind="stable")
             distinct, first = np.unique(oids[order], return_index=True)
             tables = dict(zip(distinct.tolist(), np.split(plain[order], first[1:]), strict=True))
+        truncates: dict[int, list[int]] = {}
         for place in np.flatnonzero(self.kind == ord("T")).tolist():
             for oid in self._truncated(int(self.frame[place])):
-                known = tables.get(oid, np.empty(0, dtype=np.int64))
-                tables[oid] = np.insert(known, int(np.searchsorted(known, place)), place)
+                truncates.setdefault(oid, []).append(place)
+        for oid, places in truncates.items():
+            known = tables.get(oid, np.empty(0, dtype=np.int64))
+            tables[oid] = np.sort(np.concatenate([known, places]))
         return tables
 
     def _truncated(self, frame: int) -> list[int]:
@@ -67,7 +70,10 @@ class Rows:
         count = int.from_bytes(message[1:5], "big")
         if len(message) < 6 or len(message) != 6 + 4 * count:
             raise broken("Truncate", "relations")
-        return [int.from_bytes(message[at : at + 4], "big") for at in range(6, len(message), 4)]
+        oids = [int.from_bytes(message[at : at + 4], "big") for at in range(6, len(message), 4)]
+        if len(set(oids)) != count:
+            raise broken("Truncate", "relations")
+        return oids
 
 
 def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:

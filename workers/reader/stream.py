@@ -31,7 +31,7 @@ from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
 from workers.reader.copyboth import BrokenOffError, CopyBoth, ServerError, copy_both, refusal
 from workers.reader.decode_failure import failure_of
-from workers.reader.frame import Chunk, broken
+from workers.reader.frame import POSITION_MAX, Chunk, broken
 
 CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
 COMMAND_SECONDS_MAX = 30.0
@@ -109,6 +109,21 @@ def broken_off(error: psycopg.Error, source: Source) -> EtlError:
     """A connection that was made broke off in the middle of something."""
     reason = f"the connection broke off: {error.diag.message_primary or type(error).__name__}"
     return EtlError(Kind.STREAM, f"source {source.name}", reason, "it is made again by itself", transient=True)
+
+
+def keepalive(frame: memoryview) -> tuple[int, bool]:
+    """The position and the wish for an answer in a keepalive ('k' position(8) clock(8) wish(1)).
+
+    EtlError(PROTOCOL) for anything else that a walsender may not send between XLogData frames.
+    """
+    if frame[0] != _KEEPALIVE:
+        raise broken("XLogData" if frame[0] == _XLOG_DATA else "unknown", "header")
+    if len(frame) != 1 + _KEEPALIVE_BODY.size:
+        raise broken("keepalive", "length")
+    wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
+    if wal_end > POSITION_MAX:
+        raise broken("keepalive", "position")
+    return wal_end, bool(wants_reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +261,13 @@ class ReplicationStream:
         if chunk is None:
             return None
         self.heard = time.monotonic()
+        if bool((chunk.end <= chunk.start).any()):
+            raise broken("CopyData", "length")
         kinds = chunk.octets[chunk.start]
         if bool((kinds == _XLOG_DATA).all()):
             return chunk
+        if bool(((kinds != _XLOG_DATA) & (kinds != _KEEPALIVE)).any()):
+            raise broken("CopyData", "kind")
         for number in np.flatnonzero(kinds == _KEEPALIVE).tolist():
             self._note_keepalive(chunk.data[int(chunk.start[number]) : int(chunk.end[number])])
         frames = chunk.pick(kinds == _XLOG_DATA)
@@ -280,11 +299,9 @@ class ReplicationStream:
         self._connection.close()
 
     def _note_keepalive(self, frame: memoryview) -> None:
-        if len(frame) < 1 + _KEEPALIVE_BODY.size:
-            raise broken("keepalive", "length")
-        wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
+        wal_end, wants_reply = keepalive(frame)
         self.wal_end = max(self.wal_end, wal_end)
-        self.reply_requested |= bool(wants_reply)
+        self.reply_requested |= wants_reply
 
     def _consume(self) -> None:
         try:

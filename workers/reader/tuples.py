@@ -103,10 +103,9 @@ def _tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> tuple[li
 
 
 def _last_tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> list[ColumnValues]:
-    """The tuples that end their messages."""
+    """All columns of tuples with which their frames end."""
     columns, end = _tuple(rows, places, at, table)
-    if bool((end != rows.data.end[rows.frame[places]]).any()):
-        raise broken("tuple", "end")
+    rows.data.at_end(end, rows.frame[places], "tuple")
     return columns
 
 
@@ -155,7 +154,7 @@ def _filled(new: ColumnValues, old: ColumnValues) -> ColumnValues:
 
 
 def _key_differs(data: Frames, old: list[ColumnValues], new: list[ColumnValues], table: Table) -> Flags:
-    differs = np.zeros(len(old[0].kind), dtype=bool)
+    differs = np.zeros(len(old[0].kind) if old else 0, dtype=bool)
     for column, before, after in zip(table.columns, old, new, strict=True):
         if column.key:
             unequal = pc.not_equal(_octets(data, before), _octets(data, after))
@@ -194,7 +193,7 @@ def _in_order(groups: list[_Group], width: int) -> Changes:
     order = np.lexsort((halves, places))
     columns = [_joined([group.columns[i] for group in groups], order) for i in range(width)]
     old = None
-    if any(group.old for group in groups):
+    if any(group.old is not None for group in groups):
         old = [_joined([_old_of(group, i) for group in groups], order) for i in range(width)]
     return Changes(ops[order], places[order], halves[order], columns, old)
 
