@@ -85,6 +85,10 @@ class Settings(BaseModel):
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
     metrics_addr: str = Field("[::]:9000", description="Where /metrics answers", json_schema_extra=_taking("host:port"))
+    on_rewrite: Literal["resync", "hold"] = Field(
+        "resync",
+        description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
+    )
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
     )

@@ -20,6 +20,8 @@ from etl_supervisor.ipc import messages
 
 MESSAGE_BYTES_MAX = 16 << 20  # 1,600 columns of 63-byte names take about 300 kB; anything near this is a fault
 
+T = typing.TypeVar("T")
+
 _CLASSES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(messages.Message)}
 
 
@@ -41,6 +43,17 @@ def decode(data: bytes) -> messages.Message:
     if cls is None:
         raise ValueError("a message of an unknown name")
     return typing.cast(messages.Message, _reader_of(cls)(fields))
+
+
+def dump(value: Any) -> str:
+    """One of our dataclasses as text."""
+    return orjson.dumps(_plain(value)).decode()
+
+
+def load(cls: type[T], text: str) -> T:
+    """What `dump` wrote. ValueError when it is not of this class."""
+    read: Reader = _reader_of(typing.cast(typing.Any, cls))
+    return typing.cast(T, read(orjson.loads(text)))
 
 
 def _plain_fields(value: Any) -> list[Any]:

@@ -15,7 +15,8 @@ The reader maps PostgreSQL types to a `ValueType` (workers/reader/pgtypes.py) an
 | TIMESTAMP   | timestamp[us]           | |
 | TIMESTAMPTZ | timestamp[us, UTC]      | |
 | UUID        | string                  | 36 characters |
-| JSON        | string                  | JSON text as PostgreSQL gave it |
+| JSON        | string                  | jsonb: JSON text in PostgreSQL's own form |
+| JSON_TEXT   | string                  | json: JSON text as it was written |
 
 A value that the typed form can't hold (numeric NaN, infinite or out-of-range dates, JSON null) is NULL in its column and kept as text in
 `_etl_special`, a JSON object column name -> text; it is never lost silently.
@@ -44,6 +45,7 @@ class ValueKind(StrEnum):
     TIMESTAMPTZ = "timestamptz"
     UUID = "uuid"
     JSON = "json"
+    JSON_TEXT = "json_text"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from tests.support.pgoutput_reference import Malformed, Reading, Row
 from workers.reader.batch import TableBatch
 from workers.reader.catalog import CatalogTable
 from workers.reader.columns import convert
+from workers.reader.frame import Chunk
 from workers.reader.pgoutput import PG_EPOCH_US, Decoder
 from workers.reader.pgtypes import value_type
 from workers.reader.relations import Relations
@@ -50,7 +51,7 @@ def columnar(frames: Sequence[bytes], cuts: Iterable[int], decoder: Decoder) -> 
     """The rows of the columnar decoder; `cuts` are the places where a batch ends."""
     found, at = Rows(), 0
     for cut in [*sorted(set(cuts) - {0, len(frames)}), len(frames)]:
-        decoded = decoder.decode(frames[at:cut])
+        decoded = decoder.decode([Chunk.of(frames[at:cut])])
         at, found.end_lsn = cut, decoded.end_lsn or found.end_lsn
         assert decoded.rows == sum(segment.batch.num_rows for segment in decoded.segments)
         for segment in decoded.segments:

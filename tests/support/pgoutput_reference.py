@@ -348,11 +348,13 @@ class _Reader:
 
 
 def _update(blank: Row, mark: str, old: tuple[Value, ...], new: tuple[Value, ...]) -> list[Row]:
-    """An Update that brings its old key (K: the key changed) or its whole old row (O: compare, and fill what was not sent)."""
-    if mark == "O":
-        new = tuple(before if after.kind == "u" else after for before, after in zip(old, new, strict=True))
-        if not _moved(blank, old, new):
-            return [replace(blank, values=new)]
+    """An Update that brings its old key (K: it changed, or lies out of line) or its whole old row (O): what was not sent is filled."""
+    new = tuple(
+        before if after.kind == "u" and (mark == "O" or column.name in blank.key) else after
+        for column, before, after in zip(blank.table.columns, old, new, strict=True)
+    )
+    if blank.key and not _moved(blank, old, new):
+        return [replace(blank, values=new)]
     key = _key_only(blank, old)
     return [replace(blank, op="D", values=key), replace(blank, op="I", ordinal=blank.ordinal + 1, values=new, old=key)]
 

@@ -24,10 +24,13 @@ binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
+change      what a change of shape means: followed, or copied again (pure)
+storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
 roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)
+retired     handles that end
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker
 csv         rows of a copy -> change-log batches

@@ -1,6 +1,6 @@
 """PostgreSQL's binary values -> the same typed Arrow arrays that its text gives, read straight out of the frames.
 
-The form follows from the kind of value and the length: a 4-byte INT64 is an oid, a JSON that begins with octet 1 is jsonb (its version). A source
+The form follows from the kind of value and the length: a 4-byte INT64 is an oid, JSON begins with octet 1 (jsonb's version). A source
 is read in binary only when every published column has a form that is read here (see `transfer`). Numbers are gathered; only texts are copied.
 
 What a type can't hold (numeric NaN, dates that are infinite, BC or after the year 9999, the JSON value null) is NULL and flagged, and its text is
@@ -111,7 +111,7 @@ def _text(data: Frames, column: ColumnValues, present: Flags, definition: Column
 
 
 def _json(data: Frames, column: ColumnValues, present: Flags, definition: Column, place: str) -> Converted:
-    """jsonb has a version before its text; text of json never begins with octet 1."""
+    """jsonb has a version before its text."""
     versioned = present & (column.end > column.begin)
     versioned &= data.byte(np.minimum(column.begin, data.limit)) == 1
     bare = ColumnValues(column.kind, column.begin + versioned, column.end)
@@ -271,4 +271,5 @@ _READERS: dict[ValueKind, Callable[[Frames, ColumnValues, Flags, Column, str], C
     ValueKind.TIMESTAMPTZ: _timestamp,
     ValueKind.UUID: _uuid,
     ValueKind.JSON: _json,
+    ValueKind.JSON_TEXT: _text,
 }

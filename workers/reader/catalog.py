@@ -31,6 +31,7 @@ class CatalogColumn:
     not_null: bool
     toastable: bool
     default: str | None
+    computed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class CatalogTable:
     """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex).
 
     `not_brought` are the columns that deletes in some partition do not bring: partitions have identities of their own.
+    `attnums` are the numbers of all columns it ever had, dropped ones too.
     """
 
     oid: int
@@ -47,6 +49,7 @@ class CatalogTable:
     primary_key: tuple[str, ...]
     identity_index: tuple[str, ...]
     not_brought: tuple[str, ...] = ()
+    attnums: tuple[int, ...] = ()
 
 
 _COLUMNS = """
@@ -58,7 +61,9 @@ WITH RECURSIVE base AS (
     FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
 )
 SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
-       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1]
+       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1],
+       a.attmissingval IS NULL AND (a.atthasdef OR a.attidentity <> ''
+         OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL))
 FROM pg_attribute a
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
@@ -82,7 +87,8 @@ SELECT n.nspname, c.relname, c.relreplident::text,
              WHERE k.indrelid = c.oid AND k.is_identity),
        ARRAY(SELECT DISTINCT a.name FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
              JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
-             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid)
+             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid),
+       ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s
 """
 

@@ -37,6 +37,7 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, Ready, TableClosed, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import metrics
@@ -249,6 +250,7 @@ class CopyWorker:
                 channel=names.copy_channel(self._pipeline.id, self._wanted.generation, slot.consistent_point),
                 destination=self._pipeline.destination,
                 table=table,
+                since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
             )
         )
         return publisher
@@ -298,10 +300,11 @@ class CopyWorker:
         return found
 
     def _finish(self, slot: Slot, rows: int) -> None:
+        state = self._state()
+        if state.generation != self._wanted.generation:
+            raise EtlError(Kind.COPY, self._place, "the table changed meanwhile", "it is copied again by itself")
         self._save(
-            self._state().to(
-                Phase.FINISHEDCOPY, copy_lsn=slot.consistent_point, rows_copied=rows, trouble="", attempts=0
-            )
+            state.to(Phase.FINISHEDCOPY, copy_lsn=slot.consistent_point, rows_copied=rows, trouble="", attempts=0)
         )
 
     def _save(self, state: TableState) -> None:

@@ -111,7 +111,7 @@ class Decoder:
 
     def _end(self, data: Frames, begins: Integers, commits: Integers) -> int | None:
         """Where the last Commit's transaction ends. Notes the transaction that is open after this batch."""
-        at = data.start[commits] + MESSAGE + 2
+        at = data.body[commits] + 1
         if len(begins) and (not len(commits) or begins[-1] > commits[-1]):
             place = data.body[begins[-1:]]
             commit_lsn, clock = int(data.int64(place)[0]), int(data.int64(place + 8)[0])

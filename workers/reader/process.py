@@ -34,7 +34,7 @@ from etl_supervisor.ipc.mailbox import Connection
 from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
-from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.choose import leave_word, open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.assembler import Assembler
@@ -48,12 +48,14 @@ from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
 from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
 CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
 REPORT_SECONDS = 1.0
+LOOK_SECONDS = 5.0  # one small query of the catalog; a rewrite without rows is noticed within it
 PROBE_SECONDS = 15.0  # nothing heard for so long: ask the walsender to answer
 SILENCE_SECONDS_MAX = 60.0  # still nothing: the connection is dead, whatever TCP says
 WAIT_SECONDS_MAX = 1.0  # the longest sleep: well below the heartbeat limit
@@ -69,21 +71,12 @@ def main(context: ChildContext) -> int:
         with Reader(context) as reader:
             return reader.run()
     except EtlError as error:
-        _leave_word(context, error)
+        leave_word(context.settings, context.spec.source.name, error)
         raise
     except psycopg.Error as error:
         trouble = broken_off(error, context.spec.source)
-        _leave_word(context, trouble)
+        leave_word(context.settings, context.spec.source.name, trouble)
         raise trouble from None
-
-
-def _leave_word(context: ChildContext, error: EtlError) -> None:
-    """`status` shows why the reader ended, until the next one reports."""
-    assert context.spec is not None
-    name = context.spec.source.name
-    with contextlib.suppress(EtlError), contextlib.closing(open_store(context.settings)) as store:
-        last = store.report(name) or SourceReport("")
-        store.save_report(name, replace(last, state="stopped", trouble=error.line, reported_at=time.time()))
 
 
 class Reader:
@@ -103,7 +96,7 @@ class Reader:
         self._rows = 0
         self._received = 0
         self._oldest_commit: float | None = None
-        self._next_status = self._next_confirm = self._next_report = 0.0
+        self._next_status = self._next_confirm = self._next_report = self._next_look = 0.0
 
     def __enter__(self) -> Reader:
         self._watch_signals()
@@ -151,7 +144,16 @@ class Reader:
             self._selector,
         )
         self._resources.callback(self._publisher.stop)
-        self._roster = Roster(self._spec, self._progress, self._epoch, self._store, self._publisher, self._frontier)
+        self._roster = Roster(
+            self._spec,
+            self._progress,
+            self._epoch,
+            self._store,
+            self._publisher,
+            self._frontier,
+            lambda oids: read_storage(self._catalog, oids),
+            hold_rewritten=self._settings.on_rewrite == "hold",
+        )
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
         self._decoder = Decoder(self._relations)
         self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
@@ -160,7 +162,7 @@ class Reader:
         for published in published_tables(self._catalog, publications, f"source {source.name}"):
             found = read_catalog(self._catalog, published.oid)
             if found is not None:
-                self._roster.learn(table_of(found, published.columns))
+                self._roster.introduce(table_of(found, published.columns))
         waited_for = [follower.handle for follower in self._roster.followers if not follower.held]
         self._lineage = Lineage(self._progress.forked_at, waited_for)
         self._note_proof()
@@ -230,6 +232,8 @@ class Reader:
             self._tell_status(now)
         if now >= self._next_report:
             self._report(now)
+        if now >= self._next_look and not self._draining:
+            self._look_at_storage(now)
 
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
@@ -338,6 +342,12 @@ class Reader:
         for wanted in self._roster.copies_wanted:
             self._parent.send(wanted)
         self._roster.copies_wanted.clear()
+
+    def _look_at_storage(self, now: float) -> None:
+        """What the stream does not tell. The end of WAL is asked first: what is gone now may have rows before it."""
+        self._next_look = now + LOOK_SECONDS
+        end = sources.wal_end(self._catalog)
+        self._roster.observe(read_storage(self._catalog, self._roster.oids), end)
 
     # -- confirming
 

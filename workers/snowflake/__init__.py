@@ -7,9 +7,11 @@ desk         one table of one publisher: what is asked, what is under way
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK
 ndjson       a batch as the SDK wants it
+variants     JSON documents that VARIANT would change
 failure      the SDK's errors -> what to do
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
 identifiers  names, quoted
 sftypes      value types -> Snowflake types

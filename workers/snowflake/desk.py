@@ -1,6 +1,6 @@
 """One table of one publisher at this actor: what was asked, what is under way, what may start now.
 
-    OPENING ──► OPEN ──(OpenTable of a higher version, once everything is durable)──► ALTERING ──► OPEN
+    OPENING ──► OPEN ──(ReshapeTable, once everything before it is durable)──► ALTERING ──► OPEN
        └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
 
 A desk has at most one job at a time of each sort: `sdk` (open, append), `status`, `sql` (alter, apply). Jobs run in threads and may block as long as
@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, Segment
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
@@ -76,7 +77,7 @@ class Desk:
     channel: Channel = field(default_factory=Channel)
     sdk: StreamingChannel | None = None
     watermark: ddl.Watermark | None = None
-    altering: OpenTable | None = None
+    reshapes: deque[ReshapeTable] = field(default_factory=deque)  # in the order of the stream
     fence: int = 0
     closing: bool | None = None  # drop? once a CloseTable has come
     sdk_busy: bool = False
@@ -97,10 +98,15 @@ class Desk:
         for _, fd in self.channel.waiting:
             close_descriptor(fd)
         self.channel = Channel()
-        self.altering, self.fence = None, 0
+        self.reshapes.clear()
+        self.fence = 0
         self.sdk_busy = self.sql_busy = self.status_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
+
+    def take_shape(self, opening: OpenTable, ensured: ddl.Ensured) -> None:
+        """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
+        self.opening, self.watermark = replace(opening, table=ensured.table), ensured.watermark
 
     # -- what may start now
 
@@ -116,14 +122,14 @@ class Desk:
 
     def wants_alter(self) -> bool:
         """The shape changed, and everything of the older shapes is durable."""
-        if self.state is not State.OPEN or self.altering is None or self.sql_busy or self.channel.undurable:
+        if self.state is not State.OPEN or not self.reshapes or self.sql_busy or self.channel.undurable:
             return False
         waiting = self.channel.waiting
-        return not self.sdk_busy and (not waiting or waiting[0][0].version > self.opening.table.version)
+        return not self.sdk_busy and (not waiting or waiting[0][0].version >= self.reshapes[0].table.version)
 
     def wants_apply(self) -> bool:
         """A fence was asked for."""
-        if self.state is not State.OPEN or self.sql_busy or self.altering is not None or self.watermark is None:
+        if self.state is not State.OPEN or self.sql_busy or self.reshapes or self.watermark is None:
             return False
         return self.fence > 0
 
@@ -134,11 +140,11 @@ class Desk:
 
     # -- jobs: they run in threads, and touch the desk's books only through their results
 
-    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, ddl.Watermark]:
+    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, ddl.Ensured]:
         """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
         tools, destination = self.tools, opening.destination
         with tools.sessions.borrow(destination) as connection:
-            watermark = ddl.ensure(connection, opening)
+            ensured = ddl.ensure(connection, opening)
         objects = objects_of(destination, opening.table)
         # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
         client = f"{opening.channel}-{tools.incarnation}-{next(_clients)}"
@@ -147,7 +153,7 @@ class Desk:
         except Exception as error:
             raise _in_our_words(error, opening) from None
         failpoint("actor.after_open")
-        return sdk, watermark
+        return sdk, ensured
 
     def append_job(self, life: int, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]]) -> int:
         """Filter, encode, append; how many segments the SDK took (fewer: back-pressure, or the life is over)."""
@@ -180,7 +186,7 @@ class Desk:
         except Exception as error:
             raise _in_our_words(error, self.opening) from None
 
-    def alter_job(self, opening: OpenTable) -> ddl.Watermark:
+    def alter_job(self, opening: OpenTable) -> ddl.Ensured:
         """Bring the objects to the new shape."""
         with self.tools.sessions.borrow(opening.destination) as connection:
             return ddl.ensure(connection, opening)

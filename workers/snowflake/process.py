@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from etl_supervisor.ipc.messages import (
     Hello,
     OpenTable,
     Ready,
+    ReshapeTable,
     Segment,
     TableClosed,
     TableOpened,
@@ -52,7 +53,7 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
-from workers.snowflake.ddl import Watermark
+from workers.snowflake.ddl import Ensured, Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, Tools, close_descriptor
 from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.sessions import Sessions
@@ -165,6 +166,10 @@ class Actor:
                 self._greet(guest, message, SlabReader(fds.pop(), message.slots, message.slot_bytes))
             case OpenTable():
                 self._open(guest, message)
+            case ReshapeTable(handle=handle):
+                desk = guest.desks.get(handle)
+                if desk is not None and desk.state is not State.DEAD:  # a dead one gets it again, after its OpenTable
+                    desk.reshapes.append(message)
             case Segment(handle=handle):
                 desk = guest.desks.get(handle)
                 fd = fds.pop() if fds else None
@@ -193,9 +198,6 @@ class Actor:
 
     def _open(self, guest: _Guest, opening: OpenTable) -> None:
         desk = guest.desks.get(opening.handle)
-        if desk is not None and desk.state is not State.DEAD and opening.table.version > desk.opening.table.version:
-            desk.altering = opening  # the channel stays; what is under way of the older shape comes first
-            return
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
             desk = guest.desks[opening.handle] = Desk(opening, guest.slab, self._tools)
@@ -256,9 +258,11 @@ class Actor:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
             yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
-        if desk.wants_alter() and (opening := desk.altering) is not None:
-            desk.altering, desk.state, desk.sql_busy = None, State.ALTERING, True
-            then = partial(self._altered, guest, desk, opening)
+        if desk.wants_alter():
+            shape = desk.reshapes.popleft()
+            opening = replace(desk.opening, table=shape.table, since=shape.since)
+            desk.state, desk.sql_busy = State.ALTERING, True
+            then = partial(self._altered, desk, opening)
             yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
@@ -297,8 +301,9 @@ class Actor:
 
     # -- results
 
-    def _opened(self, guest: _Guest, desk: Desk, result: tuple[StreamingChannel, Watermark]) -> None:
-        desk.sdk, desk.watermark = result
+    def _opened(self, guest: _Guest, desk: Desk, result: tuple[StreamingChannel, Ensured]) -> None:
+        desk.sdk, ensured = result
+        desk.take_shape(desk.opening, ensured)
         desk.sdk_busy, desk.state = False, State.OPEN
         desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors)
         metrics.CHANNELS_OPEN.inc()
@@ -310,14 +315,14 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Watermark]) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Ensured]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
-    def _altered(self, guest: _Guest, desk: Desk, opening: OpenTable, watermark: Watermark) -> None:
-        desk.opening, desk.watermark = opening, watermark
+    @staticmethod
+    def _altered(desk: Desk, opening: OpenTable, ensured: Ensured) -> None:
+        desk.take_shape(opening, ensured)
         desk.sql_busy, desk.state = False, State.OPEN
-        self._tell_opened(guest, desk)
 
     def _tell_opened(self, guest: _Guest, desk: Desk) -> None:
         channel, opening = desk.channel, desk.opening
