@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from etl_supervisor.model import lsn
 from etl_supervisor.state.choose import open_store
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_standby import Pair
@@ -84,16 +85,16 @@ def test_rows_landed_from_a_history_that_was_lost_stop_the_source(
     deploy.ready("shop")
     wait_for("the slot on the standby", lambda: copied(servers))
     servers.standby.server.stop()
-    confirmed = deploy.confirmed("shop")
     servers.primary.execute("insert into items values (1000, 'the standby never had it')")
     deploy.caught_up("shop")
     assert deploy.stop() == 0
-    with contextlib.closing(open_store(deploy.settings)) as store:  # as if we had died before we confirmed it
-        progress = store.progress("shop")
-        assert progress is not None
-        store.save_progress("shop", replace(progress, confirmed=confirmed), store.next_epoch("shop"))
     servers.standby.server.start()
     servers.promote()
+    ((confirmed,),) = servers.standby.execute("select confirmed_flush_lsn::text from pg_replication_slots where synced")
+    with contextlib.closing(open_store(deploy.settings)) as store:  # as if we had died before we confirmed more
+        progress = store.progress("shop")
+        assert progress is not None
+        store.save_progress("shop", replace(progress, confirmed=lsn.parse(confirmed)), store.next_epoch("shop"))
     servers.standby.execute("insert into items values (1001, 'of the new history')")
     deploy.add("shop", servers.standby, slot_failover=True)
     deploy.start()
