@@ -31,7 +31,7 @@ MARKS = [bytes([mark]) for mark in b"BCORYIUDTMSEcAKONtbnudfi\0\xff"]
 @st.composite
 def mutated(draw: st.DrawFn) -> list[bytes]:
     """A valid stream with some frames broken, lost, repeated or out of their order."""
-    stream = frames(draw(histories(steps_max=6)), streamed=draw(st.integers(0, 9)) == 0)
+    stream = frames(draw(histories(steps_max=6)), streamed=draw(st.booleans()))
     for _ in range(draw(st.integers(1, 3)) if stream else 0):
         at = draw(st.integers(0, len(stream) - 1))
         match draw(st.sampled_from(["set", "set", "set", "cut", "add", "lose", "repeat", "swap"])):
@@ -65,7 +65,7 @@ def test_any_bytes_as_frames_are_a_typed_error_or_nothing_at_all(data):
     hostile.pgoutput(data)
 
 
-@given(st.binary(min_size=1, max_size=40) | st.binary(min_size=17, max_size=17).map(lambda body: b"k" + body))
+@given(st.binary(max_size=40) | st.binary(min_size=17, max_size=17).map(lambda body: b"k" + body))
 def test_any_bytes_between_frames_are_a_keepalive_or_a_typed_error(data):
     hostile.stream_frame(data)
 
@@ -128,7 +128,7 @@ def test_any_json_between_processes_is_a_message_or_a_value_error(name, fields):
 DESTINATION = Destination(
     1, "s", "snowflake", "a", "u", "d", "s", None, None, "k", None, None, "l", 1.5, {"ca_file": "f"}
 )
-VALID = OpenTable(1, 2, "p", "o", 3, 4, "c", DESTINATION, Table(TableName("a", "b"), 5, (PRICE,)))
+VALID = OpenTable(1, 2, "p", "o", 3, 4, "c", DESTINATION, Table(TableName("a", "b"), 5, (PRICE,)), "")
 
 
 @settings(deadline=None)

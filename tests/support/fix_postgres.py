@@ -26,7 +26,10 @@ from psycopg import sql
 from etl_supervisor.embedded.pg_programs import BINDIR_VARIABLE, probe
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 
-FAST_SETTINGS = {"fsync": "off"}  # a test's data need not outlive the machine's power
+FAST_SETTINGS = {
+    "fsync": "off",
+    "max_prepared_transactions": "10",
+}  # a test's data need not outlive the machine's power
 OLD_BINDIRS = [Path(f"/usr/lib/postgresql/{major}/bin") for major in (15, 14, 16, 17)]
 MAJORS = (14, 15, 16, 17, 18)
 FETCHED = Path(__file__).parents[2] / ".local" / "test-postgres"  # scripts/fetch_postgres_versions.sh

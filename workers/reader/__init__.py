@@ -20,6 +20,7 @@ tuples      the tuples of changes, column by column
 rows        row frames as numbers, and the Arrow batch made of them
 values      one column of many tuples
 columns     PostgreSQL's text -> typed Arrow arrays
+transfer    whether values travel as text or binary
 binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version

@@ -32,14 +32,16 @@ from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.mailbox import Connection
 from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
+from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import leave_word, open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.assembler import Assembler
 from workers.reader.batcher import Batcher
-from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.catalog import CatalogTable, published_tables, read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
@@ -50,6 +52,7 @@ from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
+from workers.reader.transfer import BinaryForms, TextNeededError, choose, unreadable
 from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
@@ -68,8 +71,15 @@ def main(context: ChildContext) -> int:
     """Entry point of the reader process; returns the exit code."""
     assert context.spec is not None
     try:
-        with Reader(context) as reader:
-            return reader.run()
+        try:
+            with Reader(context) as reader:
+                return reader.run()
+        except TextNeededError as column:
+            if context.spec.source.transfer is Transfer.BINARY:
+                raise unreadable(context.spec.source, column) from None
+            log.info("stream_restarts", reason="a column can't be read in binary", place=str(column))
+            with Reader(context, in_text=True) as reader:
+                return reader.run()
     except EtlError as error:
         leave_word(context.settings, context.spec.source.name, error)
         raise
@@ -82,9 +92,10 @@ def main(context: ChildContext) -> int:
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext) -> None:
+    def __init__(self, context: ChildContext, *, in_text: bool = False) -> None:
         assert context.spec is not None
         self._context = context
+        self._in_text = in_text  # whatever the catalog says: the stream is behind it
         self._spec = context.spec
         self._settings = context.settings
         self._parent: Connection = context.parent
@@ -124,16 +135,20 @@ class Reader:
         self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         publications = sources.publications_of(source)
-        self._stream.start(self._progress.slot, self._progress.confirmed, publications)
+        tables = self._published(publications)
+        forms = BinaryForms(self._catalog)
+        binary = not self._in_text and choose(source, forms, tables)
+        if self._in_text:
+            sources.await_free(self._catalog, self._progress.slot, beat)  # our last walsender may still be ending
+        self._stream.start(
+            self._progress.slot,
+            self._progress.confirmed,
+            publications,
+            binary=binary,
+            streaming=source.stream_in_progress,
+        )
         self._epoch = self._store.next_epoch(source.name)
-        latest = self._store.progress(source.name)  # an older reader may have confirmed until just now
-        if latest is not None and latest.confirmed > self._progress.confirmed:
-            if latest.timeline != self._progress.timeline:  # it read from the server that was there before a promotion
-                place = f"source {source.name}"
-                raise EtlError(
-                    Kind.STREAM, place, "an older reader was still confirming", "it starts again", transient=True
-                )
-            self._progress = latest
+        self._progress = sources.newer(self._progress, self._store.progress(source.name), source)
         self._store.save_progress(source.name, self._progress, self._epoch)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
@@ -155,14 +170,12 @@ class Reader:
             hold_rewritten=self._settings.on_rewrite == "hold",
         )
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
-        self._decoder = Decoder(self._relations)
+        self._decoder = Decoder(self._relations, forms if binary else None)
         self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()
         self._publisher.connect()
-        for published in published_tables(self._catalog, publications, f"source {source.name}"):
-            found = read_catalog(self._catalog, published.oid)
-            if found is not None:
-                self._roster.introduce(table_of(found, published.columns))
+        for _, table in tables:
+            self._roster.introduce(table)
         waited_for = [follower.handle for follower in self._roster.followers if not follower.held]
         self._lineage = Lineage(self._progress.forked_at, waited_for)
         self._note_proof()
@@ -170,7 +183,22 @@ class Reader:
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed
         self._parent.send(Ready())
-        log.info("reader_started", source=source.name, slot=self._progress.slot, confirmed=self._progress.confirmed)
+        log.info(
+            "reader_started",
+            source=source.name,
+            slot=self._progress.slot,
+            confirmed=self._progress.confirmed,
+            transfer=Transfer.BINARY if binary else Transfer.TEXT,
+        )
+
+    def _published(self, publications: list[str]) -> list[tuple[CatalogTable, Table]]:
+        """What is published now: in the catalog, and as the stream will have it."""
+        tables = []
+        for published in published_tables(self._catalog, publications, f"source {self._spec.source.name}"):
+            found = read_catalog(self._catalog, published.oid)
+            if found is not None:
+                tables.append((found, table_of(found, published.columns)))
+        return tables
 
     def _new_batcher(self) -> Batcher:
         """One slot feeds all pipelines of the source, so the most eager of them decides when a batch is sealed."""

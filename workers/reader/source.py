@@ -36,6 +36,8 @@ from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
 SLOT_SECONDS_MAX = 300.0  # a slot waits for open write transactions; then the oldest is named and it is tried again
+FREE_SECONDS_MAX = 10.0  # a walsender whose client is gone ends within milliseconds
+FREE_POLL_SECONDS = 0.05
 PG_VERSION_MIN = 140_000
 PG_VERSION_STANDBY = 160_000  # decodes on a standby
 PG_VERSION_FAILOVER = 170_000  # copies slots to standbys
@@ -131,6 +133,16 @@ def starting_point(
     return _promoted(source, known, slot, history, timeline)
 
 
+def newer(ours: Progress, stored: Progress | None, source: Source) -> Progress:
+    """Where to go on from: an older reader may have confirmed until just now. EtlError(STREAM) when it read from another server."""
+    if stored is None or stored.confirmed <= ours.confirmed:
+        return ours
+    if stored.timeline != ours.timeline:  # before a promotion
+        reason = "an older reader was still confirming"
+        raise EtlError(Kind.STREAM, f"source {source.name}", reason, "it starts again", transient=True)
+    return stored
+
+
 def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
     """The slot can't continue our history."""
     remedy = f"changes may be missing: forget the source's state and slot {name}, so that its tables are copied again"
@@ -140,6 +152,17 @@ def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:
     """True on a standby."""
     return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
+
+
+def await_free(connection: psycopg.Connection[Any], name: str, tick: Callable[[], None]) -> None:
+    """Wait until nobody streams the slot, for a while: START_REPLICATION says what is wrong then."""
+    deadline = time.monotonic() + FREE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        row = connection.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone()
+        if row is None or not row[0]:
+            return
+        tick()
+        time.sleep(FREE_POLL_SECONDS)
 
 
 def wal_end(connection: psycopg.Connection[Any]) -> int:
