@@ -35,6 +35,11 @@ install: .installed-dev ## make .venv and install everything, with the tools for
 test: .installed-dev ## run all tests
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: test-matrix
+test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
+	@scripts/fetch_postgres_versions.sh
+	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done

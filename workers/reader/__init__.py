@@ -7,6 +7,7 @@ assembler   transactions in progress (protocol 2) -> plain ones
 spool       the frames of one transaction in progress, in memory or on disk
 source      what must hold before a stream may start, and where it starts
 decode_failure  errors of the walsender itself (pure)
+lineage     after a promotion: does Snowflake hold anything of the history that was lost? (pure)
 slot        what PostgreSQL says of a slot (pure, but for one query)
 watch       the source beside the stream: end of WAL, health of the slot
 heartbeat   a small WAL record in a quiet source
