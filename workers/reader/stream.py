@@ -43,7 +43,7 @@ SESSION_OPTIONS = (  # the text forms that the decoder knows; the same in the st
     " -c client_encoding=UTF8 -c statement_timeout=0 -c idle_session_timeout=0"
 )
 
-_XLOG_DATA, _KEEPALIVE = ord("w"), ord("k")
+_XLOG_DATA = ord("w")
 _KEEPALIVE_BODY = struct.Struct("!QqB")
 _STATUS = struct.Struct("!cQQQqB")
 
@@ -116,8 +116,9 @@ def keepalive(frame: memoryview) -> tuple[int, bool]:
 
     EtlError(PROTOCOL) for anything else that a walsender may not send between XLogData frames.
     """
-    if frame[0] != _KEEPALIVE:
-        raise broken("XLogData" if frame[0] == _XLOG_DATA else "unknown", "header")
+    kind = frame[:1].tobytes()
+    if kind != b"k":
+        raise broken("XLogData" if kind == b"w" else "unknown", "header")
     if len(frame) != 1 + _KEEPALIVE_BODY.size:
         raise broken("keepalive", "length")
     wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
