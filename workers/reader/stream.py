@@ -43,7 +43,7 @@ SESSION_OPTIONS = (  # the text forms that the decoder knows; the same in the st
     " -c client_encoding=UTF8 -c statement_timeout=0 -c idle_session_timeout=0"
 )
 
-_XLOG_DATA = ord("w")
+_XLOG_DATA, _KEEPALIVE = ord("w"), ord("k")
 _KEEPALIVE_BODY = struct.Struct("!QqB")
 _STATUS = struct.Struct("!cQQQqB")
 
