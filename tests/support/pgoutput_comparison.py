@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from etl_supervisor.ipc.arrow import META_FIELDS
 from etl_supervisor.model.table import Column, TableName
 from tests.support.pgoutput_frames import ColumnOf, Value
 from tests.support.pgoutput_reference import Malformed, Reading, Row
+from workers.reader.assembler import Assembler
 from workers.reader.batch import TableBatch
 from workers.reader.catalog import CatalogTable
 from workers.reader.columns import convert
@@ -47,12 +49,20 @@ def decoder(primary_keys: Mapping[int, frozenset[str]]) -> Decoder:
     return Decoder(Relations(catalog))
 
 
-def columnar(frames: Sequence[bytes], cuts: Iterable[int], decoder: Decoder) -> Rows:
-    """The rows of the columnar decoder; `cuts` are the places where a batch ends."""
+def assembler(memory_max: int = 1 << 20, directory: Path | None = None) -> Assembler:
+    """Streamed transactions gather in it, in memory or (beyond `memory_max` bytes) in files."""
+    return Assembler(memory_max, 1 << 30, directory, "source s")
+
+
+def columnar(
+    frames: Sequence[bytes], cuts: Iterable[int], decoder: Decoder, assembler: Assembler | None = None
+) -> Rows:
+    """The rows of the columnar decoder; `cuts` are the places where a batch ends (before the assembler, if there is one)."""
     found, at = Rows(), 0
     for cut in [*sorted(set(cuts) - {0, len(frames)}), len(frames)]:
-        decoded = decoder.decode([Chunk.of(frames[at:cut])])
-        at, found.end_lsn = cut, decoded.end_lsn or found.end_lsn
+        chunk, at = Chunk.of(frames[at:cut]), cut
+        decoded = decoder.decode([chunk] if assembler is None else list(assembler.take(chunk)))
+        found.end_lsn = decoded.end_lsn or found.end_lsn
         assert decoded.rows == sum(segment.batch.num_rows for segment in decoded.segments)
         for segment in decoded.segments:
             found.tables.setdefault(segment.table.oid, []).extend(_of_batch(segment))
