@@ -16,7 +16,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import mailbox, wire
 from etl_supervisor.model.table import Column, Table, TableName
 from etl_supervisor.model.types import ValueKind, ValueType
-from tests.support.pgoutput_comparison import columnar, decoder, plain
+from tests.support.pgoutput_comparison import assembler, columnar, decoder, plain
 from tests.support.pgoutput_reference import Malformed, Options, reference
 from tests.support.pgoutput_streams import PRIMARY_KEYS
 from workers.reader.copy import parse_rows
@@ -44,11 +44,12 @@ def pgoutput(data: bytes) -> None:
     """Frames of the stream: the plain decoder's rows, or a typed error where it says that they are malformed."""
     frames = list(unpack(data))
     try:
-        expected = plain(reference(frames, Options(PRIMARY_KEYS, protocol=1)))
+        expected = plain(reference(frames, Options(PRIMARY_KEYS)))
     except Malformed:
         expected = None
     try:
-        found = columnar(frames, [len(data) % (len(frames) + 1)], decoder(PRIMARY_KEYS))
+        with contextlib.closing(assembler()) as pieces:
+            found = columnar(frames, [len(data) % (len(frames) + 1)], decoder(PRIMARY_KEYS), pieces)
     except EtlError as error:
         assert error.kind in (Kind.PROTOCOL, Kind.SCHEMA), error  # noqa: PT017 - no error at all is right too
         found = None

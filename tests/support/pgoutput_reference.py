@@ -202,11 +202,10 @@ class _Reader:
         cursor.end()
 
     def abort(self, xid: int, subxid: int) -> None:
-        if xid not in self.streamed:
-            raise Malformed("an abort of what was not streamed")
+        """Of a transaction of which nothing has come there is nothing to forget."""
         if xid == subxid:
-            del self.streamed[xid]
-        else:
+            self.streamed.pop(xid, None)
+        elif xid in self.streamed:
             self.streamed[xid].aborted.add(subxid)
 
     def commit_streamed(self, message: _Message, cursor: _Cursor) -> None:
