@@ -128,7 +128,7 @@ def test_any_json_between_processes_is_a_message_or_a_value_error(name, fields):
 DESTINATION = Destination(
     1, "s", "snowflake", "a", "u", "d", "s", None, None, "k", None, None, "l", 1.5, {"ca_file": "f"}
 )
-VALID = OpenTable(1, 2, "p", "o", 3, 4, "c", DESTINATION, Table(TableName("a", "b"), 5, (PRICE,)))
+VALID = OpenTable(1, 2, "p", "o", 3, 4, "c", DESTINATION, Table(TableName("a", "b"), 5, (PRICE,)), "")
 
 
 @settings(deadline=None)
