@@ -43,15 +43,15 @@ def source_of(database: Database, publication: str = "p", replication_id: int = 
 
 
 @contextmanager
-def streaming(database: Database, publication: str = "p", slot: str = "") -> Iterator[Decoding]:
-    """A slot made now, streamed from now on."""
+def streaming(database: Database, publication: str = "p", slot: str = "", **options: bool) -> Iterator[Decoding]:
+    """A slot made now, streamed from now on; `options` are `ReplicationStream.start`'s."""
     source, password = source_of(database, publication)
     name = slot or f"slot_{database.name}"
     maker = ReplicationStream(source, password)
     made = maker.create_slot(name, temporary=False, snapshot=False, limit=10, tick=lambda: None)
     maker.close()
     stream = ReplicationStream(source, password)
-    stream.start(name, made.consistent_point, publications_of(source))
+    stream.start(name, made.consistent_point, publications_of(source), **options)
     catalog = connect(source, password)
     try:
         yield Decoding(database, stream, Decoder(Relations(lambda oid: read_catalog(catalog, oid))))
