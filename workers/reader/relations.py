@@ -90,6 +90,7 @@ class Relations:
     def __init__(self, catalog: Callable[[int], CatalogTable | None]) -> None:
         self._catalog = catalog
         self._tables: dict[int, Table] = {}
+        self._messages: dict[int, RelationMessage] = {}
 
     def get(self, oid: int) -> Table | None:
         """The newest version of a table."""
@@ -98,22 +99,17 @@ class Relations:
     def learn(self, message: RelationMessage) -> Table:
         """The table that a message describes; a shape that is new gets the next version."""
         known = self._tables.get(message.oid)
-        found = self._catalog(
-            message.oid
-        )  # also for a message that is the same: a column may have been dropped and added again
-        if found is None and known is not None and _same_columns(known, message):
+        # The catalog is asked for a message that is the same, too: a column may have been dropped and added again.
+        found = self._catalog(message.oid)
+        if found is None and known is not None and self._messages[message.oid] == message:
             return known  # the table is gone by now
         shape = table_from(message, found)
         if known is not None:
             shape = replace(shape, version=known.version)
             if shape != known:
                 shape = replace(shape, version=known.version + 1)
-        self._tables[message.oid] = shape
+        self._tables[message.oid], self._messages[message.oid] = shape, message
         return shape
-
-
-def _same_columns(table: Table, message: RelationMessage) -> bool:
-    return table.name == message.name and [column.name for column in table.columns] == [c.name for c in message.columns]
 
 
 def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
