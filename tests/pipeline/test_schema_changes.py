@@ -33,8 +33,6 @@ CHANGES = {
 }
 
 COPIED_AGAIN = {
-    "drop and add again",
-    "names change places",
     "wider number",
     "values changed by using",
     "another kind of value",

@@ -25,6 +25,7 @@ binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
+attnums     which column is which (pure)
 change      what a change of shape means: followed, or copied again (pure)
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch

@@ -169,7 +169,7 @@ class Reader:
             lambda oids: read_storage(self._catalog, oids),
             hold_rewritten=self._settings.on_rewrite == "hold",
         )
-        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
+        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid), self._roster.remembered)
         self._decoder = Decoder(self._relations, forms if binary else None)
         self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()

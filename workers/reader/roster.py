@@ -104,6 +104,11 @@ class Roster:
                 known[number] = self._changed(follower, table, first)
         return known
 
+    def remembered(self, oid: int) -> Table | None:
+        """The last shape that the stream told of a table, also to a reader before us."""
+        shapes = [follower.state.shape for follower in self._by_oid.get(oid, []) if follower.state.shape]
+        return wire.load(Table, shapes[0]) if shapes else None
+
     def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
