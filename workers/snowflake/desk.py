@@ -108,6 +108,17 @@ class Desk:
         """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
         self.opening, self.watermark = replace(opening, table=ensured.table), ensured.watermark
 
+    def alter(self) -> OpenTable:
+        """The next shape is under way."""
+        shape = self.reshapes.popleft()
+        self.state, self.sql_busy = State.ALTERING, True
+        return replace(self.opening, table=shape.table, since=shape.since)
+
+    def altered(self, opening: OpenTable, ensured: ddl.Ensured) -> None:
+        """The tables have the next shape."""
+        self.take_shape(opening, ensured)
+        self.state, self.sql_busy = State.OPEN, False
+
     # -- what may start now
 
     def wants_append(self, now: float) -> bool:

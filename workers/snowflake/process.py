@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -259,10 +259,8 @@ class Actor:
             then = partial(self._committed, guest, desk)
             yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
         if desk.wants_alter():
-            shape = desk.reshapes.popleft()
-            opening = replace(desk.opening, table=shape.table, since=shape.since)
-            desk.state, desk.sql_busy = State.ALTERING, True
-            then = partial(self._altered, desk, opening)
+            opening = desk.alter()
+            then = partial(desk.altered, opening)
             yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
@@ -318,11 +316,6 @@ class Actor:
     def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Ensured]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
-
-    @staticmethod
-    def _altered(desk: Desk, opening: OpenTable, ensured: Ensured) -> None:
-        desk.take_shape(opening, ensured)
-        desk.sql_busy, desk.state = False, State.OPEN
 
     def _tell_opened(self, guest: _Guest, desk: Desk) -> None:
         channel, opening = desk.channel, desk.opening
