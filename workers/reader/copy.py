@@ -333,7 +333,7 @@ def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
 
 def _parse(chunk: bytes, table: Table) -> pa.RecordBatch:
     """CSV text to Arrow strings: unquoted \\N is NULL, everything quoted is itself."""
-    names_ = [str(number) for number in range(len(table.columns))]  # column names may repeat in CSV's eyes
+    names_ = [str(number) for number in range(max(1, len(table.columns)))]  # a table without columns has empty lines
     parsed = pyarrow.csv.read_csv(
         io.BytesIO(chunk),
         read_options=pyarrow.csv.ReadOptions(column_names=names_, block_size=len(chunk) + 1, use_threads=False),
