@@ -177,7 +177,7 @@ ODD = [
     "%s {x} \\n",
     "ends\\",
     "$$",
-    "a/b?c#d%41",
+    "q?h#a&b=c",
 ]
 
 
@@ -281,18 +281,18 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
 
 
 def test_a_table_of_1600_columns_goes_all_the_way(deploy: Deployment) -> None:
-    columns = ", ".join(f"c{number} text" for number in range(1, 1600))
-    deploy.source.execute(f"create table wide (id int primary key, {columns})")
+    columns = ", ".join(f"c{number} smallint" for number in range(1, 1599))
+    deploy.source.execute(f"create table wide (id int primary key, {columns}, c1599 text)")
     deploy.source.execute(
-        "insert into wide (id, c1, c1599) select g, 'a', repeat('b', 4000) from generate_series(1, 20) g"
+        "insert into wide (id, c1, c1599) select g, 1, repeat('b', 4000) from generate_series(1, 20) g"
     )
     deploy.source.execute("create publication p for all tables")
     deploy.add("shop")
     deploy.start()
     deploy.ready("shop")
-    deploy.source.execute("insert into wide (id, c2, c1599) values (21, 'x', repeat('c', 4000))")
+    deploy.source.execute("insert into wide (id, c2, c1599) values (21, 2, repeat('c', 4000))")
     deploy.source.execute(
-        "update wide set c1 = 'y' where id < 5; delete from wide where id = 6; update wide set id = 30 where id = 7"
+        "update wide set c1 = 3 where id < 5; delete from wide where id = 6; update wide set id = 30 where id = 7"
     )
     deploy.caught_up("shop")
     deploy.same("shop", wide=("id",))
