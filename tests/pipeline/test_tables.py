@@ -167,6 +167,27 @@ def test_partitions_filters_and_lists_hold_for_copy_and_stream(deploy: Deploymen
     assert deploy.stop() == 0
 
 
+def test_a_row_that_comes_into_the_filter_without_its_large_values_gets_them_from_the_source(
+    deploy: Deployment,
+) -> None:
+    deploy.source.execute("create table docs (id int primary key, note text, big text)")
+    deploy.source.execute("alter table docs alter big set storage external")
+    deploy.source.execute(fill("docs", 1, 20, plain_key))
+    deploy.source.execute("create publication p for table docs where (id > 10)")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    deploy.source.execute(
+        "update docs set id = id + 100 where id < 3; update docs set note = 'c' where id in (12, 102)"
+    )
+    wait_for("the line", lambda: '"table_copied_again"' in deploy.log)
+    deploy.ready("shop")
+    deploy.caught_up("shop")
+    query = "select id, note, big from docs where id > 10 order by id"
+    assert rows_in(deploy, "SELECT ID, NOTE, BIG FROM {s}.DOCS ORDER BY ID") == deploy.source.execute(query)
+    assert deploy.stop() == 0
+
+
 ODD = [
     'Mixed "Case" Name',
     "a.b",

@@ -298,7 +298,11 @@ def test_a_row_that_moves_into_the_filter_may_leave_out_what_was_never_sent(data
     database.execute("create publication p for table t where (id > 10)")
     with streaming(database) as decoding:
         database.execute("update t set id = 11")
-        (row,) = rows_of(decoding.batches(), "t")
+        database.execute("update t set id = 12")
+        (batch,) = decoding.batches()
+    row, *moved = rows_of([batch], "t")
+    assert [each["_etl_op"] for each in moved] == ["D", "I"]
+    assert batch.incomplete_at == (None if identity == "full" else row["_etl_commit_lsn"])
     assert (row["_etl_op"], row["id"], row["_etl_old_key"]) == ("I", 11, None)
     assert (row["big"], row["_etl_unchanged"]) == (("b" * 5000, None) if identity == "full" else (None, '["big"]'))
 
