@@ -160,6 +160,13 @@ class Roster:
             reason = rewritten(Storage.parse(follower.state.storage), storage)
         return follower.judged(first.commit_lsn, reason)
 
+    def _complete(self, known: list[Follower], commit_lsn: int) -> None:
+        """Values that no message has are taken from the source: by the copy that runs, if its snapshot comes later, or by another."""
+        for number, follower in enumerate(known):
+            reason = follower.judged(commit_lsn, "a row came into the row filter without its large values")
+            if reason is not None:
+                known[number] = self._copy_again(follower, follower.table, reason, "")
+
     def _copy_again(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table begins anew, in a generation of its own; its target is replaced by the first apply. Or it is held, by policy."""
         hold, name = self._hold_rewritten, follower.table.name
@@ -224,7 +231,10 @@ class Roster:
         promised: list[tuple[int, int]] = []
         for item in batches:
             first = _first(item.batch)
-            followers = [follower for follower in self.learn(item.table, first) if follower.state.began <= first.place]
+            known = self.learn(item.table, first)
+            if item.incomplete_at is not None:
+                self._complete(known, item.incomplete_at)
+            followers = [follower for follower in known if follower.state.began <= first.place]
             newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest)
