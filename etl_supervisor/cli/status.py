@@ -56,6 +56,9 @@ def _table_rows(tables: Table, spec: SourceSpec, store: StateStore) -> list[str]
         for name, state in sorted(states.items()):
             tables.add_row(pipeline.name, str(name), state.phase, f"{state.rows_copied:,}")
             troubles += [state.trouble] if state.trouble else []
+            if state.dead:
+                rows = f"{state.dead:,} row{'s' if state.dead > 1 else ''} of pipeline {pipeline.name}, table {name}"
+                troubles.append(f"{rows} went to the dead letter (see `etl-supervisor dead-letter list`)")
         phases = Counter(str(state.phase) for state in states.values())
         summary = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no table yet"
         tables.add_row(pipeline.name, "[dim]all[/]", f"[dim]{summary}[/]", "", end_section=True)

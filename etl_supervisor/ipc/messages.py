@@ -49,7 +49,8 @@ class OpenTable:
     """Make `table` ready for segments in `channel`, create or alter what is missing in Snowflake.
 
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
-    an older reader. A copy opens the table with a channel of its own.
+    an older reader. A copy opens the table with a channel of its own. `errors` is the channel's error counter up to which every refused row is
+    accounted for.
     """
 
     handle: int
@@ -61,6 +62,7 @@ class OpenTable:
     channel: str
     destination: Destination
     table: Table
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +134,17 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """Every row of every segment up to `seq` is committed in Snowflake and the error counter did not rise."""
+    """Every row of every segment up to `seq` is committed in Snowflake, or in the dead letter.
+
+    `errors` is the error counter up to which every refused row is accounted for; `dead` how many rows of the table the dead letter
+    holds (None: no row came into it since the table was opened).
+    """
 
     handle: int
     seq: int
     committed: str | None
     errors: int
+    dead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

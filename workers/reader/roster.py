@@ -102,12 +102,11 @@ class Roster:
             return
         match message:
             case TableOpened():
-                trouble = follower.opened(message)
-                if trouble is not None:
-                    follower.trouble(trouble, now)
-                    self._report(follower, trouble)
+                follower.opened(message)
                 self._save(follower)
             case Durable(seq=seq):
+                if follower.durable(message):
+                    self._save(follower)
                 self._frontier.completed(follower.handle, seq)
             case Applied(fence=fence):
                 before = follower.state.phase
@@ -180,9 +179,6 @@ class Roster:
             follower.another_chance()
         self._save(follower)
         self._publisher.open(self._opening(follower))
-        if follower.held:
-            self._publisher.hold(handle)
-            self._frontier.hold(handle)
         return follower
 
     def _opening(self, follower: Follower) -> OpenTable:
@@ -196,6 +192,7 @@ class Roster:
             channel=names.stream_channel(follower.pipeline.id, follower.state.generation),
             destination=follower.pipeline.destination,
             table=follower.table,
+            errors=follower.state.errors,
         )
 
     def _want_copy(self, follower: Follower) -> None:
