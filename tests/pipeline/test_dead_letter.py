@@ -30,7 +30,9 @@ def dead(deploy: Deployment) -> list[dict[str, Any]]:
 
 def target_ids(deploy: Deployment) -> list[int]:
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
-        cursor.execute(f'SELECT ID FROM "{deploy.destination.database}"."{deploy.destination.schema}"."ITEMS" ORDER BY ID')
+        cursor.execute(
+            f'SELECT ID FROM "{deploy.destination.database}"."{deploy.destination.schema}"."ITEMS" ORDER BY ID'
+        )
         return [int(row[0]) for row in cursor.fetchall()]
 
 
@@ -43,7 +45,9 @@ def test_values_beyond_snowflakes_limits_go_to_the_dead_letter_and_all_else_arri
     deploy.add("shop")
     deploy.start()
     deploy.ready("shop")
-    database.execute(f"insert into items values (12, repeat('x', {20 * MB})), (13, 'good'), (14, repeat('y', {15 * MB}))")
+    database.execute(
+        f"insert into items values (12, repeat('x', {20 * MB})), (13, 'good'), (14, repeat('y', {15 * MB}))"
+    )
     database.execute(f"insert into items values (15, 'image', convert_to(repeat('z', {9 * MB}), 'UTF8'))")
     deploy.caught_up("shop")
     assert target_ids(deploy) == [*range(1, 11), 13, 14]
@@ -66,7 +70,9 @@ def test_values_beyond_snowflakes_limits_go_to_the_dead_letter_and_all_else_arri
 def test_rows_that_snowflake_refuses_go_to_the_dead_letter_and_the_table_goes_on(deploy: Deployment) -> None:
     database = deploy.source
     database.execute("create table items (id int primary key, note text)")
-    database.execute("insert into items select g, case when g % 10 = 0 then 'bad' else 'n' end from generate_series(1, 50) g")
+    database.execute(
+        "insert into items select g, case when g % 10 = 0 then 'bad' else 'n' end from generate_series(1, 50) g"
+    )
     database.execute("create publication p for all tables")
     deploy.server.set(reject=[{"table": "LANDING_ITEMS", "column": "NOTE", "like": "bad%"}])
     deploy.add("shop")
