@@ -13,6 +13,7 @@ limits       what Snowflake can hold, and the rows beyond it
 rejected     the rows that Snowflake refused, found again
 dead_letter  where rows go that can't be loaded
 failure      the SDK's errors -> what to do
+replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
 apply        the fenced block that moves a target

@@ -31,7 +31,7 @@ from snowflake.connector.errors import Error
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
-from etl_supervisor.model.table import Column
+from etl_supervisor.model.table import Column, Table
 from workers.snowflake.connection import classify
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of, quoted
@@ -64,8 +64,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int)
     objects = objects_of(opening.destination, opening.table)
     try:
         with connection.cursor() as cursor:
-            survey = _survey(cursor, objects, opening.generation, watermark.applied, fence)
-            text = block(opening, objects, watermark, fence, survey)
+            found = survey(cursor, objects, window_of(opening.generation, watermark.applied, fence))
+            text = block(opening, objects, watermark, fence, found)
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
                 return _read(cursor, objects, place)
@@ -74,8 +74,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int)
     return Watermark(opening.generation, fence, opening.epoch)
 
 
-def _survey(cursor: Any, objects: Objects, generation: int, applied: int, fence: int) -> Survey:
-    window = _window(generation, applied, fence)
+def survey(cursor: Any, objects: Objects, window: str) -> Survey:
+    """Look at a window."""
     rows, truncates, moves, unchanged = cursor.execute(
         "SELECT COUNT(*), COUNT_IF(_ETL_OP = 'T'), COUNT(_ETL_OLD_KEY), COUNT(_ETL_UNCHANGED)"
         f" FROM {objects.landing_sql} WHERE {window}"
@@ -127,15 +127,19 @@ def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int
     if watermark.applied == 0 or survey.truncated_at is not None:
         steps.append(f"DELETE FROM {objects.target_sql}")
     if survey.rows:
-        steps.append(merge(opening, objects, _window(opening.generation, watermark.applied, fence), survey))
-    body = ";\n  ".join(["BEGIN TRANSACTION", *steps, "COMMIT", "RETURN 'applied'"])
+        steps.append(merge(opening.table, objects, window_of(opening.generation, watermark.applied, fence), survey))
+    return transaction(steps, "applied")
+
+
+def transaction(steps: list[str], outcome: str) -> str:
+    """Steps as one server-side block that returns `outcome`; what fails rolls back and raises."""
+    body = ";\n  ".join(["BEGIN TRANSACTION", *steps, "COMMIT", f"RETURN '{outcome}'"])
     text = f"BEGIN\n  {body};\nEXCEPTION\n  WHEN OTHER THEN\n    ROLLBACK;\n    RAISE;\nEND;"
     return f"EXECUTE IMMEDIATE {literal(text)}" if "$$" in text else f"EXECUTE IMMEDIATE $$\n{text}\n$$"
 
 
-def merge(opening: OpenTable, objects: Objects, window: str, survey: Survey) -> str:
+def merge(table: Table, objects: Objects, window: str, survey: Survey) -> str:
     """The MERGE of a window into the target."""
-    table = opening.table
     if survey.truncated_at is not None:
         window += f" AND {_after(survey.truncated_at)} AND _ETL_OP <> 'T'"
     unchanged = [column for column in table.columns if column.name in survey.unchanged]
@@ -236,7 +240,8 @@ def _name(column: Column) -> str:
     return quoted(names.column(column.name))
 
 
-def _window(generation: int, applied: int, fence: int) -> str:
+def window_of(generation: int, applied: int, fence: int) -> str:
+    """The rows of a generation with applied <= commit_lsn < fence."""
     return f"_ETL_GENERATION = {generation} AND _ETL_COMMIT_LSN >= {applied} AND _ETL_COMMIT_LSN < {fence}"
 
 
