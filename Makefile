@@ -52,6 +52,10 @@ format: .installed-dev ## format the code and repair what the linter can
 hooks: .installed-dev ## let git run `make lint` before a commit and `make check` before a push
 	@$(BIN)/pre-commit install --config .ci/pre-commit.yaml --hook-type pre-commit --hook-type pre-push
 
+.PHONY: docs
+docs: .installed-dev ## write docs/types.md from the code
+	@PYTHONPATH=. $(BIN)/python scripts/write_types.py
+
 .PHONY: constraints
 constraints: .installed-dev ## write the installed versions to scripts/constraints.txt
 	@scripts/write_constraints.sh

@@ -21,6 +21,10 @@ class Kind(StrEnum):
     SOURCE_SETUP = "source_setup"  # wal_level, publication, privileges, slots
     SLOT_LOST = "slot_lost"  # the slot is gone, invalidated or ahead of our recorded position
     STREAM = "stream"  # the replication stream broke off
+    SPOOL = "spool"  # no room for the transactions in progress that PostgreSQL streams
+    WALSENDER = (
+        "walsender"  # the walsender itself fails while it decodes one place of the WAL, each time it comes there
+    )
     PROTOCOL = "protocol"  # bytes that the protocol does not allow
     STATE_STORE = "state_store"  # Redis or the PostgreSQL state store does not answer
     DESTINATION_UNREACHABLE = "destination_unreachable"  # Snowflake does not answer

@@ -25,6 +25,7 @@ _BY_KIND = {
     Kind.SOURCE_SETUP: Exit.CONFIG,
     Kind.DESTINATION_SETUP: Exit.CONFIG,
     Kind.SLOT_LOST: Exit.CONFIG,
+    Kind.WALSENDER: Exit.CONFIG,
     Kind.SOURCE_AUTH: Exit.REFUSED,
     Kind.DESTINATION_AUTH: Exit.REFUSED,
     Kind.SOURCE_UNREACHABLE: Exit.UNREACHABLE,
@@ -34,6 +35,7 @@ _BY_KIND = {
     Kind.STREAM: Exit.STREAM,
     Kind.EMBEDDED: Exit.TEMPORARY,
     Kind.COPY: Exit.TEMPORARY,
+    Kind.SPOOL: Exit.TEMPORARY,
 }
 
 

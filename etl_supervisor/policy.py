@@ -28,6 +28,8 @@ DIRECTIVES: dict[Kind, Directive] = {
     Kind.SOURCE_SETUP: Directive.PERSON,
     Kind.SLOT_LOST: Directive.PERSON,
     Kind.STREAM: Directive.RETRY,
+    Kind.SPOOL: Directive.RETRY,
+    Kind.WALSENDER: Directive.PERSON,
     Kind.PROTOCOL: Directive.RETRY,
     Kind.STATE_STORE: Directive.RETRY,
     Kind.DESTINATION_UNREACHABLE: Directive.RETRY,

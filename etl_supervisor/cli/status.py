@@ -53,7 +53,7 @@ def _source_row(spec: SourceSpec, report: SourceReport | None) -> tuple[str, ...
     if report is None:
         return spec.source.name, "not started yet", "", "", ""
     age = time.time() - report.reported_at
-    state = report.state if age < STALE_SECONDS else f"no report for {age:,.0f} s"
+    state = report.state if age < STALE_SECONDS or report.state == "stopped" else f"no report for {age:,.0f} s"
     lag = f"{report.lag_bytes:,} bytes, {report.lag_seconds:.1f} s"
     return spec.source.name, state, lsn.text(report.confirmed), lag, f"{report.rows:,}"
 

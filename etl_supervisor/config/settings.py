@@ -85,11 +85,30 @@ class Settings(BaseModel):
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
     metrics_addr: str = Field("[::]:9000", description="Where /metrics answers", json_schema_extra=_taking("host:port"))
+    on_rewrite: Literal["resync", "hold"] = Field(
+        "resync",
+        description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
+    )
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
     )
     batch_max_bytes_mb: int = Field(
         16, ge=1, le=512, description="A batch is sealed at this size, MiB, whatever its rows"
+    )
+    spool_memory_mb: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="Transactions in progress in memory, per reader, MiB; what is beyond goes to disk",
+    )
+    spool_disk_mb: int = Field(
+        20480,
+        ge=1,
+        le=16_777_216,
+        description="Transactions in progress on disk, per reader, MiB; beyond it the stream is tried again later",
+    )
+    spool_directory: str | None = Field(
+        None, description="Where transactions in progress go on disk; the system's temporary directory when not set"
     )
     shutdown_grace_seconds: float = Field(
         30, ge=1, le=3600, description="How long a drain may wait for rows to become durable"

@@ -41,6 +41,7 @@ _ARROW = {
     ValueKind.TIMESTAMPTZ: pa.timestamp("us", "UTC"),
     ValueKind.UUID: pa.string(),
     ValueKind.JSON: pa.string(),
+    ValueKind.JSON_TEXT: pa.string(),
 }
 
 

@@ -100,8 +100,10 @@ class Connection:
         length, descriptors = _HEADER.unpack_from(self._incoming)
         if length > wire.MESSAGE_BYTES_MAX:
             raise ValueError(f"a message of {length} bytes is over {wire.MESSAGE_BYTES_MAX}")
+        if descriptors > len(self._descriptors):  # they come with the first byte
+            raise ValueError("a message came without its descriptors")
         end = _HEADER.size + length
-        if len(self._incoming) < end or len(self._descriptors) < descriptors:
+        if len(self._incoming) < end:
             return None
         message = wire.decode(bytes(self._incoming[_HEADER.size : end]))
         del self._incoming[:end]

@@ -13,8 +13,8 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
                                     ◄───   Durable            committed up to the end of this seq; its slots may be reused
     Apply(fence)                    ───►                      one fenced block
                                     ◄───   Applied
-    OpenTable (same handle,         ───►                      the shape changed: ALTER, then TableOpened;
-        higher version)                                       segments sent after it wait for it
+    ReshapeTable                    ───►                      the shape changed: once everything sent before is durable, ALTER;
+                                                              segments sent after it wait for it
     CloseTable                      ───►
                                     ◄───   TableClosed
     any of these may be answered by  ◄───   Failed            the handle is dead until the next OpenTable
@@ -49,7 +49,8 @@ class OpenTable:
     """Make `table` ready for segments in `channel`, create or alter what is missing in Snowflake.
 
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
-    an older reader. A copy opens the table with a channel of its own. `errors` is the channel's error counter up to which every refused row is
+    an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
+    Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for.
     """
 
@@ -62,7 +63,17 @@ class OpenTable:
     channel: str
     destination: Destination
     table: Table
+    since: str
     errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReshapeTable:
+    """From the next segment on, which begins after the token `since`, the table of this handle has the shape `table`."""
+
+    handle: int
+    table: Table
+    since: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class CloseTable:
     drop: bool = False
 
 
-ToActor = Hello | OpenTable | Segment | Apply | CloseTable
+ToActor = Hello | OpenTable | ReshapeTable | Segment | Apply | CloseTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from etl_supervisor.ipc import messages
 
 MESSAGE_BYTES_MAX = 16 << 20  # 1,600 columns of 63-byte names take about 300 kB; anything near this is a fault
 
+T = typing.TypeVar("T")
+
 _CLASSES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(messages.Message)}
 
 
@@ -34,13 +36,24 @@ def encode(message: messages.Message) -> bytes:
 def decode(data: bytes) -> messages.Message:
     """The message that `encode` wrote."""
     try:
-        tag, *fields = orjson.loads(data)
-    except (ValueError, TypeError) as error:
+        tag, *fields = _list(orjson.loads(data))
+    except ValueError as error:
         raise ValueError("a message is a JSON array that starts with its name") from error
     cls = _CLASSES.get(tag) if isinstance(tag, str) else None
     if cls is None:
         raise ValueError("a message of an unknown name")
     return typing.cast(messages.Message, _reader_of(cls)(fields))
+
+
+def dump(value: Any) -> str:
+    """One of our dataclasses as text."""
+    return orjson.dumps(_plain(value)).decode()
+
+
+def load(cls: type[T], text: str) -> T:
+    """What `dump` wrote. ValueError when it is not of this class."""
+    read: Reader = _reader_of(typing.cast(typing.Any, cls))
+    return typing.cast(T, read(orjson.loads(text)))
 
 
 def _plain_fields(value: Any) -> list[Any]:
@@ -55,6 +68,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _list(plain: Any) -> list[Any]:
+    if not isinstance(plain, list):
+        raise ValueError("expected an array")
+    return plain
+
+
 Reader = Callable[[Any], Any]
 
 
@@ -66,7 +85,7 @@ def _reader_of(kind: Any) -> Reader:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         item = _reader_of(arguments[0])
-        return lambda plain: tuple(item(part) for part in plain)
+        return lambda plain: tuple(item(part) for part in _list(plain))
     if origin in (types.UnionType, typing.Union):
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         read = _reader_of(inner)

@@ -7,12 +7,33 @@ owner mark in `_ETL_WATERMARK`.
 
 from __future__ import annotations
 
+import re
+
 from etl_supervisor.model.table import TableName
 
 WATERMARK_TABLE = "_ETL_WATERMARK"
 DEAD_LETTER_TABLE = "_ETL_DEAD_LETTER"
 LANDING_PREFIX = "LANDING_"
 META_PREFIX = "_ETL_"
+
+
+_LISTED = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^",]*[^",\s]))\s*(?:,|$)')
+
+
+def publications(text: str) -> list[str]:
+    """The names in a comma-separated list, in order: `orders, "a name, with a comma"`. ValueError where a quote is out of place.
+
+    Unlike in SQL a name without quotes keeps its case. Quotes are needed for a name that has a comma or a quote (doubled inside).
+    """
+    found: dict[str, None] = {}
+    text, at = text.strip(), 0
+    while at < len(text):
+        match = _LISTED.match(text, at)
+        if match is None:
+            raise ValueError(f"publication_name can't be read at character {at + 1}")
+        found[match[2] or match[1].replace('""', '"')] = None
+        at = match.end()
+    return list(found)
 
 
 def slot(replication_id: int) -> str:

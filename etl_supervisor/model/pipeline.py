@@ -24,9 +24,21 @@ class PipelineStatus(StrEnum):
     PAUSE = "PAUSE"
 
 
+class Transfer(StrEnum):
+    """How values travel from the source: PostgreSQL's text, its binary form, or as the reader decides."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    BINARY = "binary"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list."""
+    """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list.
+
+    `heartbeat_seconds` is how often a quiet source gets a WAL message (0: never); `primary_url` (a libpq connection string) is the primary of a
+    source that is a standby.
+    """
 
     id: int
     name: str
@@ -39,6 +51,11 @@ class Source:
     pg_tls_ca: str | None
     publication_name: str
     replication_id: int
+    stream_in_progress: bool = True
+    transfer: Transfer = Transfer.AUTO
+    heartbeat_seconds: float = 60.0
+    primary_url: EncryptedText | None = None
+    slot_failover: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,16 @@ class Position(NamedTuple):
         """The offset token of this position."""
         return f"{self.generation:08X}-{self.commit_lsn:016X}-{self.lsn:016X}-{self.ordinal:08X}"
 
+    @property
+    def place(self) -> str:
+        """The WAL record as text, whatever the generation; text order is stream order."""
+        return f"{self.commit_lsn:016X}-{self.lsn:016X}"
+
+    @property
+    def before(self) -> str:
+        """A token before this position and after every change of an earlier WAL record."""
+        return Position(self.generation, self.commit_lsn, self.lsn - 1, 0).token
+
     @classmethod
     def parse(cls, token: str) -> Position:
         """A token -> its position. Raises ValueError for text that is not a token of ours."""

@@ -34,7 +34,8 @@ class SourceReport:
     """What `status` shows of a source: a snapshot the reader writes every second or so.
 
     LSNs are ints; `lag_bytes` is the source's WAL end minus confirmed; `lag_seconds` the age of the oldest change that is not
-    durable (0 when there is none); `trouble` the line of the last error, empty when all is well.
+    durable (0 when there is none); `trouble` the line of the last error, empty when all is well. `wal_status` of the slot is reserved, extended,
+    unreserved or lost; `safe_wal_bytes` may be written until it is lost (None: PostgreSQL sets no limit).
     """
 
     state: str
@@ -47,6 +48,8 @@ class SourceReport:
     rows: int = 0
     trouble: str = ""
     reported_at: float = 0.0
+    wal_status: str = ""
+    safe_wal_bytes: int | None = None
 
     @property
     def lag_bytes(self) -> int:

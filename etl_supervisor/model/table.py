@@ -24,6 +24,8 @@ class Column:
 
     `key` says that it identifies a row (primary key, or the replica identity index). `toastable` says that an update may leave it
     out (its storage can be out of line). `default` is the text of `attmissingval`: what rows older than the column hold.
+    `attnum` is the column's number in PostgreSQL, which a rename does not change and which is never used again; 0 when it is not proved.
+    `computed` says that rows older than the column may hold values that the catalog does not tell (a volatile default, an identity).
     """
 
     name: str
@@ -32,6 +34,8 @@ class Column:
     nullable: bool = True
     toastable: bool = False
     default: str | None = None
+    attnum: int = 0
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

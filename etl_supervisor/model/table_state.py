@@ -44,6 +44,9 @@ class TableState:
     `copy_lsn` is the consistent point S of the finished copy (0 before). `errors` is the baseline of Snowflake's error counter: refused rows up to it
     are accounted for. `dead` is how many rows the dead letter held when the last one came into it.
     `resume` is the phase that a retry of an ERRORED table goes back to.
+
+    `shape` is the shape (as `ipc.wire` writes it) that rows have from the place `shape_at` on. `began` is the place where this generation began: rows
+    before it are of an older one. A place is `<commit_lsn>-<lsn>` in hexadecimal, in text order. `storage` is where the rows were (`reader.storage`).
     """
 
     table: TableName
@@ -58,6 +61,10 @@ class TableState:
     attempts: int = 0
     trouble: str = ""
     resume: Phase = Phase.INIT
+    shape: str = ""
+    shape_at: str = ""
+    began: str = ""
+    storage: str = ""
 
     def to(self, phase: Phase, **changes: object) -> TableState:
         """The next state. A transition that is missing from the table is a fault of ours."""

@@ -15,7 +15,8 @@ The reader maps PostgreSQL types to a `ValueType` (workers/reader/pgtypes.py) an
 | TIMESTAMP   | timestamp[us]           | |
 | TIMESTAMPTZ | timestamp[us, UTC]      | |
 | UUID        | string                  | 36 characters |
-| JSON        | string                  | JSON text as PostgreSQL gave it |
+| JSON        | string                  | jsonb: JSON text in PostgreSQL's own form |
+| JSON_TEXT   | string                  | json: JSON text as it was written |
 
 A value that the typed form can't hold (numeric NaN, infinite or out-of-range dates, JSON null) is NULL in its column and kept as text in
 `_etl_special`, a JSON object column name -> text; it is never lost silently.
@@ -44,6 +45,7 @@ class ValueKind(StrEnum):
     TIMESTAMPTZ = "timestamptz"
     UUID = "uuid"
     JSON = "json"
+    JSON_TEXT = "json_text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class ValueType:
     scale: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind is ValueKind.NUMERIC:
-            assert 1 <= self.precision <= 38, self
-            assert 0 <= self.scale <= min(self.precision, 37), self
+        if self.kind is not ValueKind.NUMERIC:
+            return
+        if not (1 <= self.precision <= 38 and 0 <= self.scale <= min(self.precision, 37)):
+            raise ValueError(f"NUMERIC({self.precision}, {self.scale}) is text, not a number")

@@ -9,6 +9,7 @@ Imported in children only, after `PROMETHEUS_MULTIPROC_DIR` is set (`prepare`, b
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable
 from urllib.parse import quote
@@ -59,6 +60,18 @@ LAG_BYTES = Gauge("etl_lag_bytes", "WAL that the source holds back for us", ["so
 LAG_SECONDS = Gauge(
     "etl_lag_seconds", "Age of the oldest change that is not durable", ["source"], multiprocess_mode="mostrecent"
 )
+SLOT_WAL_STATUS = Gauge(
+    "etl_slot_wal_status",
+    "What PostgreSQL keeps for our slot: 0 reserved, 1 extended, 2 unreserved, 3 lost",
+    ["source"],
+    multiprocess_mode="mostrecent",
+)
+SLOT_SAFE_WAL_BYTES = Gauge(
+    "etl_slot_safe_wal_bytes",
+    "WAL that may be written until the slot is lost; +Inf without a limit",
+    ["source"],
+    multiprocess_mode="mostrecent",
+)
 SHARED_MEMORY_BYTES = Gauge("etl_shared_memory_used_bytes", "Slab in use", ["source"], multiprocess_mode="mostrecent")
 COPY_ROWS = Counter("etl_copy_rows", "Rows of first copies handed over", ["pipeline", "table"])
 SNOWFLAKE_ROWS_INSERTED = Counter(
@@ -74,6 +87,7 @@ APPLY_SECONDS = Histogram(
 )
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
 
+_WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
 _last: dict[str, tuple[float, int]] = {}
 
 
@@ -89,6 +103,9 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     LAG_BYTES.labels(source).set(report.lag_bytes)
     LAG_SECONDS.labels(source).set(report.lag_seconds)
     SHARED_MEMORY_BYTES.labels(source).set(shared_memory_used)
+    if report.wal_status:
+        SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
+        SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
 
 
 class SupervisedCollector(Collector):

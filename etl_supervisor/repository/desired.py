@@ -16,14 +16,22 @@ from psycopg.rows import dict_row
 
 from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.model.pipeline import Destination, EncryptedText, Pipeline, PipelineStatus, Source, SourceSpec
+from etl_supervisor.model.pipeline import (
+    Destination,
+    EncryptedText,
+    Pipeline,
+    PipelineStatus,
+    Source,
+    SourceSpec,
+    Transfer,
+)
 from etl_supervisor.repository.connection import connect, trouble
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
 DESTINATION_TYPES = frozenset({"snowflake"})
-SECRETS = (("sources", "pg_password"), ("destinations", "snowflake_private_key_passphrase"))
+SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
 
 log = structlog.get_logger()
 
@@ -106,6 +114,11 @@ def _source(row: dict[str, Any]) -> Source:
         pg_tls_ca=row["pg_tls_ca"],
         publication_name=row["publication_name"],
         replication_id=row["replication_id"],
+        stream_in_progress=row["stream_in_progress"],
+        transfer=Transfer(row["transfer"]),
+        heartbeat_seconds=row["heartbeat_seconds"],
+        primary_url=_secret("sources", row, "primary_url"),
+        slot_failover=row["slot_failover"],
     )
 
 

@@ -9,13 +9,17 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from etl_supervisor.config.secrets import Keyring
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.repository.desired import SECRETS, context
 
-Kind = Literal["sources", "destinations", "pipelines"]
+ConfigTable = Literal["sources", "destinations", "pipelines"]
 
 
-def upsert(connection: psycopg.Connection[Any], keyring: Keyring, table: Kind, **columns: Any) -> int:
-    """Insert a row, or bring the row of this `name` to these values; returns its id. Other columns keep what they have."""
+def upsert(connection: psycopg.Connection[Any], keyring: Keyring, table: ConfigTable, **columns: Any) -> int:
+    """Insert a row, or bring the row of this `name` to these values; returns its id. Other columns keep what they have.
+
+    EtlError(CONFIG) when a value is not allowed.
+    """
     values = {column: _stored(keyring, table, columns["name"], column, value) for column, value in columns.items()}
     names = [sql.Identifier(column) for column in values]
     query = sql.SQL(
@@ -25,7 +29,11 @@ def upsert(connection: psycopg.Connection[Any], keyring: Keyring, table: Kind, *
         names=sql.SQL(", ").join(names),
         values=sql.SQL(", ").join(sql.Placeholder(column) for column in values),
     )
-    row = connection.execute(query, values).fetchone()
+    try:
+        row = connection.execute(query, values).fetchone()
+    except psycopg.errors.CheckViolation as error:  # its constraint's name says what is allowed
+        rule = str(error.diag.constraint_name)
+        raise EtlError(Kind.CONFIG, f"{table} {columns['name']}", f"a value breaks the rule: {rule}") from None
     assert row is not None
     return int(row["id"] if isinstance(row, dict) else row[0])
 

@@ -65,6 +65,12 @@ class PostgresStore:
         )
         self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
 
+    def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
+        sql = (
+            "DELETE FROM etl.table_state WHERE source = %s AND pipeline = %s AND table_schema = %s AND table_name = %s"
+        )
+        self._do(sql, source, pipeline, table.schema, table.name)
+
     def save_report(self, source: str, report: SourceReport) -> None:
         sql = (
             "INSERT INTO etl.report (source, value) VALUES (%s, %s)"

@@ -89,6 +89,11 @@ class RedisStore:
         self._do("save_table", lambda: self._redis.hset(key, field, store.dump(state)))
         self._to_disk()
 
+    def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
+        key = _key(source, pipeline, "tables")
+        self._do("drop_table", lambda: self._redis.hdel(key, orjson.dumps([table.schema, table.name])))
+        self._to_disk()
+
     def save_report(self, source: str, report: SourceReport) -> None:
         self._do("save_report", lambda: self._redis.set(_key(source, "report"), store.dump(report)))
 

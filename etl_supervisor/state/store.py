@@ -40,6 +40,9 @@ class StateStore(Protocol):
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
         """Write one table's state."""
 
+    def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
+        """Forget one table."""
+
     def save_report(self, source: str, report: SourceReport) -> None:
         """Write what `status` shows; may be lost."""
 

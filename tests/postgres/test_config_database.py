@@ -1,10 +1,14 @@
 """Migrations and the reading of the configuration, on a real PostgreSQL."""
 
 import concurrent.futures
+from importlib import resources
 from pathlib import Path
 
+import alembic.command
 import psycopg
 import pytest
+import sqlalchemy
+from alembic.config import Config
 
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.config.settings import load as load_settings
@@ -55,7 +59,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> 0001", "etl: nothing -> 0001"]
+    assert migrate(settings) == ["app: nothing -> 0002", "etl: nothing -> 0001"]
     assert migrate(settings) == []
 
 
@@ -146,3 +150,73 @@ def test_an_unreachable_config_database_is_one_clear_line(
         assert caught.value.kind is Kind.CONFIG_DATABASE
         assert caught.value.reason == reason
         assert parts["password"] not in str(caught.value)
+
+
+def test_how_a_source_is_read_has_its_defaults(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings)
+    (spec,) = load(settings).specs
+    source = spec.source
+    assert (source.stream_in_progress, source.transfer, source.heartbeat_seconds) == (True, "auto", 60)
+    assert (source.primary_url, source.slot_failover) == (None, False)
+
+
+def test_a_primarys_url_is_a_secret(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings)
+    url = "postgresql://u:geheim@primary/d"
+    database.execute("update app.sources set primary_url = %s", url)
+    (spec,) = load(settings).specs
+    ((stored,),) = database.execute("select primary_url from app.sources")
+    assert stored.startswith("v1:")
+    assert "geheim" not in repr(spec)
+    assert settings.keyring().decrypt(spec.source.primary_url) == url
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "line"),
+    [
+        ("transfer", "pigeon", "config at sources shop: a value breaks the rule: transfer is auto, text or binary"),
+        (
+            "heartbeat_seconds",
+            -1,
+            "config at sources shop: a value breaks the rule: heartbeat_seconds is 0 (off) or 0.1 to 86400",
+        ),
+    ],
+)
+def test_a_setting_of_a_source_that_is_not_allowed_is_one_line(
+    settings: Settings, database: Database, column: str, value: object, line: str
+) -> None:
+    migrate(settings)
+    fill(database, settings)
+    values = {"name": "shop", "pg_host": "h", "pg_database": "d", "pg_username": "u", "publication_name": "p"}
+    with database.connect() as connection, pytest.raises(EtlError) as caught:
+        upsert(connection, settings.keyring(), "sources", **values, **{column: value})
+    assert caught.value.line == line
+
+
+def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    columns = "select count(*) from information_schema.columns where table_schema = 'app' and table_name = 'sources'"
+    ((newest,),) = database.execute(columns)
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=database.connect, poolclass=sqlalchemy.NullPool)
+    chain = Config()
+    chain.set_main_option("script_location", str(resources.files("migrations") / "app"))
+    chain.set_main_option("path_separator", "os")
+    with engine.connect() as connection:
+        chain.attributes["connection"] = connection
+        alembic.command.downgrade(chain, "0001")
+        connection.commit()
+    ((before,),) = database.execute(columns)
+    assert newest - before == 5
+    assert migrate(settings, "app") == ["app: 0001 -> 0002"]
+
+
+def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    found = database.execute(
+        "select column_name::text from information_schema.columns where table_schema = 'app' and table_name = 'sources'"
+    )
+    for (column,) in found:
+        assert column in ("id", "created_at", "updated_at") or f"**`{column}`**" in page, column

@@ -12,6 +12,7 @@ from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_postgres import Database
 from tests.support.streaming import rows_of, streaming
 from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.frame import Chunk
 from workers.reader.relations import table_of
 
 TYPED = """
@@ -149,7 +150,10 @@ def test_the_catalog_alone_gives_the_shape_that_the_relation_message_gives(typed
     typed.execute("create domain money2 as numeric(9,3) not null")
     typed.execute('create table "Odd ""Name" (k1 int, k2 text, m money2, primary key (k2, k1))')
     with typed.connect() as connection:
-        shapes = [table_of(read_catalog(connection, oid)) for oid, _ in published_tables(connection, ["p"])]
+        shapes = [
+            table_of(read_catalog(connection, published.oid), published.columns)
+            for published in published_tables(connection, ["p"], "source s")
+        ]
     assert [shape.name for shape in shapes] == [TableName("public", 'Odd "Name'), TableName("public", "typed")]
     with streaming(typed) as decoding:
         typed.execute('insert into "Odd ""Name" values (1, \'a\', 1.5)')
@@ -171,7 +175,7 @@ def test_several_tables_and_transactions_keep_their_own_order(database: Database
                 connection.execute(f"insert into {'ab'[number % 2]} values ({number})")
         database.execute("truncate a, b")
         frames = decoding.frames()
-        decoded = decoding.decoder.decode(frames)
+        decoded = decoding.decoder.decode([Chunk.of(frames)])
     assert decoded.commits == 22
     assert decoded.rows == 42
     assert decoded.end_lsn

@@ -28,7 +28,7 @@ TABLE = Table(
 
 @pytest.fixture
 def opened(destination: Destination) -> Iterator[tuple[Any, OpenTable, str]]:
-    opening = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", destination, TABLE)
+    opening = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", destination, TABLE, "")
     with sql_session(destination) as session:
         ddl.ensure(session, opening)
         yield session, opening, objects_of(destination, TABLE).dead_letter_sql

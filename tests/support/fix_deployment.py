@@ -35,6 +35,16 @@ from tests.support.fix_postgres import Database
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.1
+SOURCE_COLUMNS = (
+    "pg_",
+    "publication",
+    "replication_id",
+    "stream_",
+    "transfer",
+    "heartbeat",
+    "primary",
+    "slot_",
+)  # how they begin
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 
 
@@ -88,7 +98,7 @@ class Deployment:
             "table_error_retry_delay_ms": 300,
         }
         for key, value in changes.items():
-            (source if key.startswith(("pg_", "publication")) else pipeline)[key] = value
+            (source if key.startswith(SOURCE_COLUMNS) else pipeline)[key] = value
         with self.config.connect() as connection:
             keyring = self.settings.keyring()
             source_id = upsert(connection, keyring, "sources", **source)

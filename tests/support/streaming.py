@@ -14,8 +14,10 @@ from etl_supervisor.model.pipeline import Source
 from tests.support.fix_postgres import Database
 from workers.reader.batch import TableBatch
 from workers.reader.catalog import read_catalog
+from workers.reader.frame import Chunk
 from workers.reader.pgoutput import Decoder
 from workers.reader.relations import Relations
+from workers.reader.source import publications_of
 from workers.reader.stream import ReplicationStream, connect
 
 SECONDS_MAX = 20.0
@@ -49,7 +51,7 @@ def streaming(database: Database, publication: str = "p", slot: str = "") -> Ite
     made = maker.create_slot(name, temporary=False, snapshot=False, limit=10, tick=lambda: None)
     maker.close()
     stream = ReplicationStream(source, password)
-    stream.start(name, made.consistent_point, [publication])
+    stream.start(name, made.consistent_point, publications_of(source))
     catalog = connect(source, password)
     try:
         yield Decoding(database, stream, Decoder(Relations(lambda oid: read_catalog(catalog, oid))))
@@ -64,16 +66,16 @@ class Decoding:
     def __init__(self, database: Database, stream: ReplicationStream, decoder: Decoder) -> None:
         self.database, self.stream, self.decoder = database, stream, decoder
 
-    def frames(self) -> list[memoryview]:
+    def frames(self) -> list[bytes]:
         """Every frame up to the present end of WAL."""
         ((text,),) = self.database.execute("select pg_current_wal_insert_lsn()::text")
         self.database.execute("select pg_logical_emit_message(true, 'end', '')")
         goal, frames, deadline = lsn.parse(text), [], time.monotonic() + SECONDS_MAX
         while self.stream.wal_end < goal:
-            frames += self.stream.read()
+            frames += frames_of(self.stream.read())
             self.stream.status(0, 0, reply=True)
             assert time.monotonic() < deadline, "the stream did not come to its end"
-        return frames + self.stream.read()
+        return frames + frames_of(self.stream.read())
 
     def batches(self, cut: int = 0) -> list[TableBatch]:
         """The decoded changes, in batches of `cut` frames (0: one batch)."""
@@ -81,8 +83,15 @@ class Decoding:
         step = cut or len(frames) or 1
         found = []
         for at in range(0, len(frames), step):
-            found += self.decoder.decode(frames[at : at + step]).segments
+            found += self.decoder.decode([Chunk.of(frames[at : at + step])]).segments
         return found
+
+
+def frames_of(chunk: Chunk | None) -> list[bytes]:
+    """The frames of a chunk, one by one."""
+    if chunk is None:
+        return []
+    return [bytes(chunk.data[first:last]) for first, last in zip(chunk.start.tolist(), chunk.end.tolist(), strict=True)]
 
 
 def rows_of(batches: list[TableBatch], table: str) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,10 @@ def test_every_setting_is_in_the_configuration_page_with_default_and_limits():
         default = f"`{setting.default}`" if setting.default else "-"
         assert f"| `{setting.name}` | {default} | {setting.allowed} | {setting.reason} |" in text
     assert text.count("\n| `") == len(describe())
+
+
+def test_the_page_of_types_is_what_the_code_does():
+    assert doc("types.md") == runpy.run_path(str(ROOT / "scripts" / "write_types.py"))["page"](), "run `make docs`"
 
 
 def test_every_kind_of_error_is_listed_with_what_happens():

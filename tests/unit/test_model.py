@@ -53,3 +53,32 @@ def test_a_transition_that_is_not_in_the_table_is_a_fault():
     with pytest.raises(AssertionError):
         state.to(Phase.READY)
     assert set(TRANSITIONS) == set(Phase)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("p", ["p"]),
+        (" p , Q,p ", ["p", "Q"]),
+        ("two words, other,", ["two words", "other"]),
+        ('"a, b" , c', ["a, b", "c"]),
+        ('"say ""it"""', ['say "it"']),
+        ("it's", ["it's"]),
+    ],
+)
+def test_a_list_of_publications_is_read_as_it_is_written(text, expected):
+    assert names.publications(text) == expected
+
+
+@pytest.mark.parametrize("text", ['"a', 'a"b', '"a" b', ",", "a,,b", '""'])
+def test_a_list_of_publications_with_a_quote_or_comma_out_of_place_is_refused(text):
+    with pytest.raises(ValueError, match="publication_name can't be read at character"):
+        names.publications(text)
+
+
+def test_no_name_of_ours_is_longer_than_snowflake_takes():
+    plane = (chr(code) for code in (*range(1, 0xD800), *range(0xE000, 0x10000)))
+    longest = max(plane, key=lambda char: len(char.upper()) / len(char.encode()))
+    name = longest * (63 // len(longest.encode()))
+    assert len(names.landing_table(TableName(name, name))) <= 255
+    assert len(names.column(name)) <= 255

@@ -2,20 +2,34 @@
 
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
+copyboth    frames from the socket, or through libpq
+assembler   transactions in progress (protocol 2) -> plain ones
+spool       the frames of one transaction in progress, in memory or on disk
 source      what must hold before a stream may start, and where it starts
+decode_failure  errors of the walsender itself (pure)
+slot        what PostgreSQL says of a slot (pure, but for one query)
+watch       the source beside the stream: end of WAL, health of the slot
+heartbeat   a small WAL record in a quiet source
+aside       statements in a thread of their own
 batcher     frames gather until a batch is full or old
 frame       the frames of a batch in one buffer, read by column of bytes
 pgoutput    frames -> tables' rows: transactions, ordinals, versions
+order       the order that a stream keeps, checked
 tuples      the tuples of changes, column by column
 rows        row frames as numbers, and the Arrow batch made of them
+values      one column of many tuples
 columns     PostgreSQL's text -> typed Arrow arrays
+binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
+change      what a change of shape means: followed, or copied again (pure)
+storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
 roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)
+retired     handles that end
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker
 csv         rows of a copy -> change-log batches

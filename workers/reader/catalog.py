@@ -11,7 +11,11 @@ from typing import Any
 
 import psycopg
 
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.table import TableName
+
+COLUMN_LISTS = 150_000  # PostgreSQL versions: publications have column lists and row filters
+GENERATED_COLUMNS = 180_000  # publications may publish generated columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,16 @@ class CatalogColumn:
     not_null: bool
     toastable: bool
     default: str | None
+    computed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogTable:
-    """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)."""
+    """A table in the catalog. `identity` is pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex).
+
+    `not_brought` are the columns that deletes in some partition do not bring: partitions have identities of their own.
+    `attnums` are the numbers of all columns it ever had, dropped ones too.
+    """
 
     oid: int
     name: TableName
@@ -39,6 +48,8 @@ class CatalogTable:
     columns: tuple[CatalogColumn, ...]
     primary_key: tuple[str, ...]
     identity_index: tuple[str, ...]
+    not_brought: tuple[str, ...] = ()
+    attnums: tuple[int, ...] = ()
 
 
 _COLUMNS = """
@@ -50,20 +61,34 @@ WITH RECURSIVE base AS (
     FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
 )
 SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
-       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1]
+       a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1],
+       a.attmissingval IS NULL AND (a.atthasdef OR a.attidentity <> ''
+         OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL))
 FROM pg_attribute a
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-WHERE a.attrelid = %(oid)s AND a.attgenerated = ''
+WHERE a.attrelid = %(oid)s
 ORDER BY a.attnum
 """
 
+# A deferrable key may hold twice for a moment, so it tells no row of a stream from another. INCLUDE columns are not of the key.
 _TABLE = """
+WITH keys AS (
+    SELECT i.indrelid, i.indisprimary AND i.indimmediate AS is_primary, i.indisreplident AS is_identity,
+           (i.indkey::int2[])[0:i.indnkeyatts - 1] AS attnums
+    FROM pg_index i WHERE i.indisprimary OR i.indisreplident
+), columns AS (
+    SELECT attrelid, attnum, attname::text AS name FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+)
 SELECT n.nspname, c.relname, c.relreplident::text,
-       (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisprimary),
-       (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisreplident)
+       ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
+             WHERE k.indrelid = c.oid AND k.is_primary),
+       ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
+             WHERE k.indrelid = c.oid AND k.is_identity),
+       ARRAY(SELECT DISTINCT a.name FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+             JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
+             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid),
+       ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s
 """
 
@@ -73,24 +98,59 @@ def read_catalog(connection: psycopg.Connection[Any], oid: int) -> CatalogTable 
     found = connection.execute(_TABLE, {"oid": oid}).fetchone()
     if found is None:
         return None
-    schema, name, identity, primary_key, identity_index = found
+    schema, name, identity, *keys = found
     columns = connection.execute(_COLUMNS, {"oid": oid}).fetchall()
     return CatalogTable(
         oid,
         TableName(schema, name),
         identity,
         tuple(CatalogColumn(*row) for row in columns),
-        tuple(primary_key or ()),
-        tuple(identity_index or ()),
+        *map(tuple, keys),
     )
 
 
-def published_tables(connection: psycopg.Connection[Any], publications: list[str]) -> list[tuple[int, TableName]]:
-    """The tables that these publications publish, by name."""
-    rows = connection.execute(
-        "SELECT DISTINCT c.oid::bigint, p.schemaname::text, p.tablename::text FROM pg_publication_tables p"
-        " JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename"
-        " WHERE p.pubname = ANY(%s) ORDER BY 2, 3",
-        [publications],
-    ).fetchall()
-    return [(oid, TableName(schema, name)) for oid, schema, name in rows]
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A table that is published, and the names of those of its columns that are."""
+
+    oid: int
+    name: TableName
+    columns: frozenset[str]
+
+
+# A partition is published as its topmost ancestor that is published by way of its root (such an ancestor is listed).
+_PUBLISHED = """
+WITH listed AS (
+    SELECT c.oid, n.nspname, c.relname, p.pubname, ARRAY(
+        SELECT a.attname FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND {sent} ORDER BY a.attnum) AS columns
+    FROM pg_publication_tables p
+    JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+    WHERE p.pubname = ANY(%(publications)s) AND (c.oid = %(oid)s OR %(oid)s IS NULL)
+)
+SELECT oid::bigint, nspname::text, relname::text, columns::text[], array_agg(pubname::text ORDER BY pubname)
+FROM listed l
+WHERE NOT EXISTS (
+    SELECT FROM pg_partition_ancestors(l.oid) a WHERE a.relid <> l.oid AND a.relid IN (SELECT oid FROM listed))
+GROUP BY 1, 2, 3, 4 ORDER BY 2, 3, 5
+"""
+
+
+def published_tables(
+    connection: psycopg.Connection[Any], publications: list[str], place: str, oid: int | None = None
+) -> list[Published]:
+    """What these publications publish (of one table, if `oid` is given), by name. EtlError(SOURCE_SETUP) if they disagree."""
+    version = connection.info.server_version
+    sent = "a.attgenerated = ''" if version < GENERATED_COLUMNS else "TRUE"
+    if version >= COLUMN_LISTS:
+        sent += " AND a.attname = ANY(p.attnames)"
+    found: dict[int, tuple[Published, list[str]]] = {}
+    query = _PUBLISHED.format(sent=sent).encode()
+    for at, schema, name, columns, by in connection.execute(query, {"publications": publications, "oid": oid}):
+        table = Published(at, TableName(schema, name), frozenset(columns))
+        if at in found:
+            reason = f"table {table.name} has different column lists in publications {', '.join(found[at][1] + by)}"
+            remedy = "give it one list in all of them: PostgreSQL does not stream it otherwise"
+            raise EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
+        found[at] = (table, by)
+    return [table for table, _ in found.values()]

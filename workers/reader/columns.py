@@ -85,6 +85,7 @@ _TYPED: dict[ValueKind, Callable[[pa.Array, pa.DataType], Converted]] = {
     ValueKind.TIMESTAMP: _moment,
     ValueKind.TIMESTAMPTZ: _moment,
     ValueKind.JSON: _json,
+    ValueKind.JSON_TEXT: _json,
 }
 
 _NIBBLE = np.full(256, 255, dtype=np.uint8)

@@ -17,10 +17,11 @@ the one under the snapshot, and if they differ a new snapshot is taken.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import selectors
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,14 +37,16 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, Ready, TableClosed, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
-from workers.reader.catalog import read_catalog
+from workers.reader.catalog import published_tables, read_catalog
 from workers.reader.csv import from_csv
+from workers.reader.heartbeat import Access, nudging
 from workers.reader.publisher import Publisher
 from workers.reader.relations import table_of
 from workers.reader.roster import owner
@@ -96,18 +99,21 @@ class CopyWorker:
 
     def run(self) -> None:
         """Copy the table; every row is durable when this returns. EtlError says why it could not be done."""
-        password = None
-        if self._source.pg_password is not None:
-            password = self._context.settings.keyring().decrypt(self._source.pg_password)
-        reader = self._resources.enter_context(contextlib.closing(connect(self._source, password)))
-        slot, table, query = self._snapshot(reader, password)
+        source, keyring = self._source, self._context.settings.keyring()
+        password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
+        primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
+        progress = self._store.progress(source.name)
+        assert progress is not None
+        access = Access(source, password, primary_url, progress.system_identifier)
+        reader = self._resources.enter_context(contextlib.closing(connect(source, password)))
+        slot, table, query = self._snapshot(reader, access)
         self._context.parent.send(Ready())
         failpoint("copy.after_snapshot")
         log.info("copy_started", pipeline=self._pipeline.name, table=str(self._name), copy_lsn=slot.consistent_point)
         publisher = self._publish_to(table, slot)
         rows = 0
         for chunk in self._chunks(reader, query):
-            strings = _parse(chunk, table)
+            strings = parse_rows(chunk, table)
             batch = from_csv(
                 table, strings, slot.consistent_point - 1, 1 + rows // ROWS_PER_RANGE, rows % ROWS_PER_RANGE
             )
@@ -129,29 +135,28 @@ class CopyWorker:
 
     # -- the snapshot
 
-    def _snapshot(self, reader: psycopg.Connection[Any], password: str | None) -> tuple[Slot, Table, sql.Composed]:
+    def _snapshot(self, reader: psycopg.Connection[Any], access: Access) -> tuple[Slot, Table, sql.Composed]:
         for attempt in range(SNAPSHOT_TRIES):
-            stream = self._resources.enter_context(contextlib.closing(ReplicationStream(self._source, password)))
-            slot = self._create_slot(stream, reader, attempt)
+            stream = self._resources.enter_context(contextlib.closing(ReplicationStream(self._source, access.password)))
+            with nudging(access, self._context.heartbeat.beat, standby=sources.in_recovery(reader)) as tick:
+                slot = self._create_slot(stream, reader, attempt, tick)
             assert slot.snapshot is not None
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(slot.snapshot))
             oid = self._lock(reader)
             if oid is not None:
-                found = read_catalog(reader, oid)
-                assert found is not None
-                table = table_of(found)
+                table = self._shape(reader, oid)
                 return slot, table, self._query(reader, oid, table)
             reader.execute("ROLLBACK")
             stream.close()
         raise EtlError(Kind.COPY, self._place, "the table is rewritten again and again", "try when its ALTERs are done")
 
-    def _create_slot(self, stream: ReplicationStream, reader: psycopg.Connection[Any], attempt: int) -> Slot:
+    def _create_slot(
+        self, stream: ReplicationStream, reader: psycopg.Connection[Any], attempt: int, tick: Callable[[], None]
+    ) -> Slot:
         name = names.copy_slot(self._source.replication_id, self._context.incarnation + attempt)
         try:
-            return stream.create_slot(
-                name, temporary=True, snapshot=True, limit=sources.SLOT_SECONDS_MAX, tick=self._context.heartbeat.beat
-            )
+            return stream.create_slot(name, temporary=True, snapshot=True, limit=sources.SLOT_SECONDS_MAX, tick=tick)
         except TimeoutError:
             raise sources.slot_waits(reader, self._source) from None
 
@@ -173,6 +178,13 @@ class CopyWorker:
             [self._name.schema, self._name.name],
         ).fetchone()
         return int(row[0]) if row and row[1] else None
+
+    def _shape(self, reader: psycopg.Connection[Any], oid: int) -> Table:
+        found = read_catalog(reader, oid)
+        published = published_tables(reader, sources.publications_of(self._source), self._place, oid)
+        if found is None or not published:
+            raise EtlError(Kind.COPY, self._place, "the table is not published any more", "publish it again")
+        return table_of(found, published[0].columns)
 
     def _query(self, reader: psycopg.Connection[Any], oid: int, table: Table) -> sql.Composed:
         """The rows that the publication publishes: its row filters are honoured; its column lists are in `table` already."""
@@ -201,8 +213,8 @@ class CopyWorker:
 
     # -- the rows
 
-    def _chunks(self, reader: psycopg.Connection[Any], query: sql.Composed) -> Iterator[bytes]:
-        """The COPY's rows in chunks of whole rows: libpq gives one row per call."""
+    def _chunks(self, reader: psycopg.Connection[Any], query: sql.Composed) -> Iterator[list[bytes]]:
+        """The COPY's rows in chunks: libpq gives one row per call."""
         parts: list[bytes] = []
         size = 0
         with reader.cursor().copy(query) as rows:
@@ -210,10 +222,10 @@ class CopyWorker:
                 parts.append(bytes(row))
                 size += len(row)
                 if size >= CHUNK_BYTES:
-                    yield b"".join(parts)
+                    yield parts
                     parts, size = [], 0
         if parts:
-            yield b"".join(parts)
+            yield parts
 
     def _publish_to(self, table: Table, slot: Slot) -> Publisher:
         progress = self._store.progress(self._source.name)
@@ -238,6 +250,7 @@ class CopyWorker:
                 channel=names.copy_channel(self._pipeline.id, self._wanted.generation, slot.consistent_point),
                 destination=self._pipeline.destination,
                 table=table,
+                since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
             )
         )
         return publisher
@@ -282,6 +295,8 @@ class CopyWorker:
 
     def _finish(self, slot: Slot, rows: int) -> None:
         state = self._state()
+        if state.generation != self._wanted.generation:
+            raise EtlError(Kind.COPY, self._place, "the table changed meanwhile", "it is copied again by itself")
         self._save(
             state.to(
                 Phase.FINISHEDCOPY,
@@ -295,6 +310,26 @@ class CopyWorker:
 
     def _save(self, state: TableState) -> None:
         self._store.save_table(self._source.name, self._pipeline.name, state)
+
+
+def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
+    """Rows of a COPY as Arrow strings. EtlError for bytes that are not as many rows of this table; never with a value."""
+    chunk = b"".join(rows)
+    if chunk.startswith(codecs.BOM_UTF8):
+        chunk = codecs.BOM_UTF8 + chunk  # the parser takes the first away, and the row's own must stay
+    place = f"table {table.name}"
+    try:
+        parsed = _parse(chunk, table)
+    except pa.ArrowInvalid:
+        with contextlib.suppress(UnicodeDecodeError):
+            chunk.decode()
+            raise EtlError(Kind.PROTOCOL, place, "COPY sent rows of another shape", "report it") from None
+        raise EtlError(
+            Kind.SCHEMA, place, "a row holds text that is not UTF-8", "use a database with server_encoding UTF8"
+        ) from None
+    if parsed.num_rows != len(rows):
+        raise EtlError(Kind.PROTOCOL, place, "COPY sent rows that run into each other", "report it")
+    return parsed
 
 
 def _parse(chunk: bytes, table: Table) -> pa.RecordBatch:

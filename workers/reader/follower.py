@@ -59,6 +59,9 @@ class Follower:
     apply_at: float = 0.0
     retry_at: float | None = None
     outages: int = 0
+    doubt: tuple[int, str] | None = (
+        None  # a change during the copy: its commit_lsn, and why it needs a copy if it came after
+    )
 
     @property
     def place(self) -> str:
@@ -101,9 +104,11 @@ class Follower:
     def copy_ended(self, found: TableState | None, now: float) -> None:
         """The copy worker ended; `found` is what it wrote to the state store."""
         self.copying = False
-        if found is not None and found.phase is Phase.FINISHEDCOPY:
-            dead = max(self.state.dead, found.dead)
-            self.state = replace(found.to(Phase.CATCHUP), errors=self.state.errors, dead=dead)
+        ours = self.state
+        if found is not None and found.phase is Phase.FINISHEDCOPY and found.generation == ours.generation:
+            kept = replace(found, shape=ours.shape, shape_at=ours.shape_at, storage=ours.storage)
+            kept = replace(kept, errors=ours.errors, dead=max(ours.dead, found.dead))
+            self.state = kept.to(Phase.CATCHUP)
             self.apply_at = now
         else:
             trouble = found.trouble if found is not None else ""
@@ -140,6 +145,27 @@ class Follower:
         """The reader has started, by a person's doing or after a crash: one more try."""
         self.state = replace(self.state, attempts=max(0, min(self.state.attempts, self._attempts_max - 1)))
         self.reopening = True
+
+    # -- changes of shape
+
+    def judged(self, commit_lsn: int, reason: str | None) -> str | None:
+        """Whether `reason` to copy again still counts for a change at this place: the copy may show it already, or will."""
+        if reason is None or commit_lsn < self.state.copy_lsn:
+            return None
+        if self.phase in (Phase.INIT, Phase.DATASYNC):
+            self.doubt = (commit_lsn, reason)
+            return None
+        return reason
+
+    def doubted(self) -> str | None:
+        """After a copy: why it did not see the last change."""
+        doubt, self.doubt = self.doubt, None
+        return doubt[1] if doubt is not None and self.state.copy_lsn and doubt[0] >= self.state.copy_lsn else None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the table is in its life, whether it is in trouble or not."""
+        return self.state.resume if self.state.phase is Phase.ERRORED else self.state.phase
 
     # -- decisions
 

@@ -80,6 +80,12 @@ class Frontier:
         self._open.pop(handle, None)
         self._forget()
 
+    def forget(self, handle: int) -> None:
+        """This handle's rows need not become durable any more."""
+        self._pins.pop(handle, None)
+        self._open.pop(handle, None)
+        self._forget()
+
     def _oldest(self) -> int:
         return min((queue[0][0] for queue in self._open.values() if queue), default=self._number + 1)
 

@@ -3,11 +3,12 @@
     frames ─► kinds (one gather) ─► transactions (repeat from Begin) ─► ordinals (runs of equal WAL start)
            ─► groups by table version and shape ─► tuples, column by column ─► rows in stream order ─► Arrow
 
-A tuple is `count(2)` and for each column a kind byte: n(ull), u(nchanged TOAST), t(ext) followed by a length(4) and the text. With the places of the
-n tuples in one array, a step reads kind and length of column j in all of them and moves all places on.
+A tuple is `count(2)` and for each column a kind byte: n(ull), u(nchanged TOAST), t(ext) or b(inary) followed by a length(4) and the value. With the
+places of the n tuples in one array, a step reads kind and length of column j in all of them and moves all places on.
 
 State that lives from batch to batch: the open transaction, the run of equal WAL starts (so that ordinals go on across a cut), the relations.
-Protocol version 1 (manual: "Logical Replication Message Formats"); every length is checked against its frame's end.
+Manual: "Logical Replication Message Formats"; every length is checked against its frame's end. Streamed transactions of protocol 2 come here as
+plain ones, after their commit (see `assembler`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.table import Table
 from workers.reader.batch import Decoded, TableBatch
-from workers.reader.frame import MESSAGE, START, WAL_END, Frames, Integers, broken
+from workers.reader.frame import START, WAL_END, Chunk, Frames, Integers, broken
+from workers.reader.order import check_commits, check_nesting, check_starts, check_times
 from workers.reader.relations import Relations, parse
 from workers.reader.rows import Rows, build
 from workers.reader.tuples import read_changes
@@ -57,6 +59,7 @@ class Decoder:
     def __init__(self, relations: Relations) -> None:
         self._relations = relations
         self._open: Transaction | None = None
+        self._commit_lsn = 0  # of the newest transaction
         self._run_start = -1  # WAL start of the last row frame, and how many row frames had it
         self._run_length = 0
 
@@ -65,73 +68,86 @@ class Decoder:
         """True after a Begin whose Commit has not come yet."""
         return self._open is not None
 
-    def decode(self, frames: Sequence[memoryview | bytes]) -> Decoded:
+    def decode(self, chunks: Sequence[Chunk]) -> Decoded:
         """One sealed batch. EtlError(PROTOCOL) for bytes that are not pgoutput."""
-        data = Frames(frames)
-        kinds = data.octets[data.start + MESSAGE]
+        data = Frames(chunks)
+        kinds = data.kinds
         if not bool(np.all(_KNOWN[kinds])):
             raise broken("unknown", "kind")
         begins, commits = np.flatnonzero(kinds == ord("B")), np.flatnonzero(kinds == ord("C"))
         rows = np.flatnonzero(_ROW[kinds])
         starting = self._open
-        transactions = self._transactions(data, begins, rows)
-        ordinals = self._ordinals(data, rows, transactions.number)
+        check_nesting(begins, commits, rows, open_before=starting is not None)
+        transactions = self._transactions(data, begins, commits, rows)
+        ordinals = self._ordinals(data, rows, transactions.number, len(begins))
         changes = Rows(data, rows, kinds[rows], transactions, ordinals)
         segments = self._segments(changes, self._versions(data, kinds))
         end_lsn = self._end(data, begins, commits)
         first = self._first_commit(starting, data, begins)
-        received = int(np.max(data.uint(data.start + WAL_END, 8), initial=0))
+        received = int(np.max(data.int64(data.start + WAL_END), initial=0))
         count = sum(segment.batch.num_rows for segment in segments)
         return Decoded(segments, end_lsn, max(received, end_lsn or 0), count, len(commits), first)
 
     # -- transactions
 
-    def _transactions(self, data: Frames, begins: Integers, rows: Integers) -> Transactions:
-        """Begin: final_lsn(8) commit time(8) xid(4). Row frames take those of the last Begin before them."""
-        data.need(data.start[begins] + MESSAGE + 1, 20, begins, "Begin", "length")
-        at = data.start[begins] + MESSAGE + 1
-        carried = self._open or Transaction(0, 0, 0)
-        commit_lsn = np.concatenate([[carried.commit_lsn], data.uint(at, 8)])
-        commit_ts = np.concatenate([[carried.commit_ts], data.uint(at + 8, 8) + PG_EPOCH_US])
-        xid = np.concatenate([[carried.xid], data.uint(at + 16, 4)])
+    def _transactions(self, data: Frames, begins: Integers, commits: Integers, rows: Integers) -> Transactions:
+        """Begin: final_lsn(8) commit time(8) xid(4). Row frames take those of the last Begin before them.
+
+        Commit: flags(1) commit_lsn(8) end_lsn(8) time(8).
+        """
+        at, ends = data.body[begins], data.body[commits] + 1
+        data.at_end(at + 20, begins, "Begin")
+        data.at_end(ends + 24, commits, "Commit")
+        carried = self._open or Transaction(self._commit_lsn, 0, 0)
+        commit_lsn = np.concatenate([[carried.commit_lsn], data.position(at, "Begin")])
+        committed, end = data.position(ends, "Commit"), data.position(ends + 8, "Commit")
+        check_commits(commit_lsn, committed, np.searchsorted(begins, commits), end)
+        check_times(data.int64(at + 8) + PG_EPOCH_US)
+        self._commit_lsn = int(commit_lsn[-1])
+        commit_ts = np.concatenate([[carried.commit_ts], data.int64(at + 8) + PG_EPOCH_US])
+        xid = np.concatenate([[carried.xid], data.uint32(at + 16)])
         number = np.searchsorted(begins, rows)
-        if len(rows) and number[0] == 0 and self._open is None:
-            raise broken("Insert, Update, Delete or Truncate", "transaction")
         return Transactions(commit_lsn[number], commit_ts[number], xid[number], number.astype(np.int64))
 
     def _end(self, data: Frames, begins: Integers, commits: Integers) -> int | None:
-        """Commit: flags(1) commit_lsn(8) end_lsn(8) time(8). Notes the transaction that is open after this batch."""
-        at = data.start[commits] + MESSAGE + 2
-        data.need(at, 24, commits, "Commit", "length")
+        """Where the last Commit's transaction ends. Notes the transaction that is open after this batch."""
+        at = data.body[commits] + 1
         if len(begins) and (not len(commits) or begins[-1] > commits[-1]):
-            last = begins[-1:]
-            place = data.start[last] + MESSAGE + 1
-            lsn, clock, xid = (int(data.uint(place + o, size)[0]) for o, size in ((0, 8), (8, 8), (16, 4)))
-            self._open = Transaction(lsn, clock + PG_EPOCH_US, xid)
+            place = data.body[begins[-1:]]
+            commit_lsn, clock = int(data.int64(place)[0]), int(data.int64(place + 8)[0])
+            self._open = Transaction(commit_lsn, clock + PG_EPOCH_US, int(data.uint32(place + 16)[0]))
         elif len(commits):
             self._open = None
-        return int(data.uint(at[-1:] + 8, 8)[0]) if len(commits) else None
+        return int(data.int64(at[-1:] + 8)[0]) if len(commits) else None
 
     def _first_commit(self, starting: Transaction | None, data: Frames, begins: Integers) -> int | None:
         if starting is not None:
             return starting.commit_ts
         if not len(begins):
             return None
-        return int(data.uint(data.start[begins[:1]] + MESSAGE + 9, 8)[0]) + PG_EPOCH_US
+        return int(data.int64(data.body[begins[:1]] + 8)[0]) + PG_EPOCH_US
 
-    def _ordinals(self, data: Frames, rows: Integers, transaction: Integers) -> Integers:
+    def _ordinals(self, data: Frames, rows: Integers, transaction: Integers, begun: int) -> Integers:
         """How many row frames of the same WAL start came before in the transaction; twice that, so that a key change has room."""
         if not len(rows):
+            if begun:
+                self._run_start, self._run_length = -1, 0
             return rows
-        start = data.uint(data.start[rows] + START, 8)
+        start = data.int64(data.start[rows] + START)
+        together = transaction[1:] == transaction[:-1]
+        check_starts(start, together)
+        if transaction[0] == 0 and start[0] < self._run_start:
+            raise broken("Insert, Update, Delete or Truncate", "position")
         same = np.zeros(len(rows), dtype=bool)
-        same[1:] = (start[1:] == start[:-1]) & (transaction[1:] == transaction[:-1])
+        same[1:] = (start[1:] == start[:-1]) & together
         index = np.arange(len(rows), dtype=np.int64)
         heads = np.maximum.accumulate(np.where(same, 0, index))
         count = index - heads
         if transaction[0] == 0 and start[0] == self._run_start:
             count[heads == 0] += self._run_length  # the run began in the batch before
         self._run_start, self._run_length = int(start[-1]), int(count[-1]) + 1
+        if transaction[-1] < begun:  # the last transaction has no row yet
+            self._run_start, self._run_length = -1, 0
         return count * 2
 
     # -- tables

@@ -11,7 +11,7 @@ _KINDS = {  # pg_type.oid of the built-in types never changes
     21: ValueKind.INT16,
     23: ValueKind.INT32,
     26: ValueKind.INT64,  # oid is unsigned 32 bit
-    114: ValueKind.JSON,
+    114: ValueKind.JSON_TEXT,
     700: ValueKind.FLOAT32,
     701: ValueKind.FLOAT64,
     1082: ValueKind.DATE,

@@ -1,8 +1,8 @@
 """The reader: one process per source, one thread, one loop.
 
-    frames ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
-                                                                   │ Durable
-    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄───┘
+    frames ─► assembler ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
+                                                                                  │ Durable
+    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────────────────┘
 
 One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
 drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
@@ -20,6 +20,9 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -34,18 +37,24 @@ from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
+from workers.reader.assembler import Assembler
 from workers.reader.batcher import Batcher
 from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
+from workers.reader.heartbeat import Access, nudging
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
+from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
 CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
 REPORT_SECONDS = 1.0
+LOOK_SECONDS = 5.0  # one small query of the catalog; a rewrite without rows is noticed within it
 PROBE_SECONDS = 15.0  # nothing heard for so long: ask the walsender to answer
 SILENCE_SECONDS_MAX = 60.0  # still nothing: the connection is dead, whatever TCP says
 WAIT_SECONDS_MAX = 1.0  # the longest sleep: well below the heartbeat limit
@@ -60,8 +69,22 @@ def main(context: ChildContext) -> int:
     try:
         with Reader(context) as reader:
             return reader.run()
+    except EtlError as error:
+        _leave_word(context, error)
+        raise
     except psycopg.Error as error:
-        raise broken_off(error, context.spec.source) from None
+        trouble = broken_off(error, context.spec.source)
+        _leave_word(context, trouble)
+        raise trouble from None
+
+
+def _leave_word(context: ChildContext, error: EtlError) -> None:
+    """`status` shows why the reader ended, until the next one reports."""
+    assert context.spec is not None
+    name = context.spec.source.name
+    with contextlib.suppress(EtlError), contextlib.closing(open_store(context.settings)) as store:
+        last = store.report(name) or SourceReport("")
+        store.save_report(name, replace(last, state="stopped", trouble=error.line, reported_at=time.time()))
 
 
 class Reader:
@@ -76,11 +99,12 @@ class Reader:
         self._resources = contextlib.ExitStack()
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
         self._draining = self._more = False
+        self._rest: Iterator[Chunk] | None = None  # what has been received and not yet batched
         self._drain_until = float("inf")
         self._rows = 0
-        self._received = self._wal_end = 0
+        self._received = 0
         self._oldest_commit: float | None = None
-        self._next_status = self._next_confirm = self._next_report = 0.0
+        self._next_status = self._next_confirm = self._next_report = self._next_look = 0.0
 
     def __enter__(self) -> Reader:
         self._watch_signals()
@@ -93,16 +117,19 @@ class Reader:
     # -- start
 
     def _start(self) -> None:
-        source, beat = self._spec.source, self._context.heartbeat.beat
-        password = None
-        if source.pg_password is not None:
-            password = self._settings.keyring().decrypt(source.pg_password)
+        source, beat, keyring = self._spec.source, self._context.heartbeat.beat, self._settings.keyring()
+        password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
+        primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
         self._store = self._resources.enter_context(contextlib.closing(open_store(self._settings)))
         self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
-        sources.check(self._catalog, source)
+        standby = sources.check(self._catalog, source)
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
         known = self._store.progress(source.name)
-        self._progress = sources.starting_point(self._catalog, self._stream, source, known, beat)
+        access = Access(source, password, primary_url, self._stream.identify()[0])
+        with nudging(access, beat, standby=standby) as tick:
+            self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
+        watch = Watch(access, self._progress.slot, standby=standby)
+        self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         publications = sources.publications_of(source)
         self._stream.start(self._progress.slot, self._progress.confirmed, publications)
@@ -120,15 +147,25 @@ class Reader:
             self._selector,
         )
         self._resources.callback(self._publisher.stop)
-        self._roster = Roster(self._spec, self._progress, self._epoch, self._store, self._publisher, self._frontier)
+        self._roster = Roster(
+            self._spec,
+            self._progress,
+            self._epoch,
+            self._store,
+            self._publisher,
+            self._frontier,
+            lambda oids: read_storage(self._catalog, oids),
+            hold_rewritten=self._settings.on_rewrite == "hold",
+        )
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
         self._decoder = Decoder(self._relations)
+        self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()
         self._publisher.connect()
-        for oid, _ in published_tables(self._catalog, publications):
-            found = read_catalog(self._catalog, oid)
+        for published in published_tables(self._catalog, publications, f"source {source.name}"):
+            found = read_catalog(self._catalog, published.oid)
             if found is not None:
-                self._roster.learn(table_of(found))
+                self._roster.introduce(table_of(found, published.columns))
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed
@@ -142,6 +179,12 @@ class Reader:
             bytes_max=self._settings.batch_max_bytes_mb << 20,
             fill_seconds=min(pipeline.batch_max_fill_ms for pipeline in self._spec.pipelines) / 1000,
         )
+
+    def _new_assembler(self) -> Assembler:
+        settings = self._settings
+        directory = Path(settings.spool_directory) if settings.spool_directory else None
+        place = f"source {self._spec.source.name}"
+        return Assembler(settings.spool_memory_mb << 20, settings.spool_disk_mb << 20, directory, place)
 
     def _watch_signals(self) -> None:
         ours, theirs = socket.socketpair()
@@ -189,6 +232,8 @@ class Reader:
             self._tell_status(now)
         if now >= self._next_report:
             self._report(now)
+        if now >= self._next_look and not self._draining:
+            self._look_at_storage(now)
 
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
@@ -228,13 +273,21 @@ class Reader:
         return min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, due - now))
 
     def _read(self, now: float) -> None:
-        """One read, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
-        frames = self._stream.read()
-        self._more = bool(frames)
-        if not frames:
+        """One read or one part of it, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
+        if self._rest is None:
+            chunk = self._stream.read()
+            self._rest = self._assembler.take(chunk) if chunk is not None else None
+        else:
+            self._stream.heard = now  # a long transaction is being put together: nothing is read meanwhile
+        self._more = self._rest is not None
+        if self._rest is None:
             self._note_silence(now)
-        for frame in frames:
-            self._batcher.add(frame, now)
+            return
+        part = next(self._rest, None)
+        if part is None:
+            self._rest = None
+        while part is not None:
+            part = self._batcher.take(part, now)
             if self._batcher.full:
                 self._seal()
                 self._context.heartbeat.beat()
@@ -243,7 +296,9 @@ class Reader:
         silent = now - self._stream.heard
         if silent > SILENCE_SECONDS_MAX:
             raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
-        if self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction:
+        if (
+            self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction
+        ):  # and nothing waits in `_rest`
             self._frontier.idle(self._stream.wal_end)
             self._received = max(self._received, self._stream.wal_end)
 
@@ -270,6 +325,12 @@ class Reader:
         for wanted in self._roster.copies_wanted:
             self._parent.send(wanted)
         self._roster.copies_wanted.clear()
+
+    def _look_at_storage(self, now: float) -> None:
+        """What the stream does not tell. The end of WAL is asked first: what is gone now may have rows before it."""
+        self._next_look = now + LOOK_SECONDS
+        end = sources.wal_end(self._catalog)
+        self._roster.observe(read_storage(self._catalog, self._roster.oids), end)
 
     # -- confirming
 
@@ -319,18 +380,20 @@ class Reader:
     def _report(self, now: float) -> None:
         self._next_report = now + REPORT_SECONDS
         name = self._spec.source.name
-        with contextlib.suppress(psycopg.Error):
-            self._wal_end = sources.wal_end(self._catalog)
+        self._watch.tick(now, self._rows)
+        facts = self._watch.facts
         report = SourceReport(
             state="draining" if self._draining else "streaming",
             received=self._received,
             durable=self._frontier.durable,
             confirmed=self._progress.confirmed,
-            wal_end=max(self._received, self._wal_end),
+            wal_end=max(self._received, facts.wal_end),
             lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
             rows=self._rows,
-            trouble=self._roster.trouble,
+            trouble=self._roster.trouble or self._watch.trouble,
             reported_at=time.time(),
+            wal_status=facts.slot.wal_status if facts.slot else "",
+            safe_wal_bytes=facts.slot.safe_wal_bytes if facts.slot else None,
         )
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)

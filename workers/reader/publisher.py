@@ -34,6 +34,7 @@ from etl_supervisor.ipc.messages import (
     Failed,
     Hello,
     OpenTable,
+    ReshapeTable,
     Segment,
     TableClosed,
     ToActor,
@@ -65,12 +66,14 @@ class _Memory:
 
 @dataclass(slots=True)
 class _Handle:
-    opening: OpenTable
+    opening: OpenTable  # in the shape of the oldest row in flight
     actor: int
     state: Outlet = Outlet.OPEN
     seq: int = 0
     accepted: int = 0
     in_flight: deque[tuple[Segment, _Memory]] = field(default_factory=deque)
+    reshapes: deque[ReshapeTable] = field(default_factory=deque)  # the shapes since, in order
+    closing: CloseTable | None = None
 
 
 @dataclass(slots=True)
@@ -116,15 +119,21 @@ class Publisher:
         """The actor of a table: the same one as long as the pool has this size."""
         return zlib.crc32(f"{pipeline_id}/{table.name}".encode()) % len(self._links)
 
-    def open(self, opening: OpenTable) -> None:
-        """Open a table under `opening.handle`, or tell the actor that its shape has changed (same handle, higher version)."""
-        handle = self._handles.get(opening.handle)
-        if handle is None:
-            handle = _Handle(opening, self.home(opening.pipeline_id, opening.table))
-            self._handles[opening.handle] = handle
-        handle.opening = opening
-        if handle.state is Outlet.OPEN:
+    def open(self, opening: OpenTable, *, held: bool = False) -> None:
+        """Open a table under `opening.handle`; one that is held is not opened."""
+        state = Outlet.HELD if held else Outlet.OPEN
+        handle = _Handle(opening, self.home(opening.pipeline_id, opening.table), state)
+        self._handles[opening.handle] = handle
+        if not held:
             self._tell(handle.actor, opening)
+
+    def reshape(self, number: int, table: Table, since: str) -> None:
+        """Rows that are published from now on have this shape, of a higher version; it holds from the token `since` on."""
+        handle = self._handles[number]
+        shape = ReshapeTable(number, table, since)
+        handle.reshapes.append(shape)
+        if handle.state is Outlet.OPEN:
+            self._tell(handle.actor, shape)
 
     def reopen(self, number: int) -> None:
         """Try a failed table again: open it and send again what was not durable."""
@@ -160,8 +169,20 @@ class Publisher:
         self._tell(self._handles[number].actor, Apply(number, fence))
 
     def close_table(self, number: int, *, drop: bool) -> None:
-        """Close a channel; TableClosed answers."""
-        self._tell(self._handles[number].actor, CloseTable(number, drop))
+        """Close a channel once its rows are durable; TableClosed answers, or Failed."""
+        handle = self._handles[number]
+        handle.closing = CloseTable(number, drop)
+        self._tell(handle.actor, handle.closing)
+
+    def works(self, number: int) -> bool:
+        """True while the actor has this handle open."""
+        return self._handles[number].state is Outlet.OPEN
+
+    def abandon(self, number: int) -> None:
+        """Forget a handle that its actor does not have open, and its rows."""
+        for _, memory in self._handles.pop(number).in_flight:
+            self._release(memory)
+        self.pump()
 
     @property
     def blocked(self) -> bool:
@@ -231,12 +252,12 @@ class Publisher:
             case Failed():
                 handle.state = Outlet.FAILED
             case TableClosed():
-                del self._handles[message.handle]
+                self.abandon(message.handle)
         return True
 
     def _place(self, waiting: _Waiting) -> bool:
         """Give a piece memory and send it; False when there is none."""
-        goes_to = [(n, seq) for n, seq in waiting.goes_to if self._handles[n].state is not Outlet.HELD]
+        goes_to = [(n, seq) for n, seq in waiting.goes_to if self._takes(n)]
         if not goes_to:
             return True
         memory = self._allocate(waiting)
@@ -258,6 +279,10 @@ class Publisher:
             if handle.state is Outlet.OPEN:
                 self._tell(handle.actor, message, memory)
         return True
+
+    def _takes(self, number: int) -> bool:
+        handle = self._handles.get(number)
+        return handle is not None and handle.state is not Outlet.HELD
 
     def _allocate(self, waiting: _Waiting) -> _Memory | None:
         if self._slab.fits(waiting.size):
@@ -292,9 +317,27 @@ class Publisher:
                 self._resend(handle)
 
     def _resend(self, handle: _Handle) -> None:
+        """The shapes and rows as they came: each shape stands before its first row."""
+        self._forget_shapes(handle)
         self._tell(handle.actor, handle.opening)
+        shapes = deque(handle.reshapes)
         for message, memory in handle.in_flight:
+            while shapes and shapes[0].table.version <= message.version:
+                self._tell(handle.actor, shapes.popleft())
             self._tell(handle.actor, message, memory)
+        for shape in shapes:
+            self._tell(handle.actor, shape)
+        if handle.closing is not None:
+            self._tell(handle.actor, handle.closing)
+
+    def _forget_shapes(self, handle: _Handle) -> None:
+        """Shapes that no row in flight and none that waits for memory has."""
+        number = handle.opening.handle
+        versions = [message.version for message, _ in handle.in_flight]
+        versions += [item.version for item in self._waiting if any(goes_to == number for goes_to, _ in item.goes_to)]
+        while handle.reshapes and handle.reshapes[0].table.version <= min(versions, default=1 << 31):
+            shape = handle.reshapes.popleft()
+            handle.opening = replace(handle.opening, table=shape.table, since=shape.since)
 
     def _tell(self, actor: int, message: ToActor, memory: _Memory | None = None) -> None:
         """Send to an actor; without a connection it is sent when there is one, from the books."""

@@ -4,11 +4,15 @@ A Relation message precedes the first change of a table on a connection and ever
 they follow. The message gives names, types and the replica identity; the catalog adds the rest, but it may already be newer than this
 place in the stream, so a catalog column counts only if name, type and typmod agree. Without agreement the cautious reading holds: the message's
 key flags, and every column of variable length can be left out by an update.
+
+A column is known by its attnum: a rename keeps it, and it is never used again. A Relation message lists columns by attnum without telling it. A
+column whose name and type the catalog confirms has the catalog's; one that the catalog knows by another name by now lies between two
+confirmed ones, and if just as many numbers are free there as columns, each has its own. What is not proved so has attnum 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from etl_supervisor.model.table import Column, Table, TableName
@@ -16,6 +20,7 @@ from workers.reader.catalog import CatalogColumn, CatalogTable
 from workers.reader.frame import broken
 from workers.reader.pgtypes import value_type
 
+IDENTITIES = "dnfi"  # pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)
 _FIXED_SIZE = frozenset({16, 18, 20, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1266, 2950, 19, 600, 790, 829, 3220})
 
 
@@ -47,6 +52,8 @@ def parse(message: memoryview) -> RelationMessage:
         schema, at = _text(data, 5)
         name, at = _text(data, at)
         identity = chr(_take(data, at, 1)[0])
+        if identity not in IDENTITIES:
+            raise broken("Relation", "replica identity")
         count = int.from_bytes(_take(data, at + 1, 2), "big")
         at += 3
         columns = []
@@ -59,6 +66,10 @@ def parse(message: memoryview) -> RelationMessage:
             at += 8
     except (IndexError, ValueError) as error:
         raise broken("Relation", "length") from error
+    if at != len(data):
+        raise broken("Relation", "length")
+    if len({column.name for column in columns}) != len(columns):
+        raise broken("Relation", "column name")
     return RelationMessage(oid, TableName(schema or "pg_catalog", name), identity, tuple(columns))
 
 
@@ -79,7 +90,6 @@ class Relations:
     def __init__(self, catalog: Callable[[int], CatalogTable | None]) -> None:
         self._catalog = catalog
         self._tables: dict[int, Table] = {}
-        self._messages: dict[int, RelationMessage] = {}
 
     def get(self, oid: int) -> Table | None:
         """The newest version of a table."""
@@ -88,39 +98,65 @@ class Relations:
     def learn(self, message: RelationMessage) -> Table:
         """The table that a message describes; a shape that is new gets the next version."""
         known = self._tables.get(message.oid)
-        if known is not None and self._messages[message.oid] == message:
-            return known
-        found = self._catalog(message.oid)
+        found = self._catalog(
+            message.oid
+        )  # also for a message that is the same: a column may have been dropped and added again
+        if found is None and known is not None and _same_columns(known, message):
+            return known  # the table is gone by now
         shape = table_from(message, found)
         if known is not None:
             shape = replace(shape, version=known.version)
             if shape != known:
                 shape = replace(shape, version=known.version + 1)
-        self._tables[message.oid], self._messages[message.oid] = shape, message
+        self._tables[message.oid] = shape
         return shape
+
+
+def _same_columns(table: Table, message: RelationMessage) -> bool:
+    return table.name == message.name and [column.name for column in table.columns] == [c.name for c in message.columns]
 
 
 def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
     """A table's shape from its Relation message, with what the catalog adds where it agrees."""
-    catalog = {column.name: column for column in found.columns} if found else {}
-    agreed = [_agreed(column, catalog.get(column.name)) for column in message.columns]
+    agreed = _facts(message.columns, found) if found else [None] * len(message.columns)
+    numbers = _numbers([fact.attnum if fact else 0 for fact in agreed], found.attnums if found else ())
     names = {column.name for column in message.columns}
     key = {column.name for column in message.columns if column.key}
-    if message.identity in "fn":
-        primary = set(found.primary_key) if found else set()
-        key = primary if primary <= names else set()
+    if found is not None and (message.identity in "fn" or message.identity == found.identity):
+        key = _key(found, names)
+    elif message.identity in "fn":
+        key = set()
     columns = tuple(
-        _column(column.name, column.type_oid, column.typmod, column.name in key, fact)
-        for column, fact in zip(message.columns, agreed, strict=True)
+        replace(_column(column.name, column.type_oid, column.typmod, column.name in key, fact), attnum=number)
+        for column, fact, number in zip(message.columns, agreed, numbers, strict=True)
     )
     return Table(message.name, message.oid, columns)
 
 
-def table_of(found: CatalogTable) -> Table:
-    """A table's shape from the catalog alone: what its Relation message will say."""
-    key = set(found.primary_key if found.identity in "dfn" else found.identity_index)
-    columns = tuple(_column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns)
+def table_of(found: CatalogTable, published: Collection[str]) -> Table:
+    """A table's shape from the catalog alone, of the columns that are published: what its Relation message will say."""
+    key = _key(found, published)
+    columns = tuple(
+        _column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns if c.name in published
+    )
     return Table(found.name, found.oid, columns)
+
+
+def _key(found: CatalogTable, published: Collection[str]) -> set[str]:
+    """What identifies a row in the target: brought by every change, wholly published; else nothing does."""
+    key = set(found.identity_index if found.identity == "i" else found.primary_key)
+    return key if key <= set(published) and key.isdisjoint(found.not_brought) else set()
+
+
+def _facts(columns: tuple[RelationColumn, ...], found: CatalogTable) -> list[CatalogColumn | None]:
+    """For each column what the catalog says of it, if it is certain that it speaks of this column."""
+    by_name = {fact.name: fact for fact in found.columns}
+    by_number = {fact.attnum: fact for fact in found.columns}
+    agreed = [_agreed(column, by_name.get(column.name)) for column in columns]
+    if [fact.attnum for fact in agreed if fact] != sorted(fact.attnum for fact in agreed if fact):
+        agreed = [None] * len(columns)  # names have changed places since
+    numbers = _numbers([fact.attnum if fact else 0 for fact in agreed], found.attnums)
+    return [_agreed(column, by_number.get(number)) for column, number in zip(columns, numbers, strict=True)]
 
 
 def _agreed(column: RelationColumn, fact: CatalogColumn | None) -> CatalogColumn | None:
@@ -129,8 +165,21 @@ def _agreed(column: RelationColumn, fact: CatalogColumn | None) -> CatalogColumn
     return None
 
 
+def _numbers(known: list[int], attnums: tuple[int, ...]) -> list[int]:
+    """Fill in the numbers that can only be so: a gap of n unknown (0) columns in which n numbers are free."""
+    numbers, begin = list(known), 0
+    for end in [*(place for place, number in enumerate(known) if number), len(known)]:
+        low = known[begin - 1] if begin else 0
+        high = known[end] if end < len(known) else 1 << 16
+        free = [number for number in attnums if low < number < high]
+        if len(free) == end - begin:
+            numbers[begin:end] = free
+        begin = end + 1
+    return numbers
+
+
 def _column(name: str, type_oid: int, typmod: int, key: bool, fact: CatalogColumn | None) -> Column:
     if fact is None:
-        return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE)
+        return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE, computed=True)
     kind = value_type(fact.base_oid, fact.base_typmod)
-    return Column(name, kind, key=key, nullable=not fact.not_null, toastable=fact.toastable, default=fact.default)
+    return Column(name, kind, key, not fact.not_null, fact.toastable, fact.default, fact.attnum, fact.computed)

@@ -6,11 +6,15 @@ depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+import pyarrow as pa
 import structlog
 
-from etl_supervisor.errors import EtlError
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import (
     Applied,
     CopyEnded,
@@ -22,17 +26,22 @@ from etl_supervisor.ipc.messages import (
     ToPublisher,
 )
 from etl_supervisor.model import names
-from etl_supervisor.model.pipeline import SourceSpec
+from etl_supervisor.model.pipeline import Pipeline, SourceSpec
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.state.store import StateStore
 from workers.reader.batch import TableBatch
+from workers.reader.change import must_copy
 from workers.reader.follower import Action, Follower
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
+from workers.reader.retired import Retired
+from workers.reader.storage import Storage, rewritten
 
-COMMIT_LSN = 1  # column of `ipc.arrow.META_FIELDS`
+COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
+PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
 log = structlog.get_logger()
 
@@ -52,6 +61,9 @@ class Roster:
         store: StateStore,
         publisher: Publisher,
         frontier: Frontier,
+        look: Callable[[list[int]], dict[int, Storage]],
+        *,
+        hold_rewritten: bool = False,
     ) -> None:
         self._spec = spec
         self._progress = progress
@@ -59,7 +71,12 @@ class Roster:
         self._store = store
         self._publisher = publisher
         self._frontier = frontier
+        self._look = look
+        self._hold_rewritten = hold_rewritten
+        self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
+        self._retired = Retired(publisher, frontier)
+        self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = {pipeline.name: store.tables(spec.source.name, pipeline.name) for pipeline in spec.pipelines}
         self.copies_wanted: list[CopyWanted] = []
@@ -70,35 +87,151 @@ class Roster:
         """Every table in every pipeline."""
         return self._followers.values()
 
-    def learn(self, table: Table) -> list[Follower]:
-        """The followers of a table; a table not seen before is known from now on, one whose shape changed is opened anew."""
+    def introduce(self, table: Table) -> None:
+        """A table that the catalog has. Its shape may be newer than the stream: it counts only until the first row comes."""
+        self._followers_of(replace(table, version=PROVISIONAL))
+
+    def learn(self, table: Table, first: Position) -> list[Follower]:
+        """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
+
+        A table that is gone from the source and was never followed has none.
+        """
+        if table.oid not in self._by_oid and table.oid not in self._look([table.oid]):
+            return []
+        known = self._followers_of(table)
+        for number, follower in enumerate(known):
+            if follower.table.version != table.version:
+                known[number] = self._changed(follower, table, first)
+        return known
+
+    def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
-            known = self._by_oid[table.oid] = [
-                self._follow(pipeline_number, table) for pipeline_number in self._numbers()
-            ]
-        for follower in known:
-            if follower.table != table:
-                follower.table = table
-                self._publisher.open(self._opening(follower))
+            known = self._by_oid[table.oid] = [self._follow(number, table) for number in self._numbers()]
         return known
+
+    # -- changes
+
+    def observe(self, storage: dict[int, Storage], wal_end: int) -> None:
+        """What the catalog says of our tables' rows now, at this end of WAL: without an event some were rewritten, or are gone."""
+        for oid, known in self._by_oid.items():
+            if oid not in storage:
+                self._gone.setdefault(oid, wal_end)
+                continue
+            for number, follower in enumerate(known):
+                if follower.state.phase in (Phase.CATCHUP, Phase.READY):
+                    known[number] = self._observed(follower, storage[oid])
+
+    def _observed(self, follower: Follower, storage: Storage) -> Follower:
+        reason = rewritten(Storage.parse(follower.state.storage), storage) if follower.state.storage else None
+        if reason is not None:
+            return self._copy_again(follower, follower.table, reason, "")
+        if follower.state.storage != storage.text:
+            follower.state = replace(follower.state, storage=storage.text)
+            self._save(follower)
+        return follower
+
+    def _changed(self, follower: Follower, table: Table, first: Position) -> Follower:
+        """Rows have another shape from `first` on. One that the stream has told before (it began again) needs no thought."""
+        if first.place > follower.state.shape_at:
+            reason = self._why_copy(follower, table, first)
+            if reason is not None:
+                return self._copy_again(follower, table, reason, first.place)
+            follower.state = replace(follower.state, shape=wire.dump(table), shape_at=first.place)
+            self._save(follower)
+        follower.table = table
+        since = first._replace(generation=follower.state.generation).before
+        self._publisher.reshape(follower.handle, table, since)
+        return follower
+
+    def _why_copy(self, follower: Follower, table: Table, first: Position) -> str | None:
+        storage = self._look([table.oid]).get(table.oid)
+        if storage is None:
+            return None  # there is nothing to copy any more
+        if follower.table.name != table.name:
+            return f"it was renamed from {follower.table.name}"
+        reason = must_copy(wire.load(Table, follower.state.shape), table)
+        if reason is None and follower.state.storage:
+            reason = rewritten(Storage.parse(follower.state.storage), storage)
+        return follower.judged(first.commit_lsn, reason)
+
+    def _copy_again(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
+        """The table begins anew, in a generation of its own; its target is replaced by the first apply. Or it is held, by policy."""
+        hold, name = self._hold_rewritten, follower.table.name
+        log.warning(
+            "table_copied_again" if not hold else "table_held",
+            pipeline=follower.pipeline.name,
+            table=str(table.name),
+            reason=reason,
+        )
+        storage = self._look([table.oid]).get(table.oid)
+        state = replace(
+            follower.state if hold else self._new_state(table, follower.state.generation),
+            shape=wire.dump(table),
+            shape_at=place or follower.state.shape_at,
+            storage=storage.text if storage else "",
+        )
+        if hold:
+            error = EtlError(
+                Kind.SCHEMA, follower.place, reason, "PAUSE and START: it goes on as it is; or ON_REWRITE=resync"
+            )
+            state = state.to(Phase.ERRORED, resume=follower.phase, trouble=error.line)
+            self.trouble = error.line
+        else:
+            state = replace(state, began=place)
+        if name != table.name:
+            self._forget(follower)
+        self._retire(follower, keep=hold)
+        return self._begin(follower.pipeline, table, state, held=hold)
+
+    def _new_state(self, table: Table, older: int) -> TableState:
+        """A generation of the table's own, later than any before."""
+        return TableState(table.name, table.oid, max(int(time.time()), older + 1))
+
+    def _retire(self, follower: Follower, *, keep: bool) -> None:
+        del self._followers[follower.handle]
+        self._retired.add(follower.handle, keep=keep)
+
+    def _forget(self, follower: Follower) -> None:
+        self._stored[follower.pipeline.name].pop(follower.state.table, None)
+        self._store.drop_table(self._spec.source.name, follower.pipeline.name, follower.state.table)
+
+    def _let_go(self) -> None:
+        """Tables that are gone from the source, once the stream has told all of them; their targets stay."""
+        for oid, end in list(self._gone.items()):
+            known = self._by_oid.get(oid, [])
+            if self._frontier.decoded < end or any(f.phase is Phase.READY and f.unapplied for f in known):
+                continue
+            for follower in known:
+                log.warning("table_gone", pipeline=follower.pipeline.name, table=str(follower.table.name))
+                self._retire(follower, keep=False)
+                self._forget(follower)
+            self._by_oid.pop(oid, None)
+            del self._gone[oid]
+
+    @property
+    def oids(self) -> list[int]:
+        """All tables that are followed."""
+        return list(self._by_oid)
 
     def publish(self, batches: Iterable[TableBatch]) -> list[tuple[int, int]]:
         """Hand over a decoded batch; returns the (handle, seq) that must become durable."""
         promised: list[tuple[int, int]] = []
         for item in batches:
-            followers = self.learn(item.table)
+            first = _first(item.batch)
+            followers = [follower for follower in self.learn(item.table, first) if follower.state.began <= first.place]
             newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
-        return promised
+        return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
     def received(self, message: ToPublisher, now: float) -> None:
         """A word from an actor."""
-        handle = getattr(message, "handle", None)
-        follower = self._followers.get(handle) if handle is not None else None
+        handle = getattr(message, "handle", 0)
+        follower = self._followers.get(handle)
         if follower is None:
+            self._retired.received(handle, message)
             return
         match message:
             case TableOpened():
@@ -123,14 +256,18 @@ class Roster:
     def copy_ended(self, message: CopyEnded, now: float) -> None:
         """A copy worker ended; what it reached is in the state store."""
         name = TableName(message.schema, message.table)
-        for follower in self.followers:
+        for follower in list(self.followers):
             if follower.pipeline.id == message.pipeline_id and follower.table.name == name:
                 found = self._store.tables(self._spec.source.name, follower.pipeline.name).get(name)
                 follower.copy_ended(found, now)
                 self._save(follower)
+                if (reason := follower.doubted()) is not None:
+                    known = self._by_oid[follower.table.oid]
+                    known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
 
     def act(self, now: float) -> None:
         """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
+        self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
             fence = self._frontier.fence(follower.handle)
@@ -164,21 +301,42 @@ class Roster:
         return range(len(self._spec.pipelines))
 
     def _follow(self, pipeline_number: int, table: Table) -> Follower:
+        """A table that this reader has not followed yet, where its predecessor left it."""
         pipeline = self._spec.pipelines[pipeline_number]
-        stored = self._stored[pipeline.name].get(table.name)
-        if stored is None or stored.oid != table.oid or stored.generation != self._progress.generation:
-            stored = TableState(table.name, table.oid, self._progress.generation)
+        stored = self._of_oid(pipeline, table.oid) or self._stored[pipeline.name].get(table.name)
+        if stored is None or stored.generation < self._progress.generation:
+            return self._begin(pipeline, table, TableState(table.name, table.oid, self._progress.generation))
+        if stored.oid != table.oid:  # made anew under its name
+            for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
+                self._by_oid.pop(follower.table.oid, None)
+                self._retire(follower, keep=False)
+            return self._begin(pipeline, table, self._new_state(table, stored.generation))
         if stored.phase is Phase.DATASYNC:
             stored = stored.to(Phase.INIT)  # its worker died with our predecessor
-        handle = len(self._followers) + 1
-        follower = Follower(pipeline, handle, table, stored)
-        self._followers[handle] = follower
         if stored.phase is Phase.FINISHEDCOPY:
-            follower.state = stored.to(Phase.CATCHUP)
-        if stored.phase is Phase.ERRORED:
+            stored = stored.to(Phase.CATCHUP)
+        shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
+        return self._begin(pipeline, shape, stored)
+
+    def _of_oid(self, pipeline: Pipeline, oid: int) -> TableState | None:
+        """The table may have had another name."""
+        return next((state for state in self._stored[pipeline.name].values() if state.oid == oid), None)
+
+    def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
+        """A follower with a handle of its own."""
+        self._handles += 1
+        if not state.storage and (storage := self._look([table.oid]).get(table.oid)) is not None:
+            state = replace(state, storage=storage.text)
+        follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
+        self._followers[follower.handle] = follower
+        if held:
+            follower.held = True
+        elif state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
-        self._publisher.open(self._opening(follower))
+        self._publisher.open(self._opening(follower), held=follower.held)
+        if follower.held:
+            self._frontier.hold(follower.handle)
         return follower
 
     def _opening(self, follower: Follower) -> OpenTable:
@@ -192,6 +350,7 @@ class Roster:
             channel=names.stream_channel(follower.pipeline.id, follower.state.generation),
             destination=follower.pipeline.destination,
             table=follower.table,
+            since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
         )
 
@@ -213,6 +372,7 @@ class Roster:
         )
 
     def _save(self, follower: Follower) -> None:
+        self._stored[follower.pipeline.name][follower.state.table] = follower.state
         self._store.save_table(self._spec.source.name, follower.pipeline.name, follower.state)
 
     def _report(self, follower: Follower, error: EtlError) -> None:
@@ -227,6 +387,11 @@ class Roster:
             remedy=error.remedy,
             retry=follower.retry_at is not None,
         )
+
+
+def _first(batch: pa.RecordBatch) -> Position:
+    """Where the first row of a batch stands; the generation is the follower's."""
+    return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)
 
 
 def owner(progress: Progress) -> str:

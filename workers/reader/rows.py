@@ -13,27 +13,13 @@ import pyarrow.compute as pc
 from etl_supervisor.ipc import jsontext
 from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Column, Table
+from workers.reader import binary
 from workers.reader.columns import convert
-from workers.reader.frame import MESSAGE, START, Flags, Frames, Integers, Octets, broken
+from workers.reader.frame import START, Flags, Frames, Integers, Octets, broken
+from workers.reader.values import BINARY, TEXT, UNCHANGED, ColumnValues, bytes_array
 
 if TYPE_CHECKING:
     from workers.reader.pgoutput import Transactions
-
-_TEXT, _UNCHANGED = ord("t"), ord("u")
-_OFFSET_MAX = 2**31 - 1
-
-
-@dataclass(slots=True)
-class TextColumn:
-    """One column of many tuples: kind byte, begin and end of the text in the joined frames."""
-
-    kind: Octets
-    begin: Integers
-    end: Integers
-
-    def pick(self, which: Integers | Flags) -> TextColumn:
-        """The same column for some of the tuples."""
-        return TextColumn(self.kind[which], self.begin[which], self.end[which])
 
 
 @dataclass(slots=True)
@@ -43,8 +29,8 @@ class Changes:
     op: Octets
     place: Integers
     half: Integers
-    columns: list[TextColumn]
-    old: list[TextColumn] | None
+    columns: list[ColumnValues]
+    old: list[ColumnValues] | None
 
 
 class Rows:
@@ -56,22 +42,26 @@ class Rows:
         self.data = data
         self.frame, self.kind = frames, kinds
         self.transactions, self.ordinal = transactions, ordinals
-        self.lsn = data.uint(data.start[frames] + START, 8)
+        self.lsn = data.int64(data.start[frames] + START)
 
     def by_table(self) -> dict[int, Integers]:
         """Relation oid -> its rows, in order. A Truncate frame belongs to each table that it names."""
         tables: dict[int, Integers] = {}
         plain = np.flatnonzero(self.kind != ord("T"))
-        self.data.need(self.data.start[self.frame[plain]] + MESSAGE + 1, 4, self.frame[plain], "change", "relation")
-        oids = self.data.uint(self.data.start[self.frame[plain]] + MESSAGE + 1, 4)
+        at = self.data.body[self.frame[plain]]
+        self.data.need(at, 4, self.frame[plain], "change", "relation")
+        oids = self.data.uint32(at)
         if len(plain):
             order = np.argsort(oids, kind="stable")
             distinct, first = np.unique(oids[order], return_index=True)
             tables = dict(zip(distinct.tolist(), np.split(plain[order], first[1:]), strict=True))
+        truncates: dict[int, list[int]] = {}
         for place in np.flatnonzero(self.kind == ord("T")).tolist():
             for oid in self._truncated(int(self.frame[place])):
-                known = tables.get(oid, np.empty(0, dtype=np.int64))
-                tables[oid] = np.insert(known, int(np.searchsorted(known, place)), place)
+                truncates.setdefault(oid, []).append(place)
+        for oid, places in truncates.items():
+            known = tables.get(oid, np.empty(0, dtype=np.int64))
+            tables[oid] = np.sort(np.concatenate([known, places]))
         return tables
 
     def _truncated(self, frame: int) -> list[int]:
@@ -80,27 +70,10 @@ class Rows:
         count = int.from_bytes(message[1:5], "big")
         if len(message) < 6 or len(message) != 6 + 4 * count:
             raise broken("Truncate", "relations")
-        return [int.from_bytes(message[at : at + 4], "big") for at in range(6, len(message), 4)]
-
-
-def text_array(data: Frames, column: TextColumn) -> pa.Array:
-    """The texts of a column as a binary array.
-
-    The joined frames are the data of an array whose offsets alternate gap, value, gap, value, …, gap; `take` of the values copies
-    them in C++. (Gaps may have a negative length where rows of one frame lie crosswise: nobody takes a gap.)
-    """
-    count = len(column.kind)
-    wide = len(data.data) > _OFFSET_MAX
-    offsets = np.zeros(2 * count + 2, dtype=np.int64 if wide else np.int32)
-    offsets[1:-1:2], offsets[2:-1:2], offsets[-1] = column.begin, column.end, len(data.data)
-    if not count:
-        return pa.array([], pa.binary())
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data.data)]
-    whole = pa.Array.from_buffers(pa.large_binary() if wide else pa.binary(), 2 * count + 1, buffers)
-    present = column.kind == _TEXT
-    values = np.arange(1, 2 * count, 2)
-    taken = whole.take(pa.array(values) if present.all() else pa.array(values, mask=~present))
-    return taken.cast(pa.binary()) if wide else taken
+        oids = [int.from_bytes(message[at : at + 4], "big") for at in range(6, len(message), 4)]
+        if len(set(oids)) != count:
+            raise broken("Truncate", "relations")
+        return oids
 
 
 def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
@@ -110,11 +83,10 @@ def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
     columns, special = [], []
     where = f"table {table.name}"
     for definition, column in zip(table.columns, changes.columns, strict=True):
-        text = text_array(rows.data, column)
-        array, odd = convert(text, definition, where)
+        array, odd, text = _convert(rows.data, column, definition, where)
         columns.append(array)
-        if odd is not None:
-            special.append((definition.name, text.cast(pa.string()), odd))
+        if odd is not None and text is not None:
+            special.append((definition.name, text, odd))
     meta = [
         _operations(changes.op),
         pa.array(rows.transactions.commit_lsn[place].astype(np.uint64)),
@@ -129,6 +101,15 @@ def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*meta, *columns], schema=change_log_schema(table))
 
 
+def _convert(data: Frames, column: ColumnValues, definition: Column, place: str) -> binary.Converted:
+    """Typed values, flags of those that the type can't hold, and their texts."""
+    if bool((column.kind == BINARY).any()):
+        return binary.convert(data, column, definition, place)
+    text = bytes_array(data, column, column.kind == TEXT)
+    array, odd = convert(text, definition, place)
+    return array, odd, None if odd is None else text.cast(pa.string())
+
+
 def _operations(op: Octets) -> pa.Array:
     """One-character strings over the codes themselves."""
     offsets = np.arange(len(op) + 1, dtype=np.int32)
@@ -139,7 +120,7 @@ def _operations(op: Octets) -> pa.Array:
 def _unchanged(changes: Changes, table: Table) -> pa.Array:
     """JSON array of the columns that were not sent: one text per distinct combination, not per row."""
     flags = [
-        (definition, column.kind == _UNCHANGED)
+        (definition, column.kind == UNCHANGED)
         for definition, column in zip(table.columns, changes.columns, strict=True)
     ]
     flags = [(definition, found) for definition, found in flags if bool(found.any())]
@@ -160,11 +141,17 @@ def _old_key(data: Frames, changes: Changes, table: Table, moved: Flags) -> pa.A
     """For the insert of a key change: JSON object of the key that the row had."""
     if changes.old is None:
         return pa.nulls(len(changes.op), pa.string())
-    keys = [(d.name, column) for d, column in zip(table.columns, changes.old, strict=True) if d.key]
+    keys = [(d, column) for d, column in zip(table.columns, changes.old, strict=True) if d.key]
     if not keys:
-        return pa.array(["{}" if flag else None for flag in moved.tolist()], pa.string())
-    texts = [text_array(data, column).cast(pa.string()) for _, column in keys]
-    return jsontext.objects([name for name, _ in keys], texts)
+        return pc.if_else(pa.array(moved), pa.scalar("{}"), pa.scalar(None, pa.string()))
+    texts = [_text(data, column, definition, f"table {table.name}") for definition, column in keys]
+    return jsontext.objects([definition.name for definition, _ in keys], texts)
+
+
+def _text(data: Frames, column: ColumnValues, definition: Column, place: str) -> pa.Array:
+    if bool((column.kind == BINARY).any()):
+        return binary.texts(data, column, definition, place)
+    return bytes_array(data, column, column.kind == TEXT).cast(pa.string())
 
 
 def specials(special: list[tuple[str, pa.Array, pa.Array]], count: int) -> pa.Array:

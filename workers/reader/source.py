@@ -11,42 +11,52 @@
                   or confirmed > ours
 
 PostgreSQL silently moves a START_REPLICATION below the slot's confirmed position forward; that would be a silent gap, hence the check.
+
+A promotion begins a new timeline. Our position is a place in its history too when the timeline forked at or after it; when it
+forked before, we have changes that never happened in the new history: SLOT_LOST. One case looks like that and is not: a standby that was
+promoted while we streamed from it. There the slot itself was confirmed beyond the fork, which only this server's history could do:
+a slot on a standby, made there or kept in step, is never ahead of what that standby has received.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import psycopg
+import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn, names
 from etl_supervisor.model.pipeline import Source
 from etl_supervisor.model.progress import Progress
+from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
 SLOT_SECONDS_MAX = 300.0  # a slot waits for open write transactions; then the oldest is named and it is tried again
 PG_VERSION_MIN = 140_000
+PG_VERSION_STANDBY = 160_000  # decodes on a standby
+PG_VERSION_FAILOVER = 170_000  # copies slots to standbys
 
-
-@dataclass(frozen=True, slots=True)
-class SlotFacts:
-    """What pg_replication_slots says of our slot."""
-
-    confirmed: int
-    usable: bool
+log = structlog.get_logger()
 
 
 def publications_of(source: Source) -> list[str]:
-    """`publication_name` may be a comma-separated list."""
-    return [name.strip() for name in source.publication_name.split(",") if name.strip()]
+    """`publication_name` may be a comma-separated list: see `names.publications`."""
+    try:
+        return names.publications(source.publication_name)
+    except ValueError as error:
+        remedy = 'separate names by commas; put a name with a comma or quote in double quotes: "a, b"'
+        raise EtlError(Kind.SOURCE_SETUP, f"source {source.name}", str(error), remedy) from None
 
 
-def check(connection: psycopg.Connection[Any], source: Source) -> None:
-    """wal_level, version and publications. EtlError(SOURCE_SETUP) with the remedy."""
+def check(connection: psycopg.Connection[Any], source: Source) -> bool:
+    """wal_level, version, publications, and what a standby and a failover slot need. True for a standby.
+
+    EtlError(SOURCE_SETUP) with the remedy.
+    """
     place = f"source {source.name}"
     if connection.info.server_version < PG_VERSION_MIN:
         reason = f"PostgreSQL {connection.info.server_version // 10_000} is too old"
@@ -66,6 +76,26 @@ def check(connection: psycopg.Connection[Any], source: Source) -> None:
         remedy = f"CREATE PUBLICATION {missing[0]} FOR ALL TABLES, or name existing ones in publication_name"
         reason = f"publication {', '.join(missing)} does not exist in database {source.pg_database}"
         raise EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
+    return _check_standby(connection, source)
+
+
+def _check_standby(connection: psycopg.Connection[Any], source: Source) -> bool:
+    place, version = f"source {source.name}", connection.info.server_version
+    standby = in_recovery(connection)
+    if standby and version < PG_VERSION_STANDBY:
+        reason = f"PostgreSQL {version // 10_000} can't decode on a standby"
+        raise EtlError(Kind.SOURCE_SETUP, place, reason, "read from the primary, or use PostgreSQL 16 or newer")
+    if source.slot_failover and version < PG_VERSION_FAILOVER:
+        reason = f"PostgreSQL {version // 10_000} has no failover slots"
+        raise EtlError(Kind.SOURCE_SETUP, place, reason, "set slot_failover = false, or use PostgreSQL 17 or newer")
+    if source.slot_failover and standby:
+        reason = "a slot on a standby can't be a failover slot"
+        raise EtlError(Kind.SOURCE_SETUP, place, reason, "set slot_failover = false, or read from the primary")
+    for setting, advice in _advice(source, standby=standby):
+        (value,) = _one(connection, f"SELECT current_setting('{setting}')")
+        if value in ("off", ""):
+            log.warning("source_advice", source=source.name, setting=setting, remedy=advice)
+    return standby
 
 
 def starting_point(
@@ -75,25 +105,46 @@ def starting_point(
     known: Progress | None,
     tick: Callable[[], None],
 ) -> Progress:
-    """Where to start; makes the slot when there is nothing yet. Equal to `known` when the stream simply goes on."""
+    """Where to start; makes the slot when there is nothing yet. Equal to `known` when the stream simply goes on.
+
+    After a promotion the timeline is the new one. `tick` is called while PostgreSQL makes us wait.
+    """
     system, timeline = stream.identify()
     name = names.slot(source.replication_id)
-    slot = _slot(connection, name)
-    if known is None:
-        created = slot.confirmed if slot and slot.usable else _create(connection, stream, source, name, tick)
-        return Progress(system, timeline, name, int(time.time()), created)
-    trouble = _lost(known, slot, system)
-    if trouble:
-        remedy = (
-            f"changes may be missing: forget the source's state and slot {name}, so that its tables are copied again"
+    slot = read_slot(connection, name)
+    if slot is not None and slot.synced and in_recovery(connection):
+        reason = f"slot {name} on this standby is a copy of the primary's"
+        raise EtlError(
+            Kind.SOURCE_SETUP, f"source {source.name}", reason, "read from the primary, or promote this server"
         )
-        raise EtlError(Kind.SLOT_LOST, f"source {source.name}", trouble, remedy)
-    return known
+    if known is None:
+        created = slot.confirmed if slot and not slot.lost else _create(connection, stream, source, name, tick)
+        return Progress(system, timeline, name, int(time.time()), created)
+    trouble = _lost(known, slot, system) or _forked(known, slot, stream, timeline)
+    if trouble:
+        raise lost_slot(source, name, trouble)
+    if source.slot_failover and slot is not None and not slot.failover:
+        stream.set_failover(name)
+    return replace(known, timeline=timeline)
+
+
+def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
+    """The slot can't continue our history."""
+    remedy = f"changes may be missing: forget the source's state and slot {name}, so that its tables are copied again"
+    return EtlError(Kind.SLOT_LOST, f"source {source.name}", trouble, remedy)
+
+
+def in_recovery(connection: psycopg.Connection[Any]) -> bool:
+    """True on a standby."""
+    return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
 
 
 def wal_end(connection: psycopg.Connection[Any]) -> int:
     """The source's current end of WAL (on a standby: what it has received)."""
-    sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END::text"
+    sql = (
+        "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
+        " ELSE pg_current_wal_lsn() END::text"
+    )
     (text,) = _one(connection, sql)
     return lsn.parse(text)
 
@@ -114,41 +165,69 @@ def _create(
     name: str,
     tick: Callable[[], None],
 ) -> int:
-    if _slot(connection, name):
+    if read_slot(connection, name):
         connection.execute("SELECT pg_drop_replication_slot(%s)", [name])  # invalidated, and nothing is known of it
     try:
-        slot = stream.create_slot(name, temporary=False, snapshot=False, limit=SLOT_SECONDS_MAX, tick=tick)
+        slot = stream.create_slot(
+            name, temporary=False, snapshot=False, limit=SLOT_SECONDS_MAX, tick=tick, failover=source.slot_failover
+        )
     except TimeoutError:
         raise slot_waits(connection, source) from None
     return slot.consistent_point
 
 
 def slot_waits(connection: psycopg.Connection[Any], source: Source) -> EtlError:
-    """The creation of a slot took too long: names the session it waits for."""
+    """The creation of a slot took too long: names what it waits for."""
+    place = f"source {source.name}"
+    if in_recovery(connection):
+        reason = "a slot on a standby waits for the primary to log its running transactions"
+        remedy = "set primary_url of the source, or SELECT pg_log_standby_snapshot() on the primary"
+        return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, remedy, transient=True)
     reason = f"a slot waits for an open write transaction ({blocking_session(connection)})"
-    return EtlError(Kind.SOURCE_UNREACHABLE, f"source {source.name}", reason, "end that transaction", transient=True)
-
-
-def _slot(connection: psycopg.Connection[Any], name: str) -> SlotFacts | None:
-    row = connection.execute(
-        "SELECT confirmed_flush_lsn::text, wal_status FROM pg_replication_slots WHERE slot_name = %s", [name]
-    ).fetchone()
-    if row is None:
-        return None
-    return SlotFacts(lsn.parse(row[0]) if row[0] else 0, row[0] is not None and row[1] != "lost")
+    return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, "end that transaction", transient=True)
 
 
 def _lost(known: Progress, slot: SlotFacts | None, system: str) -> str | None:
     """Why the slot can't continue our history; None when it can."""
     if known.system_identifier != system:
         return f"this is another database cluster ({system}, not {known.system_identifier})"
-    if slot is None:
-        return f"slot {known.slot} does not exist any more"
-    if not slot.usable:
-        return f"slot {known.slot} was invalidated: the WAL it needs was removed"
+    if gone := invalid(slot, known.slot):
+        return gone
+    assert slot is not None
     if slot.confirmed > known.confirmed:
         return f"slot {known.slot} was confirmed to {lsn.text(slot.confirmed)}, beyond our {lsn.text(known.confirmed)}"
     return None
+
+
+def invalid(slot: SlotFacts | None, name: str) -> str | None:
+    """Why a slot can't be read from any more; None when it can."""
+    if slot is None:
+        return f"slot {name} does not exist any more"
+    since = f"; inactive since {slot.inactive_since}" if slot.inactive_since else ""
+    return f"slot {name} was invalidated: {slot.lost}{since}" if slot.lost else None
+
+
+def _forked(known: Progress, slot: SlotFacts | None, stream: ReplicationStream, timeline: int) -> str | None:
+    """Why our position is not in the server's present history; None when it is."""
+    if timeline == known.timeline:
+        return None
+    fork = stream.history(timeline).get(known.timeline) if timeline > known.timeline else None
+    if fork is None:
+        return f"timeline {timeline} of the server does not come from our timeline {known.timeline}"
+    if fork >= known.confirmed or (slot is not None and slot.confirmed > fork):
+        return None
+    return f"timeline {timeline} forked at {lsn.text(fork)}, before our {lsn.text(known.confirmed)}"
+
+
+def _advice(source: Source, *, standby: bool) -> list[tuple[str, str]]:
+    """Settings that should not be empty or off, and why."""
+    if standby:
+        return [("hot_standby_feedback", "set it on: a vacuum on the primary may invalidate our slot")]
+    if source.slot_failover:
+        return [
+            ("synchronized_standby_slots", "name the standbys' slots: a change may reach us before it reaches them")
+        ]
+    return []
 
 
 def _one(connection: psycopg.Connection[Any], sql: str) -> tuple[Any, ...]:

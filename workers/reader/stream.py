@@ -3,34 +3,38 @@
 A walsender connection is used for one purpose: creating a slot (whose exported snapshot lives until the connection's next command) or
 one START_REPLICATION; a second START on the same connection ends at once, so each (re)start opens a new one.
 
-`read` only drains what libpq has; the caller waits on `fileno()`. A reader that is short of memory simply does not call `read`: the
-walsender waits, and `status` keeps the connection alive.
+`read` only takes what is there (see `copyboth`); the caller waits on `fileno()`. A reader that is short of memory simply does not call `read`:
+the walsender waits, and `status` keeps the connection alive.
 
 Sources: PostgreSQL manual, "Streaming Replication Protocol" and "Logical Streaming Replication Protocol".
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import conninfo, pq
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
+from workers.reader.copyboth import BrokenOffError, CopyBoth, ServerError, copy_both, refusal
+from workers.reader.decode_failure import failure_of
+from workers.reader.frame import POSITION_MAX, Chunk, broken
 
 CONNECT_SECONDS_MAX = 10  # a database that takes longer is not there for us
 COMMAND_SECONDS_MAX = 30.0
-READ_FRAMES_MAX = 4_096  # frames taken per call, so that timers and mailboxes get their turn
-READ_BYTES_MAX = 8 << 20  # and bytes, so that wide rows do not pile up before memory is looked at
 TICK_SECONDS = 1.0  # how often a waiting command lets its caller beat
 APPLICATION_NAME = "etl-stream"
 EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix microseconds: PostgreSQL's epoch
@@ -58,6 +62,7 @@ def connection_string(source: Source, password: str | None, **extra: str) -> str
         "application_name": APPLICATION_NAME,
         "options": SESSION_OPTIONS,
         "keepalives_idle": 30,
+        "gssencmode": "disable",  # Kerberos may log in; what it would encrypt, TLS does
         **extra,
     }
     return conninfo.make_conninfo("", **{key: value for key, value in parameters.items() if value is not None})
@@ -106,6 +111,21 @@ def broken_off(error: psycopg.Error, source: Source) -> EtlError:
     return EtlError(Kind.STREAM, f"source {source.name}", reason, "it is made again by itself", transient=True)
 
 
+def keepalive(frame: memoryview) -> tuple[int, bool]:
+    """The position and the wish for an answer in a keepalive ('k' position(8) clock(8) wish(1)).
+
+    EtlError(PROTOCOL) for anything else that a walsender may not send between XLogData frames.
+    """
+    if frame[0] != _KEEPALIVE:
+        raise broken("XLogData" if frame[0] == _XLOG_DATA else "unknown", "header")
+    if len(frame) != 1 + _KEEPALIVE_BODY.size:
+        raise broken("keepalive", "length")
+    wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
+    if wal_end > POSITION_MAX:
+        raise broken("keepalive", "position")
+    return wal_end, bool(wants_reply)
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A slot just made: where it begins, and the snapshot that shows the database as of then (None when not exported)."""
@@ -123,6 +143,7 @@ class ReplicationStream:
         self._connection = connect(source, password, replication="database")
         self._pg = self._connection.pgconn
         self._pg.nonblocking = 1
+        self._copy: CopyBoth | None = None
         self.wal_end = 0  # the newest position the walsender has told
         self.reply_requested = False
         self.heard = time.monotonic()
@@ -130,6 +151,15 @@ class ReplicationStream:
     def fileno(self) -> int:
         """For selectors."""
         return self._pg.socket
+
+    @property
+    def backend_pid(self) -> int:
+        """The walsender's process id."""
+        return self._connection.info.backend_pid
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until there is something to read, at most so long."""
+        select.select([self], [], [], seconds)
 
     # -- commands before the stream
 
@@ -142,11 +172,18 @@ class ReplicationStream:
         return system.decode(), int(timeline)
 
     def create_slot(
-        self, name: str, *, temporary: bool, snapshot: bool, limit: float, tick: Callable[[], None]
+        self,
+        name: str,
+        *,
+        temporary: bool,
+        snapshot: bool,
+        limit: float,
+        tick: Callable[[], None],
+        failover: bool = False,
     ) -> Slot:
         """Create a pgoutput slot. Waits (at most `limit` seconds) for every write transaction that is open now; calls `tick`."""
         kind = " TEMPORARY" if temporary else ""
-        wish = f"(SNAPSHOT '{'export' if snapshot else 'nothing'}')"
+        wish = f"(SNAPSHOT '{'export' if snapshot else 'nothing'}'{', FAILOVER true' if failover else ''})"
         if self._connection.info.server_version < 150_000:  # the older grammar
             wish = "EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT"
         result = self._command(f'CREATE_REPLICATION_SLOT "{name}"{kind} LOGICAL pgoutput {wish}', limit, tick)
@@ -155,13 +192,32 @@ class ReplicationStream:
         assert point is not None
         return Slot(name_.decode(), lsn.parse(point.decode()), exported.decode() if exported else None)
 
-    def start(self, slot: str, position: int, publications: list[str]) -> None:
-        """Begin to stream from `position` (the end of the last transaction that we have)."""
+    def set_failover(self, name: str) -> None:
+        """Let standbys keep a copy of a slot that was made without (PostgreSQL 17 and newer)."""
+        self._command(f'ALTER_REPLICATION_SLOT "{name}" (FAILOVER true)')
+
+    def history(self, timeline: int) -> dict[int, int]:
+        """Where each timeline before this one ended: the position at which its successor forked."""
+        text = self._command(f"TIMELINE_HISTORY {timeline}").get_value(0, 1)
+        assert text is not None
+        lines = (line.split() for line in text.decode(errors="replace").splitlines())
+        return {int(words[0]): lsn.parse(words[1]) for words in lines if len(words) > 1 and words[0].isdigit()}
+
+    def start(
+        self, slot: str, position: int, publications: list[str], *, binary: bool = False, streaming: bool = False
+    ) -> None:
+        """Begin to stream from `position` (the end of the last transaction that we have).
+
+        `binary`: values in their types' binary forms. `streaming`: large transactions come in pieces, before their commit (protocol 2).
+        """
         names = ",".join('"' + name.replace('"', '""') + '"' for name in publications).replace("'", "''")
-        options = f"proto_version '1', publication_names '{names}'"
-        result = self._command(f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn.text(position)} ({options})')
-        if result.status != pq.ExecStatus.COPY_BOTH:
-            raise self._broken("START_REPLICATION was not accepted")
+        options = f"proto_version '{2 if streaming else 1}', publication_names '{names}'"
+        options += ", binary 'true'" * binary + ", streaming 'on'" * streaming
+        self._copy = copy_both(self._pg)
+        with self._translated():
+            self._copy.start(
+                f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn.text(position)} ({options})', COMMAND_SECONDS_MAX
+            )
 
     def _command(
         self, sql: str, limit: float = COMMAND_SECONDS_MAX, tick: Callable[[], None] = lambda: None
@@ -176,10 +232,8 @@ class ReplicationStream:
                 assert result is not None
                 return result
             if found.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.NONFATAL_ERROR):
-                raise self._refused(found)
+                raise self._refused(refusal(found))
             result = found
-            if found.status == pq.ExecStatus.COPY_BOTH:
-                return result
 
     def _wait_for_result(self, deadline: float, tick: Callable[[], None]) -> None:
         with selectors.DefaultSelector() as selector:
@@ -194,40 +248,44 @@ class ReplicationStream:
 
     # -- the stream
 
-    def read(self) -> list[memoryview]:
-        """XLogData frames that have come, at most READ_FRAMES_MAX; empty when none is there. Keepalives are noted on the way."""
-        self._consume()
-        frames: list[memoryview] = []
-        take, room = self._pg.get_copy_data, READ_BYTES_MAX
-        while len(frames) < READ_FRAMES_MAX and room > 0:
-            size, frame = take(1)
-            room -= size
-            if size > 0:
-                if frame[0] == _XLOG_DATA:
-                    frames.append(frame)
-                elif frame[0] == _KEEPALIVE:
-                    self._note_keepalive(frame)
-                continue
-            if size == 0:
-                break
-            raise self._ended()
-        if frames:
-            self.heard = time.monotonic()
-        return frames
+    def read(self) -> Chunk | None:
+        """XLogData frames that have come, a megabyte at most; None when none is there. Keepalives are noted on the way."""
+        assert self._copy is not None, "not started"
+        with self._translated():
+            try:
+                chunk = self._copy.read()
+            except ServerError as error:
+                if not (failure := failure_of(error)).of_decoding:
+                    raise
+                raise failure.error(self._place, self.wal_end) from None
+        if chunk is None:
+            return None
+        self.heard = time.monotonic()
+        if bool((chunk.end <= chunk.start).any()):
+            raise broken("CopyData", "length")
+        kinds = chunk.octets[chunk.start]
+        if bool((kinds == _XLOG_DATA).all()):
+            return chunk
+        if bool(((kinds != _XLOG_DATA) & (kinds != _KEEPALIVE)).any()):
+            raise broken("CopyData", "kind")
+        for number in np.flatnonzero(kinds == _KEEPALIVE).tolist():
+            self._note_keepalive(chunk.data[int(chunk.start[number]) : int(chunk.end[number])])
+        frames = chunk.pick(kinds == _XLOG_DATA)
+        return frames if len(frames) else None
 
     def status(self, received: int, confirmed: int, *, reply: bool = False) -> None:
         """Tell the walsender how far we are; `reply` asks it to answer (a sign of life). Queued if the socket is full."""
+        assert self._copy is not None, "not started"
         now = int(time.time() * 1_000_000) - EPOCH_US
-        try:
-            self._pg.put_copy_data(_STATUS.pack(b"r", received, confirmed, confirmed, now, reply))
-            self._pg.flush()
-        except psycopg.Error as error:
-            raise self._broken(str(error)) from None
+        with self._translated():
+            self._copy.send(_STATUS.pack(b"r", received, confirmed, confirmed, now, reply))
         self.reply_requested = False
 
     def flush(self) -> bool:
         """Send what is queued; True when nothing is left."""
-        return self._pg.flush() == 0
+        assert self._copy is not None, "not started"
+        with self._translated():
+            return self._copy.flush()
 
     def cut(self) -> None:
         """Break the connection as a network would: for failpoints."""
@@ -236,13 +294,14 @@ class ReplicationStream:
 
     def close(self) -> None:
         """End the connection; the walsender sees it at once and gives the slot free."""
+        if self._copy is not None:
+            self._copy.close()
         self._connection.close()
 
     def _note_keepalive(self, frame: memoryview) -> None:
-        wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)
+        wal_end, wants_reply = keepalive(frame)
         self.wal_end = max(self.wal_end, wal_end)
-        self.reply_requested |= bool(wants_reply)
-        self.heard = time.monotonic()
+        self.reply_requested |= wants_reply
 
     def _consume(self) -> None:
         try:
@@ -250,16 +309,21 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise self._broken(str(error)) from None
 
-    def _ended(self) -> EtlError:
-        result = self._pg.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._refused(result)
-        return self._broken("the server ended the stream")
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What goes wrong with the stream, in our words."""
+        try:
+            yield
+        except ServerError as error:
+            raise self._refused(error) from None
+        except BrokenOffError as error:
+            raise self._broken(str(error)) from None
+        except TimeoutError:
+            raise self._broken("START_REPLICATION was not answered") from None
 
-    def _refused(self, result: pq.abc.PGresult) -> EtlError:
+    def _refused(self, error: ServerError) -> EtlError:
         """The server's own error, by its SQLSTATE."""
-        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+        state, text = error.sqlstate, error.text
         if state == "55006":  # object_in_use: the old walsender has not noticed yet
             return EtlError(
                 Kind.STREAM, self._place, text, "the slot is taken over when its reader is gone", transient=True

@@ -13,14 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_supervisor.model.table import Table
-from workers.reader.frame import MESSAGE, Flags, Frames, Integers, Octets, broken
-from workers.reader.rows import Changes, Rows, TextColumn, text_array
+from workers.reader.frame import Flags, Frames, Integers, Octets, broken
+from workers.reader.rows import Changes, Rows
+from workers.reader.values import BINARY, NULL, TEXT, UNCHANGED, ColumnValues, bytes_array
 
-TEXT, NULL, UNCHANGED = ord("t"), ord("n"), ord("u")
-_MARKER = MESSAGE + 5  # after kind(1) and relation oid(4)
+_OID_BYTES, _LENGTH_BYTES = 4, 4
+_SIZED = np.zeros(256, dtype=bool)
+_SIZED[[TEXT, BINARY]] = True
+_KNOWN = _SIZED.copy()
+_KNOWN[[NULL, UNCHANGED]] = True
 
 
 @dataclass(slots=True)
@@ -30,29 +35,30 @@ class _Group:
     op: str
     places: Integers
     half: int
-    columns: list[TextColumn]
-    old: list[TextColumn] | None = None
+    columns: list[ColumnValues]
+    old: list[ColumnValues] | None = None
 
 
 def read_changes(rows: Rows, places: Integers, table: Table) -> Changes:
     """The changes of one table (`places` index `rows`), in stream order; a key change is two rows."""
-    kinds, data = rows.kind[places], rows.data
+    data, kinds = rows.data, rows.kind[places]
     groups: list[_Group] = []
     truncates = places[kinds == ord("T")]
     if len(truncates):
         groups.append(_Group("T", truncates, 0, [_nothing(len(truncates))] * len(table.columns)))
     changes = places[kinds != ord("T")]
-    marker = data.byte(data.start[rows.frame[changes]] + _MARKER)
-    data.need(data.start[rows.frame[changes]] + _MARKER, 1, rows.frame[changes], "Insert, Update or Delete", "marker")
+    at = data.body[rows.frame[changes]] + _OID_BYTES
+    data.need(at, 1, rows.frame[changes], "Insert, Update or Delete", "marker")
+    marker = data.byte(at)
     kind = rows.kind[changes]
     for code, op in ((ord("I"), "I"), (ord("U"), "U")):
         part = changes[(kind == code) & (marker == ord("N"))]
         if len(part):
-            groups.append(_Group(op, part, 0, _tuple(rows, part, _start(rows, part), table)[0]))
+            groups.append(_Group(op, part, 0, _last_tuple(rows, part, _start(rows, part), table)))
     old = (marker == ord("K")) | (marker == ord("O"))
     deleted = changes[(kind == ord("D")) & old]
     if len(deleted):
-        columns = _tuple(rows, deleted, _start(rows, deleted), table)[0]
+        columns = _last_tuple(rows, deleted, _start(rows, deleted), table)
         groups.append(_Group("D", deleted, 0, _key_only(columns, table)))
     for code in (ord("K"), ord("O")):
         part = changes[(kind == ord("U")) & (marker == code)]
@@ -64,44 +70,59 @@ def read_changes(rows: Rows, places: Integers, table: Table) -> Changes:
 
 
 def _start(rows: Rows, places: Integers) -> Integers:
-    return rows.data.start[rows.frame[places]] + _MARKER + 1
+    return rows.data.body[rows.frame[places]] + _OID_BYTES + 1
 
 
-def _tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> tuple[list[TextColumn], Integers]:
-    """All columns of the tuples that begin at `at`, and where they end."""
+def _tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> tuple[list[ColumnValues], Integers]:
+    """All columns of the tuples that begin at `at`, and where they end.
+
+    Places only grow, and `limit` lies behind every frame: a length that is wrong anywhere makes the last place wrong, which is checked.
+    """
     data, frames = rows.data, rows.frame[places]
     data.need(at, 2, frames, "tuple", "column count")
-    if bool(np.any(data.uint(at, 2) != len(table.columns))):
+    if bool((data.uint16(at) != len(table.columns)).any()):
         raise broken("tuple", "column count")
     at = at + 2
     columns = []
     for column in table.columns:
-        data.need(at, 1, frames, "tuple", f"kind of column {column.name}")
+        at = np.minimum(at, data.limit)
         kind = data.byte(at)
-        text = kind == TEXT
-        if bool(np.any(~text & (kind != NULL) & (kind != UNCHANGED))):
+        if bool((kind == kind[0]).all()):
+            sized, known = bool(_SIZED[kind[0]]), bool(_KNOWN[kind[0]])
+            begin = at + (1 + _LENGTH_BYTES if sized else 1)
+            at = begin + data.uint32(at + 1) if sized else begin
+        else:
+            mask, known = _SIZED[kind], bool(_KNOWN[kind].all())
+            begin = at + np.where(mask, 1 + _LENGTH_BYTES, 1)
+            at = begin + np.where(mask, data.uint32(at + 1), 0)
+        if not known:
             raise broken("tuple", f"kind of column {column.name}")
-        begin = at + np.where(text, 5, 1)
-        size = np.where(text, data.uint(at + 1, 4), 0)
-        at = begin + size
-        data.need(begin, 0, frames, "tuple", f"length of column {column.name}")
-        data.need(at, 0, frames, "tuple", f"length of column {column.name}")
-        columns.append(TextColumn(kind, begin, at))
+        columns.append(ColumnValues(kind, begin, at))
+    data.need(at, 0, frames, "tuple", "length of a column")
     return columns, at
 
 
+def _last_tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> list[ColumnValues]:
+    """All columns of tuples with which their frames end."""
+    columns, end = _tuple(rows, places, at, table)
+    rows.data.at_end(end, rows.frame[places], "tuple")
+    return columns
+
+
 def _updates_with_old(rows: Rows, places: Integers, table: Table, *, whole: bool) -> list[_Group]:
-    """Updates that bring their old key ('K': it changed) or their whole old row ('O': compare)."""
+    """Updates that bring their old key ('K': it changed, or lies out of line) or their whole old row ('O'): compare the keys."""
     data, frames = rows.data, rows.frame[places]
     old, at = _tuple(rows, places, _start(rows, places), table)
     data.need(at, 1, frames, "Update", "marker of the new tuple")
     if bool(np.any(data.byte(at) != ord("N"))):
         raise broken("Update", "marker of the new tuple")
-    new, _ = _tuple(rows, places, at + 1, table)
-    if not whole:
-        return _halves(places, old, new, table, np.ones(len(places), dtype=bool))
-    new = [_filled(after, before) for before, after in zip(old, new, strict=True)]
-    moved = _key_differs(data, old, new, table)
+    new = _last_tuple(rows, places, at + 1, table)
+    new = [
+        _filled(after, before) if whole or definition.key else after
+        for definition, before, after in zip(table.columns, old, new, strict=True)
+    ]
+    # Without a key only the old row tells which row it was: the log has it as a delete.
+    moved = _key_differs(data, old, new, table) if table.key else np.ones(len(places), dtype=bool)
     groups = _halves(places, old, new, table, moved)
     stayed = ~moved
     if bool(stayed.any()):
@@ -109,7 +130,9 @@ def _updates_with_old(rows: Rows, places: Integers, table: Table, *, whole: bool
     return groups
 
 
-def _halves(places: Integers, old: list[TextColumn], new: list[TextColumn], table: Table, moved: Flags) -> list[_Group]:
+def _halves(
+    places: Integers, old: list[ColumnValues], new: list[ColumnValues], table: Table, moved: Flags
+) -> list[_Group]:
     """A key change: the delete of the old key, then the insert of the new row."""
     if not bool(moved.any()):
         return []
@@ -118,28 +141,32 @@ def _halves(places: Integers, old: list[TextColumn], new: list[TextColumn], tabl
     return [_Group("D", places[moved], 0, before), _Group("I", places[moved], 1, after, before)]
 
 
-def _filled(new: TextColumn, old: TextColumn) -> TextColumn:
+def _filled(new: ColumnValues, old: ColumnValues) -> ColumnValues:
     """Unchanged TOAST values stand in the old row."""
     unchanged = new.kind == UNCHANGED
     if not bool(unchanged.any()):
         return new
-    return TextColumn(
+    return ColumnValues(
         np.where(unchanged, old.kind, new.kind),
         np.where(unchanged, old.begin, new.begin),
         np.where(unchanged, old.end, new.end),
     )
 
 
-def _key_differs(data: Frames, old: list[TextColumn], new: list[TextColumn], table: Table) -> Flags:
+def _key_differs(data: Frames, old: list[ColumnValues], new: list[ColumnValues], table: Table) -> Flags:
     differs = np.zeros(len(old[0].kind) if old else 0, dtype=bool)
     for column, before, after in zip(table.columns, old, new, strict=True):
         if column.key:
-            unequal = pc.not_equal(text_array(data, before), text_array(data, after))
+            unequal = pc.not_equal(_octets(data, before), _octets(data, after))
             differs |= pc.fill_null(unequal, True).to_numpy(zero_copy_only=False)
     return differs
 
 
-def _key_only(columns: list[TextColumn], table: Table) -> list[TextColumn]:
+def _octets(data: Frames, column: ColumnValues) -> pa.Array:
+    return bytes_array(data, column, _SIZED[column.kind])
+
+
+def _key_only(columns: list[ColumnValues], table: Table) -> list[ColumnValues]:
     """The key columns of a deleted row; the whole row if the table has no key."""
     if not table.key:
         return columns
@@ -149,32 +176,36 @@ def _key_only(columns: list[TextColumn], table: Table) -> list[TextColumn]:
     ]
 
 
-def _nothing(count: int) -> TextColumn:
+def _nothing(count: int) -> ColumnValues:
     zeros = np.zeros(count, dtype=np.int64)
-    return TextColumn(np.full(count, NULL, dtype=np.uint8), zeros, zeros)
+    return ColumnValues(np.full(count, NULL, dtype=np.uint8), zeros, zeros)
 
 
 def _in_order(groups: list[_Group], width: int) -> Changes:
     """All groups as one, ordered by frame and half."""
+    if len(groups) == 1 and groups[0].half == 0:
+        (only,) = groups
+        op = np.full(len(only.places), ord(only.op), dtype=np.uint8)
+        return Changes(op, only.places, np.zeros(len(only.places), dtype=np.int64), only.columns, None)
     places = np.concatenate([group.places for group in groups])
     halves = np.concatenate([np.full(len(group.places), group.half, dtype=np.int64) for group in groups])
     ops = np.concatenate([np.full(len(group.places), ord(group.op), dtype=np.uint8) for group in groups])
     order = np.lexsort((halves, places))
     columns = [_joined([group.columns[i] for group in groups], order) for i in range(width)]
     old = None
-    if any(group.old for group in groups):
+    if any(group.old is not None for group in groups):
         old = [_joined([_old_of(group, i) for group in groups], order) for i in range(width)]
     return Changes(ops[order], places[order], halves[order], columns, old)
 
 
-def _old_of(group: _Group, number: int) -> TextColumn:
+def _old_of(group: _Group, number: int) -> ColumnValues:
     return group.old[number] if group.old is not None else _nothing(len(group.places))
 
 
-def _joined(columns: list[TextColumn], order: Integers) -> TextColumn:
+def _joined(columns: list[ColumnValues], order: Integers) -> ColumnValues:
     if len(columns) == 1:
         return columns[0].pick(order)
     kind: Octets = np.concatenate([column.kind for column in columns])
     begin: Integers = np.concatenate([column.begin for column in columns])
     end: Integers = np.concatenate([column.end for column in columns])
-    return TextColumn(kind[order], begin[order], end[order])
+    return ColumnValues(kind[order], begin[order], end[order])

@@ -9,6 +9,7 @@ loading      segments on their way: what can be loaded is appended, the rest goe
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK
 ndjson       a batch as the SDK wants it
+variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it
 rejected     the rows that Snowflake refused, found again
 dead_letter  where rows go that can't be loaded
@@ -16,6 +17,7 @@ failure      the SDK's errors -> what to do
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
 identifiers  names, quoted
 sftypes      value types -> Snowflake types

@@ -17,7 +17,8 @@ lives, a new one at each I or R. The I of a key change continues the life that i
     row        U k=1       D k=1    I k=2 ←1     U k=2            D k=2 …
     life       (1, 0)      (1, 0)   (2, 1)       (2, 1)           chain: (2, 1) → (1, 0), whose root is the target's row k=1
 
-`_ETL_SPECIAL` is always the latest row's: special values are all small, and only large values are left out by TOAST.
+`_ETL_SPECIAL` is always the latest row's: special values are all small, and only large values are left out by TOAST. A special value in a key is
+NULL in its column; its text takes part in telling rows apart (`_key`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from etl_supervisor.model.table import Column, Table
 from workers.snowflake.connection import classify
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of, quoted
-from workers.snowflake.sftypes import TARGET_META
+from workers.snowflake.sftypes import NEUTRAL, TARGET_META
 
 POSITION = ("_ETL_COMMIT_LSN", "_ETL_LSN", "_ETL_INDEX")
 _ORDER = ", ".join(POSITION)
@@ -147,7 +148,7 @@ def merge(table: Table, objects: Objects, window: str, survey: Survey) -> str:
     source = _resolved(every, unchanged, objects, window, survey) if unchanged else _latest(every, objects, window)
     columns = [quoted(names.column(column.name)) for column in table.columns] + [name for name, _ in TARGET_META]
     keys = [quoted(names.column(column.name)) for column in table.key]
-    on = " AND ".join(f"t.{key} = s.{key}" for key in keys)
+    on = " AND ".join(f"{one} = {other}" for one, other in zip(key_of(every, "t."), key_of(every, "s."), strict=True))
     sets = ", ".join(f"{column} = s.{column}" for column in columns if column not in keys)
     return (
         f"MERGE INTO {objects.target_sql} t USING (\n{source}\n) s ON {on}\n"
@@ -161,7 +162,7 @@ def merge(table: Table, objects: Objects, window: str, survey: Survey) -> str:
 def _latest(columns: list[Column], objects: Objects, window: str) -> str:
     """The latest row of each key, when every row is whole."""
     selected = ", ".join([*map(_name, columns), "_ETL_OP", *(name for name, _ in TARGET_META)])
-    keys = ", ".join(_name(column) for column in columns if column.key)
+    keys = ", ".join(key_of(columns))
     return (
         f"SELECT {selected} FROM {objects.landing_sql} WHERE {window}"
         f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {_LATEST}) = 1"
@@ -170,20 +171,20 @@ def _latest(columns: list[Column], objects: Objects, window: str) -> str:
 
 def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, window: str, survey: Survey) -> str:
     """The latest row of each key, its unchanged columns taken from its chain or from the target."""
-    keys = [column for column in columns if column.key]
-    key_list = ", ".join(map(_name, keys))
+    keys = key_of(columns, "w.")
+    key_list = ", ".join(key_of(columns))
     lives = f"SUM(IFF(_ETL_OP IN ('I', 'R'), 1, 0)) OVER (PARTITION BY {key_list} ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING)"
     parts = [
         f"w AS (SELECT l.*, ROW_NUMBER() OVER (ORDER BY {_ORDER}) AS RN, {lives} AS LIFE"
         f" FROM {objects.landing_sql} l WHERE {window})"
     ]
-    root = [f"w.{_name(key)} AS ROOT_{i}" for i, key in enumerate(keys)] + ["w.LIFE AS ROOT_LIFE"]
+    root = [f"{key} AS ROOT_{i}" for i, key in enumerate(keys)] + ["w.LIFE AS ROOT_LIFE"]
     joined = "w"
     if survey.moves:
-        parts += _chains(keys)
-        root = [f"COALESCE(r.P{i}, w.{_name(key)}) AS ROOT_{i}" for i, key in enumerate(keys)]
+        parts += _chains(columns)
+        root = [f"COALESCE(r.P{i}, {key}) AS ROOT_{i}" for i, key in enumerate(keys)]
         root.append("COALESCE(r.PLIFE, w.LIFE) AS ROOT_LIFE")
-        same = " AND ".join([f"r.C{i} = w.{_name(key)}" for i, key in enumerate(keys)] + ["r.CLIFE = w.LIFE"])
+        same = " AND ".join([f"r.C{i} = {key}" for i, key in enumerate(keys)] + ["r.CLIFE = w.LIFE"])
         joined = f"w LEFT JOIN roots r ON {same}"
     parts.append(f"c AS (SELECT w.*, {', '.join(root)} FROM {joined})")
     chain = ", ".join([*(f"ROOT_{i}" for i in range(len(keys))), "ROOT_LIFE"])
@@ -201,17 +202,18 @@ def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, 
     ]
     selected += ["f._ETL_OP", *(f"f.{name}" for name, _ in TARGET_META)]
     joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = f.BROUGHT_{i}" for i in range(len(unchanged)))
-    before = " AND ".join(f"t0.{_name(key)} = f.ROOT_{i}" for i, key in enumerate(keys))
+    before = " AND ".join(f"{key} = f.ROOT_{i}" for i, key in enumerate(key_of(columns, "t0.")))
     return (
         f"WITH RECURSIVE {', '.join(parts)} SELECT {', '.join(selected)} FROM f{joins}"
         f" LEFT JOIN {objects.target_sql} t0 ON f.ROOT_LIFE = 0 AND {before}"
     )
 
 
-def _chains(keys: list[Column]) -> list[str]:
+def _chains(columns: list[Column]) -> list[str]:
     """Key changes: each child life with the life it continues, followed to the root."""
-    child = ", ".join(f"i.{_name(key)} AS C{n}" for n, key in enumerate(keys))
-    parent = ", ".join(f"d.{_name(key)} AS P{n}" for n, key in enumerate(keys))
+    keys = key_of(columns, "i.")
+    child = ", ".join(f"{key} AS C{n}" for n, key in enumerate(keys))
+    parent = ", ".join(f"{key} AS P{n}" for n, key in enumerate(key_of(columns, "d.")))
     c_list = ", ".join(f"C{n}" for n in range(len(keys)))
     p_list = ", ".join(f"P{n}" for n in range(len(keys)))
     meets = " AND ".join([f"l.C{n} = s.P{n}" for n in range(len(keys))] + ["l.CLIFE = s.PLIFE"])
@@ -234,6 +236,18 @@ def _value(column: Column, number: int, survey: Survey) -> str:
 
 def _leaves_out(column: Column, survey: Survey) -> str:
     return f"_ETL_UNCHANGED IN ({', '.join(literal(text) for text in survey.unchanged[column.name])})"
+
+
+def key_of(columns: list[Column], row: str = "") -> list[str]:
+    """What identifies a row, never NULL. A key can be a value that lives in `_ETL_SPECIAL` (valid until infinity): then its text is part of it."""
+    parts = []
+    for column in columns:
+        if column.key and column.type.kind in NEUTRAL:
+            parts.append(f"COALESCE({row}{_name(column)}, {NEUTRAL[column.type.kind]})")
+            parts.append(f"COALESCE(GET(PARSE_JSON({row}_ETL_SPECIAL), {literal(column.name)})::VARCHAR, '')")
+        elif column.key:
+            parts.append(row + _name(column))
+    return parts
 
 
 def _name(column: Column) -> str:

@@ -1,28 +1,34 @@
-"""Makes a table's objects what they have to be: schemas, landing table, target, watermark; adds and widens columns.
+"""Makes a table's objects what they have to be: schemas, landing table, target, watermark; brings them to a table's shape.
 
-One look (DESCRIBE of both tables), then only what is missing. Everything is IF NOT EXISTS or idempotent, so it may run twice or be cut off
-anywhere: the next open goes on. A column added with a default gets it in every row that is there at that moment, landed or applied (the actor calls
-this only when everything sent under the older shape is durable): the ADD and the UPDATE are two steps, and the column is marked by its comment
-until the second is done, so a crash between them is made good by the next open.
+One look (DESCRIBE of both tables), then only what `reshape.plan` says. Every step is idempotent, so it may run twice or be cut off anywhere: the
+next open goes on. A column added with a default gets it in every row that is there at that moment, landed or applied (the actor calls this only when
+everything sent under the older shape is durable).
 
-The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused.
+The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused. It also keeps the shape and the token from
+which it holds: a shape of an earlier place (a stream that begins again, or the catalog at a reader's start) changes nothing, and what
+the caller works with is the shape that is there.
+
+Neither table has constraints: keys are dropped and become nullable in the source, and Snowflake would refuse rows for an old one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
+import orjson
 import structlog
 from snowflake.connector.errors import Error, ProgrammingError
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from workers.snowflake.connection import classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
-from workers.snowflake.sftypes import LANDING_META, TARGET_META, column_type, follows
+from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
+from workers.snowflake.sftypes import LANDING_META, TARGET_META, column_type
 
 DOES_NOT_EXIST = 2003
 
@@ -38,8 +44,16 @@ class Watermark:
     epoch: int
 
 
-def ensure(connection: Any, opening: OpenTable) -> Watermark:
-    """Create or alter what is needed; the table's watermark. EtlError(SCHEMA, DESTINATION_SETUP, …) when it can't be."""
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """What an open found or made: the watermark, and the shape that the tables have."""
+
+    watermark: Watermark
+    table: Table
+
+
+def ensure(connection: Any, opening: OpenTable) -> Ensured:
+    """Create or alter what is needed. EtlError(SCHEMA, DESTINATION_SETUP, …) when it can't be."""
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
     check_columns(opening.table)
     objects = objects_of(opening.destination, opening.table)
@@ -63,21 +77,36 @@ def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
         raise classify(error, f"pipeline {opening.pipeline}", Kind.DESTINATION_SETUP) from None
 
 
-def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Watermark:
+def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
     target = _described(cursor, objects.target_sql)
     if landing is None or target is None:
         _create(cursor, opening.table, objects)
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
-        landing = landing or _described(cursor, objects.landing_sql) or {}
-        target = target or _described(cursor, objects.target_sql) or {}
-    _follow(cursor, objects.landing_sql, landing, opening.table, place)
-    _follow(cursor, objects.target_sql, target, opening.table, place)
-    return _own(cursor, opening, objects, place)
+        landing = landing or _described(cursor, objects.landing_sql) or []
+        target = target or _described(cursor, objects.target_sql) or []
+    watermark, shape, since = _own(cursor, opening, objects, place)
+    if shape and opening.since <= since:
+        return Ensured(watermark, replace(wire.load(Table, shape), version=opening.table.version))
+    for table_sql, present, landed in ((objects.landing_sql, landing, True), (objects.target_sql, target, False)):
+        for step in plan(present, opening.table):
+            _take(cursor, table_sql, step, landed=landed)
+            log.info("table_altered", place=place, table=table_sql, step=_told(step))
+    _keep_shape(cursor, opening, objects)
+    return Ensured(watermark, opening.table)
 
 
-def _described(cursor: Any, table: str) -> dict[str, tuple[str, str]] | None:
-    """Column -> (type, comment); None when there is no such table."""
+def _keep_shape(cursor: Any, opening: OpenTable, objects: Objects) -> None:
+    """Note the shape, unless one of a later place stands there by now (a copy and the stream open the same table)."""
+    cursor.execute(
+        f"UPDATE {objects.watermark_sql} SET SHAPE = {literal(wire.dump(opening.table))},"
+        f" SHAPE_SINCE = {literal(opening.since)} WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND SHAPE_SINCE <= {literal(opening.since)}"
+    )
+
+
+def _described(cursor: Any, table: str) -> list[Present] | None:
+    """The columns that are not the system's own; None when there is no such table."""
     try:
         cursor.execute(f"DESCRIBE TABLE {table}")
     except ProgrammingError as error:
@@ -85,12 +114,13 @@ def _described(cursor: Any, table: str) -> dict[str, tuple[str, str]] | None:
             return None
         raise
     titles = [item[0].lower() for item in cursor.description]
-    name, kind = titles.index("name"), titles.index("type")
-    comment = titles.index("comment") if "comment" in titles else None
-    return {
-        row[name]: (_spelled(row[kind]), (row[comment] or "") if comment is not None else "")
+    name, kind, comment = (titles.index(title) for title in ("name", "type", "comment"))
+    own = {title for title, _ in (*LANDING_META, *TARGET_META)}
+    return [
+        Present(row[name], _spelled(row[kind]), Mark.read(row[comment] or ""))
         for row in cursor.fetchall()
-    }
+        if row[name] not in own
+    ]
 
 
 def _spelled(described: str) -> str:
@@ -106,70 +136,85 @@ def _create(cursor: Any, table: Table, objects: Objects) -> None:
         f"CREATE TABLE IF NOT EXISTS {objects.watermark_sql} (LANDING_TABLE VARCHAR NOT NULL, PIPELINE_ID NUMBER(19,0) NOT NULL,"
         " PIPELINE VARCHAR NOT NULL, OWNER VARCHAR NOT NULL, SOURCE_SCHEMA VARCHAR NOT NULL, SOURCE_TABLE VARCHAR NOT NULL,"
         " GENERATION NUMBER(10,0) NOT NULL, APPLIED NUMBER(20,0) NOT NULL, EPOCH NUMBER(19,0) NOT NULL,"
+        " SHAPE VARCHAR NOT NULL, SHAPE_SINCE VARCHAR NOT NULL,"
         " UPDATED_AT TIMESTAMP_TZ(6), PRIMARY KEY (LANDING_TABLE))"
     )
-    columns = ", ".join(
-        [f"{name} {kind}" for name, kind in LANDING_META] + [_definition(column) for column in table.columns]
-    )
+    columns = [_definition(column, mark_of(column, table.oid)) for column in table.columns]
+    landing = ", ".join([f"{name} {kind}" for name, kind in LANDING_META] + columns)
     cursor.execute(
-        f"CREATE TRANSIENT TABLE IF NOT EXISTS {objects.landing_sql} ({columns}) DATA_RETENTION_TIME_IN_DAYS = 0"
+        f"CREATE TRANSIENT TABLE IF NOT EXISTS {objects.landing_sql} ({landing}) DATA_RETENTION_TIME_IN_DAYS = 0"
     )
-    parts = [_definition(column) + (" NOT NULL" if column.key else "") for column in table.columns]
-    parts += [f"{name} {kind}" for name, kind in TARGET_META]
-    if table.key:
-        parts.append(f"PRIMARY KEY ({', '.join(quoted(names.column(column.name)) for column in table.key)})")
-    cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({', '.join(parts)})")
+    target = ", ".join(columns + [f"{name} {kind}" for name, kind in TARGET_META])
+    cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
 
 
-def _definition(column: Column) -> str:
-    return f"{quoted(names.column(column.name))} {column_type(column.type)}"
+def _definition(column: Column, mark: Mark) -> str:
+    return f"{quoted(names.column(column.name))} {column_type(column.type)} COMMENT {literal(mark.text)}"
 
 
-_FILLING = "etl: default pending"
-
-
-def _follow(cursor: Any, table_sql: str, present: dict[str, tuple[str, str]], table: Table, place: str) -> None:
-    """Add what is missing, widen what is too narrow, refuse what can't be followed."""
-    for column in table.columns:
-        name, wanted = names.column(column.name), column_type(column.type)
-        if name not in present:
-            filling = column.default is not None
-            comment = f" COMMENT {literal(_FILLING)}" if filling else ""
-            cursor.execute(f"ALTER TABLE {table_sql} ADD COLUMN IF NOT EXISTS {_definition(column)}{comment}")
-            log.info("column_added", place=place, column=name, type=wanted)
-            if filling:
-                _fill(cursor, table_sql, column)
-            continue
-        kind, comment = present[name]
-        if comment == _FILLING and column.default is not None:
+def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
+    """One step. Idempotent: a step that was taken and not noted does no harm when it is taken again."""
+    alter = f"ALTER TABLE {table_sql}"
+    match step:
+        case Rename(old=old, new=new):
+            _rename_inside(cursor, table_sql, step, landed=landed)
+            cursor.execute(f"{alter} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+        case Remark(name=name, mark=mark):
+            _remark(cursor, table_sql, name, mark)
+        case Widen(name=name, type=kind):
+            cursor.execute(f"{alter} ALTER COLUMN {quoted(name)} SET DATA TYPE {kind}")
+        case Add(column=column, mark=mark):
+            cursor.execute(f"{alter} ADD COLUMN IF NOT EXISTS {_definition(column, mark)}")
+        case Fill(column=column, mark=mark):
             _fill(cursor, table_sql, column)
-        fits = follows(kind, wanted)
-        if fits is None:
-            reason = f"column {column.name} is {kind} in Snowflake and became {wanted}"
-            remedy = "rename the column in Snowflake, or copy the table again into a new one"
-            raise EtlError(Kind.SCHEMA, place, reason, remedy)
-        if not fits:
-            cursor.execute(f"ALTER TABLE {table_sql} ALTER COLUMN {quoted(name)} SET DATA TYPE {wanted}")
-            log.info("column_widened", place=place, column=name, type=wanted)
+            _remark(cursor, table_sql, names.column(column.name), mark)
+        case _:
+            assert_never(step)
+
+
+def _remark(cursor: Any, table_sql: str, name: str, mark: Mark) -> None:
+    cursor.execute(f"COMMENT ON COLUMN {table_sql}.{quoted(name)} IS {literal(mark.text)}")
+
+
+def _rename_inside(cursor: Any, table_sql: str, step: Rename, *, landed: bool) -> None:
+    """Rows name columns of their own in JSON texts: as a member (special values, old keys) or as an item (what was not sent)."""
+    old, new = (orjson.dumps(name).decode() for name in (step.old_source, step.new_source))
+    texts = {"_ETL_SPECIAL": ":"} | ({"_ETL_OLD_KEY": ":", "_ETL_UNCHANGED": ""} if landed else {})
+    for column, after in texts.items():
+        cursor.execute(
+            f"UPDATE {table_sql} SET {column} = REPLACE({column}, {literal(old + after)}, {literal(new + after)})"
+            f" WHERE POSITION({literal(old + after)} IN {column}) > 0"
+        )
 
 
 def _fill(cursor: Any, table_sql: str, column: Column) -> None:
     """Rows older than the column hold its default (attmissingval). Rows that were changed since come later, with the apply."""
-    name = quoted(names.column(column.name))
-    text = literal(column.default or "")
-    value = (
-        f"PARSE_JSON({text})"
-        if column_type(column.type) == "VARIANT"
-        else f"CAST({text} AS {column_type(column.type)})"
-    )
+    name, default = quoted(names.column(column.name)), column.default or ""
+    value = f"CAST({literal(default)} AS {column_type(column.type)})"
+    if column_type(column.type) == "VARIANT":
+        value = f"PARSE_JSON({literal(default)})"
     if column_type(column.type) == "BINARY":
-        value = f"TO_BINARY({literal((column.default or '').removeprefix(chr(92) + 'x'))}, 'HEX')"
+        value = f"TO_BINARY({literal(default.removeprefix(chr(92) + 'x'))}, 'HEX')"
     cursor.execute(f"UPDATE {table_sql} SET {name} = {value} WHERE {name} IS NULL")
-    cursor.execute(f"COMMENT ON COLUMN {table_sql}.{name} IS ''")
 
 
-def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Watermark:
-    """The watermark row: made if there is none, refused if it is another's, moved on for a new generation."""
+def _told(step: Step) -> str:
+    """A step in words."""
+    match step:
+        case Rename(old=old, new=new):
+            return f"column {old} is now {new}"
+        case Remark(name=name):
+            return f"column {name} is known by another mark"
+        case Widen(name=name, type=kind):
+            return f"column {name} is now {kind}"
+        case Add(column=column):
+            return f"column {names.column(column.name)} was added"
+        case Fill(column=column):
+            return f"column {names.column(column.name)} got its default in older rows"
+
+
+def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
+    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation."""
     table = opening.table.name
     who = (opening.pipeline_id, opening.owner, table.schema, table.name)
     where = f"LANDING_TABLE = {literal(objects.landing)}"
@@ -177,12 +222,12 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Water
     cursor.execute(
         f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
         " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
-        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, UPDATED_AT) VALUES (s.LANDING_TABLE,"
+        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, UPDATED_AT) VALUES (s.LANDING_TABLE,"
         f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
-        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, CURRENT_TIMESTAMP())"
+        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', CURRENT_TIMESTAMP())"
     )
     row = cursor.execute(
-        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH"
+        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE"
         f" FROM {objects.watermark_sql} WHERE {where}"
     ).fetchone()
     if (int(row[0]), row[1], row[2], row[3]) != who:
@@ -197,5 +242,5 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Water
             f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, EPOCH = {opening.epoch}"
             f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
         )
-        return Watermark(opening.generation, 0, opening.epoch)
-    return found
+        found = Watermark(opening.generation, 0, opening.epoch)
+    return found, row[8], row[9]

@@ -1,6 +1,6 @@
 """One table of one publisher at this actor: what was asked, what is under way, what may start now.
 
-    OPENING ──► OPEN ──(OpenTable of a higher version, once everything is durable)──► ALTERING ──► OPEN
+    OPENING ──► OPEN ──(ReshapeTable, once everything before it is durable)──► ALTERING ──► OPEN
        └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
 
 A desk has at most one job at a time of each sort: `sdk` (open, append), `status` (and what it leads to, `sift`), `sql` (alter, apply). Jobs run
@@ -16,13 +16,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import pyarrow as pa
 
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, Segment
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
@@ -64,7 +65,7 @@ class Desk:
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
     dead: int | None = None  # rows of this table in the dead letter, once one came into it
-    altering: OpenTable | None = None
+    reshapes: deque[ReshapeTable] = field(default_factory=deque)  # in the order of the stream
     fence: int = 0
     closing: bool | None = None  # drop? once a CloseTable has come
     sdk_busy: bool = False
@@ -88,10 +89,16 @@ class Desk:
         for item in self.channel.undurable:
             close_descriptor(item.fd)
         self.channel = Channel()
-        self.altering, self.fence, self.suspicion, self.dead = None, 0, None, None
+        self.reshapes.clear()
+        self.fence, self.suspicion, self.dead = 0, None, None
         self.sdk_busy = self.sql_busy = self.status_busy = self.sift_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
+
+    def take_shape(self, opening: OpenTable, prepared: Prepared) -> None:
+        """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
+        self.opening = replace(opening, table=prepared.ensured.table)
+        self.watermark, self.limits = prepared.ensured.watermark, prepared.limits
 
     # -- what may start now
 
@@ -111,14 +118,14 @@ class Desk:
 
     def wants_alter(self) -> bool:
         """The shape changed, and everything of the older shapes is durable."""
-        if self.state is not State.OPEN or self.altering is None or self.sql_busy or self.channel.undurable:
+        if self.state is not State.OPEN or not self.reshapes or self.sql_busy or self.channel.undurable:
             return False
         waiting = self.channel.waiting
-        return not self.sdk_busy and (not waiting or waiting[0][0].version > self.opening.table.version)
+        return not self.sdk_busy and (not waiting or waiting[0][0].version >= self.reshapes[0].table.version)
 
     def wants_apply(self) -> bool:
         """A fence was asked for."""
-        if self.state is not State.OPEN or self.sql_busy or self.altering is not None or self.watermark is None:
+        if self.state is not State.OPEN or self.sql_busy or self.reshapes or self.watermark is None:
             return False
         return self.fence > 0
 
@@ -158,8 +165,8 @@ class Desk:
     def alter_job(self, opening: OpenTable) -> Prepared:
         """Bring the objects to their shape."""
         with self.tools.sessions.borrow(opening.destination) as connection:
-            watermark = ddl.ensure(connection, opening)
-            return Prepared(watermark, limits_of(ddl.column_types(connection, opening)))
+            ensured = ddl.ensure(connection, opening)
+            return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int) -> ddl.Watermark:
         """One apply block."""

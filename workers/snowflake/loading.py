@@ -25,7 +25,7 @@ from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
 from workers.snowflake.channel import Underway, unsent
 from workers.snowflake.connection import Decrypt
-from workers.snowflake.ddl import Watermark
+from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Cure, explain
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
@@ -47,9 +47,9 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a table's objects in Snowflake are."""
+    """What an open found or made, and what its landing table can hold."""
 
-    watermark: Watermark
+    ensured: Ensured
     limits: Limits
 
 

@@ -2,10 +2,10 @@
 
     {"_ETL_GENERATION":…,"_ETL_LOADED_AT":"…","_ETL_OP":"I",…,"ID":1,"NAME":"x","DOC":{"a":1}}
 
-Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and non-finite floats
-are strings (JSON has no form for them, Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT
-takes the native object, and nothing is parsed and printed again on the way. Line breaks in `json` text can only stand between tokens, so they
-become spaces.
+Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and floats that JSON has no
+form for are strings (Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT takes the native
+object, and nothing is parsed and printed again on the way (what it can't hold goes in as a string, see `variants`). Line breaks in `json` text can
+only stand between tokens, so they become spaces.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from etl_supervisor.ipc.arrow import kind_of
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.types import ValueKind
+from workers.snowflake import variants
 
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8)
 
@@ -46,8 +47,8 @@ def _constant(text: str, kind: ValueKind) -> str:
     """A default (PostgreSQL's text of it) as JSON."""
     if kind is ValueKind.BOOLEAN:
         return "true" if text in ("t", "true") else "false"
-    if kind is ValueKind.JSON:
-        return text
+    if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
+        return str(_json(pa.array([text]), kind)[0])
     if kind is ValueKind.BYTES:
         return orjson.dumps(base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()).decode()
     return orjson.dumps(text).decode()
@@ -100,23 +101,27 @@ def _text(array: pa.Array, kind: ValueKind) -> tuple[pa.Array, str, str]:
     if pa.types.is_decimal(array.type) or pa.types.is_date(array.type):
         return array.cast(pa.string()), '"', '"'
     if pa.types.is_string(array.type):
-        if kind is ValueKind.JSON:
-            return _json(array), "", ""
+        if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
+            return _json(array, kind), "", ""
         return jsontext.escaped(array), '"', '"'
     return array.cast(pa.string()), "", ""
 
 
 def _floats(array: pa.Array) -> pa.Array:
-    """Shortest text that reads back as the same number; NaN and infinities as strings."""
+    """Shortest text that reads back as the same number; NaN, infinities and -0 (a number in JSON has no such sign) as strings."""
     text = array.cast(pa.string())
-    finite = pc.is_finite(array)
-    if pc.all(finite).as_py():
+    odd = pc.or_(pc.invert(pc.is_finite(array)), pc.equal(text, "-0"))
+    if not pc.any(odd).as_py():
         return text
-    odd = pc.if_else(pc.is_nan(array), '"NaN"', pc.if_else(pc.greater(array, 0), '"inf"', '"-inf"'))
-    return pc.if_else(finite, text, odd)
+    names = [pc.is_nan(array), pc.equal(array, 0), pc.greater(array, 0)]
+    return pc.if_else(odd, pc.case_when(pc.make_struct(*names), '"NaN"', '"-0"', '"inf"', '"-inf"'), text)
 
 
-def _json(array: pa.Array) -> pa.Array:
+def _json(array: pa.Array, kind: ValueKind) -> pa.Array:
+    """The documents themselves; what VARIANT can't hold as a string of its text."""
+    unfit = variants.unfit(array, kind)
+    if unfit is not None:
+        array = pc.if_else(unfit, pc.binary_join_element_wise('"', jsontext.escaped(array), '"', ""), array)
     for char in ("\n", "\r"):
         if pc.any(pc.match_substring(array, char)).as_py():
             array = pc.replace_substring(array, char, " ")

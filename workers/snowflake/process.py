@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from etl_supervisor.ipc.messages import (
     Hello,
     OpenTable,
     Ready,
+    ReshapeTable,
     Segment,
     TableClosed,
     TableOpened,
@@ -156,6 +157,10 @@ class Actor:
                 self._greet(guest, message, SlabReader(fds.pop(), message.slots, message.slot_bytes))
             case OpenTable():
                 self._open(guest, message)
+            case ReshapeTable(handle=handle):
+                desk = guest.desks.get(handle)
+                if desk is not None and desk.state is not State.DEAD:  # a dead one gets it again, after its OpenTable
+                    desk.reshapes.append(message)
             case Segment(handle=handle):
                 desk = guest.desks.get(handle)
                 fd = fds.pop() if fds else None
@@ -184,9 +189,6 @@ class Actor:
 
     def _open(self, guest: Guest, opening: OpenTable) -> None:
         desk = guest.desks.get(opening.handle)
-        if desk is not None and desk.state is not State.DEAD and opening.table.version > desk.opening.table.version:
-            desk.altering = opening  # the channel stays; what is under way of the older shape comes first
-            return
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
             desk = guest.desks[opening.handle] = Desk(opening, guest.slab, self._tools)
@@ -241,9 +243,11 @@ class Actor:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
             yield _Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
-        if desk.wants_alter() and (opening := desk.altering) is not None:
-            desk.altering, desk.state, desk.sql_busy = None, State.ALTERING, True
-            then = partial(self._altered, guest, desk, opening)
+        if desk.wants_alter():
+            shape = desk.reshapes.popleft()
+            opening = replace(desk.opening, table=shape.table, since=shape.since)
+            desk.state, desk.sql_busy = State.ALTERING, True
+            then = partial(self._altered, desk, opening)
             yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
@@ -282,7 +286,7 @@ class Actor:
 
     def _opened(self, guest: Guest, desk: Desk, result: tuple[StreamingChannel, Prepared]) -> None:
         desk.sdk, prepared = result
-        desk.watermark, desk.limits = prepared.watermark, prepared.limits
+        desk.take_shape(desk.opening, prepared)
         desk.sdk_busy, desk.state = False, State.OPEN
         desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors, desk.opening.errors)
         metrics.CHANNELS_OPEN.inc()
@@ -298,10 +302,10 @@ class Actor:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
-    def _altered(self, guest: Guest, desk: Desk, opening: OpenTable, prepared: Prepared) -> None:
-        desk.opening, desk.watermark, desk.limits = opening, prepared.watermark, prepared.limits
+    @staticmethod
+    def _altered(desk: Desk, opening: OpenTable, prepared: Prepared) -> None:
+        desk.take_shape(opening, prepared)
         desk.sql_busy, desk.state = False, State.OPEN
-        self._tell_opened(guest, desk)
 
     def _tell_opened(self, guest: Guest, desk: Desk) -> None:
         channel, opening = desk.channel, desk.opening

@@ -7,7 +7,8 @@ passed it), so its target rows are then derived anew from the log, in one block 
     all rows of the generation                 else: a row's value may have come from another key
 
 Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A table without a key has
-no target; its rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table.
+no target; its rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table; one of another shape has
+members that are no columns any more, or lacks some: nobody can say what they would hold.
 
 Every step may come twice: the row is merged into the log by its position, and leaves the dead letter in the block that changes the target.
 """
@@ -23,15 +24,15 @@ import orjson
 from snowflake.connector.errors import Error, ProgrammingError
 
 from etl_supervisor.errors import Kind
+from etl_supervisor.ipc import wire
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Destination
-from etl_supervisor.model.table import Column, Table, TableName
-from etl_supervisor.model.types import ValueKind, ValueType
+from etl_supervisor.model.table import Table
 from workers.snowflake import apply as applying
 from workers.snowflake.connection import classify
 from workers.snowflake.ddl import DOES_NOT_EXIST
 from workers.snowflake.identifiers import Objects, literal, quoted
-from workers.snowflake.sftypes import LANDING_META
+from workers.snowflake.sftypes import LANDING_META, column_type
 
 _LISTED = (
     "ID, PIPELINE, SOURCE_TABLE, LANDING_TABLE, GENERATION, COMMIT_LSN, LSN, ORDINAL, OP, ROW_KEY, REASON,"
@@ -44,6 +45,7 @@ class Outcome(StrEnum):
 
     REPLAYED = "replayed"
     INCOMPLETE = "values are left out of it: write them once more in the source, then drop it"
+    RESHAPED = "the table has other columns since: write the row once more in the source, then drop it"
     OVERTAKEN = "the table was copied since: drop it"
     TOO_EARLY = "the target has not come so far: try again after the next apply"
     REFUSED = "Snowflake refuses it still"
@@ -57,7 +59,6 @@ class Dead:
     objects: Objects
     generation: int
     position: tuple[int, int, int]
-    keys: tuple[str, ...]
     left_out: bool
 
 
@@ -103,31 +104,44 @@ def replay(connection: Any, destination: Destination, rows: Sequence[dict[str, A
 
 
 def _replay(cursor: Any, dead: Dead) -> Outcome:
-    if dead.left_out:
-        return Outcome.INCOMPLETE
     objects = dead.objects
-    generation, applied = cursor.execute(
-        f"SELECT GENERATION, APPLIED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    generation, applied, shape = cursor.execute(
+        f"SELECT GENERATION, APPLIED, SHAPE FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     ).fetchone()
+    table, applied = wire.load(Table, shape), int(applied)
     if int(generation) != dead.generation:
         return Outcome.OVERTAKEN
-    if dead.keys and int(applied) <= dead.position[0]:
+    if dead.left_out:
+        return Outcome.INCOMPLETE
+    if _members(cursor, dead) != _columns(table).keys():
+        return Outcome.RESHAPED
+    if table.key and applied <= dead.position[0]:
         return Outcome.TOO_EARLY
-    columns = _columns(cursor, objects)
-    cursor.execute(_land(dead, columns))
+    cursor.execute(_land(dead, _columns(table)))
     forget = f"DELETE FROM {objects.dead_letter_sql} WHERE ID = {literal(dead.id)}"
-    if not dead.keys:
+    if not table.key:
         cursor.execute(forget)
         return Outcome.REPLAYED
     steps = [
         f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
-        f" AND GENERATION = {dead.generation} AND APPLIED = {int(applied)}",
+        f" AND GENERATION = {dead.generation} AND APPLIED = {applied}",
         f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{applying.MOVED}';\n  END IF",
-        *_derive(cursor, dead, columns, int(applied)),
+        *_derive(cursor, dead, table, applied),
         forget,
     ]
     (outcome,) = cursor.execute(applying.transaction(steps, "replayed")).fetchone()
     return Outcome.TOO_EARLY if outcome == applying.MOVED else Outcome.REPLAYED
+
+
+def _members(cursor: Any, dead: Dead) -> set[str]:
+    """The columns that the payload has."""
+    cursor.execute(f"SELECT PAYLOAD FROM {dead.objects.dead_letter_sql} WHERE ID = {literal(dead.id)} ORDER BY PART")
+    return set(orjson.loads("".join(text for (text,) in cursor.fetchall())))
+
+
+def _columns(table: Table) -> dict[str, str]:
+    """The landing table's columns with their types."""
+    return dict(LANDING_META) | {names.column(column.name): column_type(column.type) for column in table.columns}
 
 
 def _land(dead: Dead, columns: dict[str, str]) -> str:
@@ -153,40 +167,23 @@ def _member(name: str, kind: str) -> str:
     return f"{value}::VARCHAR::{kind}"
 
 
-def _derive(cursor: Any, dead: Dead, columns: dict[str, str], applied: int) -> list[str]:
+def _derive(cursor: Any, dead: Dead, table: Table, applied: int) -> list[str]:
     """The MERGE that brings the target's rows to what the log says."""
     objects = dead.objects
     window = applying.window_of(dead.generation, 0, applied)
     if not applying.survey(cursor, objects, window).moves:
         here = " AND ".join(f"{name} = {value}" for name, value in zip(applying.POSITION, dead.position, strict=True))
-        mine = f"SELECT %s FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
-        same = " AND ".join(f"{quoted(key)} = ({mine % quoted(key)})" for key in dead.keys)
+        own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
+        same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in applying.key_of(list(table.columns)))
         window += f" AND (_ETL_OP = 'T' OR ({same}))"
     found = applying.survey(cursor, objects, window)
-    return [applying.merge(_table(columns, dead, found), objects, window, found)] if found.rows else []
-
-
-def _table(columns: dict[str, str], dead: Dead, found: applying.Survey) -> Table:
-    """The table's shape, as far as a MERGE needs it. The log's texts name columns as the source does."""
-    meta = {name for name, _ in LANDING_META}
-    source = {names.column(name): name for name in found.unchanged}
-    any_type = ValueType(ValueKind.TEXT)
-    made = (Column(source.get(name, name), any_type, key=name in dead.keys) for name in columns if name not in meta)
-    return Table(TableName("", dead.objects.landing), 0, tuple(made))
-
-
-def _columns(cursor: Any, objects: Objects) -> dict[str, str]:
-    cursor.execute(f"DESCRIBE TABLE {objects.landing_sql}")
-    titles = [item[0].lower() for item in cursor.description]
-    name, kind = titles.index("name"), titles.index("type")
-    return {row[name]: row[kind] for row in cursor.fetchall()}
+    return [applying.merge(table, objects, window, found)] if found.rows else []
 
 
 def _dead(destination: Destination, row: dict[str, Any]) -> Dead:
-    keys = tuple(names.column(name) for name in orjson.loads(row["row_key"]))
     position = (int(row["commit_lsn"]), int(row["lsn"]), int(row["ordinal"]))
     objects = _objects(destination, row["landing_table"])
-    return Dead(row["id"], objects, int(row["generation"]), position, keys, row["left_out"] is not None)
+    return Dead(row["id"], objects, int(row["generation"]), position, row["left_out"] is not None)
 
 
 def _objects(destination: Destination, landing: str) -> Objects:

@@ -18,6 +18,15 @@ _TYPES = {
     ValueKind.TIMESTAMPTZ: "TIMESTAMP_TZ(6)",
     ValueKind.UUID: "VARCHAR",
     ValueKind.JSON: "VARIANT",
+    ValueKind.JSON_TEXT: "VARIANT",
+}
+
+NEUTRAL = {  # kinds with values that live in _ETL_SPECIAL, and what stands for their NULL where keys are compared
+    ValueKind.NUMERIC: "0",
+    ValueKind.DATE: "'0001-01-01'::DATE",
+    ValueKind.TIMESTAMP: "'0001-01-01'::TIMESTAMP_NTZ(6)",
+    ValueKind.TIMESTAMPTZ: "'0001-01-01 00:00:00 +00:00'::TIMESTAMP_TZ(6)",
+    ValueKind.JSON: "PARSE_JSON('0')",
 }
 
 LANDING_META = (

@@ -40,7 +40,7 @@ def routes(warehouse: Warehouse) -> list[Route]:
             body = gzip.decompress(body)
         asked = json.loads(body)
         async with warehouse.lock:
-            return await _answer(request, asked)
+            return await _answer(warehouse, request, asked)
 
     async def telemetry(_: Request) -> Response:
         return JSONResponse({"data": "Log Received", "code": None, "message": None, "success": True})
@@ -55,9 +55,10 @@ def routes(warehouse: Warehouse) -> list[Route]:
     return own + [route for route in fakesnow.routes if route.path not in paths]
 
 
-async def _answer(request: Request, asked: dict[str, Any]) -> Response:
+async def _answer(warehouse: Warehouse, request: Request, asked: dict[str, Any]) -> Response:
     sql = asked["sqlText"]
     block = statements.block_of(sql)
+    comments = statements.comments_of(sql)
     if block is None and not statements.is_merge(sql):
         asked["sqlText"] = statements.rewritten(sql)
     else:  # run here; what is left for fakesnow is the answer
@@ -73,6 +74,8 @@ async def _answer(request: Request, asked: dict[str, Any]) -> Response:
     response = await fakesnow.query_request(_with_body(request, json.dumps(asked).encode()))
     if response.status_code >= 500:
         return _failure(INTERNAL_ERROR, "the local Snowflake can't run this statement")
+    if comments and json.loads(bytes(response.body))["success"]:
+        await run_in_threadpool(warehouse.comment, comments)
     return response
 
 

@@ -14,7 +14,18 @@ _NOTHING = re.compile(
 _TABLE_OPTIONS = re.compile(
     r"\s+(DATA_RETENTION_TIME_IN_DAYS|ERROR_LOGGING|ENABLE_SCHEMA_EVOLUTION|CHANGE_TRACKING)\s*=\s*\w+", re.IGNORECASE
 )
-_COLUMN_COMMENT = re.compile(r"(ADD\s+COLUMN\b.*?)\s+COMMENT\s+'(?:[^']|'')*'", re.IGNORECASE | re.DOTALL)
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+_TEXT = r"'(?P<text>(?:[^'\\]|''|\\.)*)'"
+_COLUMN_COMMENT = re.compile(
+    rf"(?P<definition>(?P<name>{_NAME})\s+\w+(?:\([\d,\s]*\))?)\s+COMMENT\s+{_TEXT}", re.IGNORECASE
+)
+_TABLE = re.compile(
+    rf"\s*(?:CREATE|ALTER)\s+(?:\w+\s+)*?TABLE\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?P<table>{_NAME}\.{_NAME}\.{_NAME})",
+    re.IGNORECASE,
+)
+_COMMENT_ON = re.compile(
+    rf"\s*COMMENT\s+ON\s+COLUMN\s+(?P<column>{_NAME}(?:\.{_NAME}){{3}})\s+IS\s+{_TEXT}\s*;?\s*$", re.IGNORECASE
+)
 _BLOCK = re.compile(
     r"^\s*(EXECUTE\s+IMMEDIATE\s+)?(\$\$\s*)?(DECLARE\b|BEGIN\s+(?!TRANSACTION|WORK|NAME\b)\S)", re.IGNORECASE
 )
@@ -37,12 +48,27 @@ def is_merge(sql: str) -> bool:
     return re.match(r"\s*MERGE\b", sql, re.IGNORECASE) is not None
 
 
+def comments_of(sql: str) -> list[str]:
+    """DuckDB's statements for the comments on columns that a statement sets; the table must be fully qualified."""
+    if on := _COMMENT_ON.match(sql):
+        return [_comment(on["column"], on["text"])]
+    table = _TABLE.match(sql)
+    if table is None:
+        return []
+    return [_comment(f"{table['table']}.{c['name']}", c["text"]) for c in _COLUMN_COMMENT.finditer(sql, table.end())]
+
+
+def _comment(column: str, text: str) -> str:
+    plain = text.replace("\\\\", "\\").replace("\\'", "'")
+    return f"COMMENT ON COLUMN {column} IS '{plain}'"
+
+
 def rewritten(sql: str) -> str:
     """The statement as fakesnow can run it."""
     if _NOTHING.match(sql):
         return SUCCESS
     if re.match(r"\s*CREATE\b", sql, re.IGNORECASE):
         sql = _TABLE_OPTIONS.sub("", sql)
-    elif re.match(r"\s*ALTER\b", sql, re.IGNORECASE):
-        sql = _COLUMN_COMMENT.sub(r"\1", sql)
+    if _TABLE.match(sql):
+        sql = _COLUMN_COMMENT.sub(r"\g<definition>", sql)
     return sql

@@ -7,12 +7,15 @@ DuckDB syncs its log at every commit; a kill -9 loses only what was not committe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import duckdb
 import fakesnow.arrow
 import fakesnow.transforms
+import fakesnow.transforms.transforms
 import pyarrow as pa
 import pyarrow.compute as pc
 from fakesnow.instance import FakeSnow
@@ -74,6 +77,12 @@ class Warehouse:
         ).fetchall()
         return [(name, kind, bool(nullable)) for name, kind, nullable in found]
 
+    def comment(self, statements: list[str]) -> None:
+        """Set comments on columns; one on a column that is not there is forgotten."""
+        for statement in statements:
+            with contextlib.suppress(duckdb.CatalogException):
+                self._root.execute(statement)
+
     def close(self) -> None:
         """Write the logs into the files and let them go."""
         for path in self.directory.glob("*.db"):
@@ -86,8 +95,8 @@ def _quoted(name: str) -> str:
 
 
 def _extend_fakesnow() -> None:
-    """Three of its ways lose what we need: NUMBER(38,0) as a 64-bit integer, MERGE in steps that see each other's work, and NULL timestamps
-    that come out as 1970."""
+    """Some of its ways lose what we need: NUMBER(38,0) as a 64-bit integer, MERGE in steps that see each other's work, NULL timestamps
+    that come out as 1970, comments on columns that DESCRIBE does not show."""
 
     def keep(expression: Any) -> Any:
         return expression
@@ -106,5 +115,8 @@ def _extend_fakesnow() -> None:
     if not hasattr(plain, "keeps_nulls"):
         with_nulls.keeps_nulls = True  # type: ignore[attr-defined]
         fakesnow.arrow.timestamp_to_sf_struct = with_nulls  # type: ignore[assignment]
+    described = fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE.template
+    with_comments = described.replace('NULL::VARCHAR AS "comment"', 'comment AS "comment"')
+    fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE = Template(with_comments)
     fakesnow.transforms.integer_precision = keep
     fakesnow.transforms.merge = whole  # type: ignore[assignment]

@@ -1,0 +1,82 @@
+"""Fuzzes one parser with atheris:  python -m tests.fuzz.run PARSER SECONDS FOLDER
+
+PARSER is a function of `tests.support.hostile`. The corpus grows in FOLDER, and an input that breaks the parser stays there as `crash-…`:
+give it to the function again and make a test of it. `make fuzz` runs all parsers one after the other.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["workers", "etl_supervisor"]):
+    from tests.support import hostile
+
+from hypothesis import given, settings
+
+from tests.support.pgoutput_history import frames
+from tests.support.pgoutput_streams import histories
+
+INPUT_BYTES_MAX = 8_192
+MEMORY_MB_MAX = 2_048
+INPUT_SECONDS_MAX = 5  # one input that takes longer is a finding
+SEED_HISTORIES = 60
+GROWTH_BYTES_MAX = 16  # of a frame in one mutation
+
+
+def seed(folder: Path) -> None:
+    """Valid streams to begin with."""
+
+    @settings(max_examples=SEED_HISTORIES, derandomize=True, database=None, deadline=None)
+    @given(histories(steps_max=6))
+    def write(history: object) -> None:
+        for streamed in (False, True):
+            data = hostile.pack(frames(history, streamed=streamed))
+            (folder / f"seed-{random.Random(data).getrandbits(64):016x}").write_bytes(data)
+
+    write()
+
+
+def mutated(data: bytes, size_max: int, number: int) -> bytes:
+    """Breaks inside a frame, or frames against each other, so that most of a stream stays a stream."""
+    chance, parts = random.Random(number), list(hostile.unpack(data))
+    if not parts or chance.random() < 0.05:
+        return atheris.Mutate(data, size_max)
+    at = chance.randrange(len(parts))
+    match chance.randrange(10):
+        case 0:
+            parts.insert(at, parts[at])
+        case 1:
+            del parts[at]
+        case 2:
+            other = chance.randrange(len(parts))
+            parts[at], parts[other] = parts[other], parts[at]
+        case _:
+            parts[at] = atheris.Mutate(parts[at], len(parts[at]) + GROWTH_BYTES_MAX)
+    return hostile.pack(parts)[:size_max]
+
+
+def main() -> None:
+    """Run until the time is over (exit 0) or something breaks."""
+    parser, seconds, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"custom_mutator": mutated} if parser == "pgoutput" else {}
+    if parser == "pgoutput":
+        seed(folder)
+    flags = [
+        f"-max_total_time={seconds}",
+        f"-max_len={INPUT_BYTES_MAX}",
+        f"-rss_limit_mb={MEMORY_MB_MAX}",
+        f"-timeout={INPUT_SECONDS_MAX}",
+        f"-artifact_prefix={folder}/",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *flags, str(folder)], getattr(hostile, parser), **options)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

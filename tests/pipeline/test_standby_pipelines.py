@@ -1,0 +1,70 @@
+"""Whole pipelines from a standby, and through a promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_standby import Pair
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def items(pair: Pair, rows: int = 100) -> None:
+    pair.primary.execute("create table items (id int primary key, note text)")
+    pair.primary.execute(f"insert into items select g, 'n' || g from generate_series(1, {rows}) g")
+    pair.primary.execute("create publication p for all tables")
+
+
+def test_a_pipeline_reads_from_a_standby(deploy: Deployment, pair: Callable[..., Pair]) -> None:
+    servers = pair()
+    items(servers)
+    deploy.add("shop", servers.standby, primary_url=servers.primary.url, heartbeat_seconds=1)
+    deploy.pipelines["shop"] = servers.primary  # where the end of WAL and the rows are asked for
+    deploy.start()
+    deploy.ready("shop")
+    servers.primary.execute("update items set note = 'changed' where id <= 10; delete from items where id > 90")
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    servers.promote()
+    deploy.pipelines["shop"] = servers.standby
+    servers.standby.execute("insert into items values (1000, 'after the promotion')")
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    assert deploy.stop() == 0
+    deploy.start()
+    servers.standby.execute("insert into items values (1001, 'after another start')")
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    assert deploy.stop() == 0
+    assert "slot_lost" not in deploy.log
+
+
+def test_a_promotion_loses_nothing_with_a_failover_slot(deploy: Deployment, pair: Callable[..., Pair]) -> None:
+    servers = pair(sync_slots=True)
+    items(servers)
+    deploy.add("shop", servers.primary, slot_failover=True)
+    deploy.start()
+    deploy.ready("shop")
+    synced = (
+        "select count(*) from pg_replication_slots where synced and not temporary and slot_name like 'etl_stream_%'"
+    )
+
+    def copied() -> bool:
+        servers.primary.execute("select pg_log_standby_snapshot()")
+        return servers.standby.execute(synced) == [(1,)]
+
+    wait_for("the slot on the standby", copied)
+    for number in range(20):
+        servers.primary.execute(f"update items set note = 'round {number}' where id % 20 = {number}")
+    flushed = "select pg_current_wal_flush_lsn() <= replay_lsn from pg_stat_replication where application_name <> 'etl-stream'"
+    wait_for("the standby to have it all", lambda: servers.primary.execute(flushed) == [(True,)])
+    servers.promote()
+    servers.standby.execute("delete from items where id <= 5")
+    deploy.add("shop", servers.standby, slot_failover=True)
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    assert deploy.stop() == 0
+    assert "slot_lost" not in deploy.log

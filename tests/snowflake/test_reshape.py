@@ -1,0 +1,182 @@
+"""Shapes that follow each other in Snowflake, on a real connector; also when a crash falls between any two statements."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.position import Position
+from etl_supervisor.model.table import Column, Table, TableName
+from etl_supervisor.model.types import ValueKind, ValueType
+from tests.support.fix_local_snowflake import sql_session
+from workers.snowflake import ddl
+from workers.snowflake.identifiers import objects_of
+
+TEXT, INT, LONG = (ValueType(kind) for kind in (ValueKind.TEXT, ValueKind.INT32, ValueKind.INT64))
+NAME = TableName("public", "things")
+ID = Column("id", INT, key=True, attnum=1)
+
+
+def shape(*columns: Column, oid: int = 7) -> Table:
+    return Table(NAME, oid, (ID, *columns))
+
+
+FIRST = shape(Column("a", TEXT, attnum=2), Column("b", TEXT, attnum=3))
+
+
+class Cut(Exception):  # noqa: N818 - not an error
+    """The process died here."""
+
+
+class Dying:
+    """A connection whose cursor dies before the n-th statement that changes something."""
+
+    def __init__(self, connection: Any, statements: int) -> None:
+        self._connection, self.left = connection, statements
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[Any]:
+        cursor = self._connection.cursor()
+        original = cursor.execute
+
+        def execute(sql: str, *rest: Any) -> Any:
+            if sql.split()[0] in ("ALTER", "UPDATE", "COMMENT"):
+                if self.left == 0:
+                    raise Cut
+                self.left -= 1
+            return original(sql, *rest)
+
+        cursor.execute = execute
+        yield cursor
+
+
+@pytest.fixture
+def session(destination: Destination) -> Iterator[Any]:
+    with sql_session(destination) as connection:
+        yield connection
+
+
+def at(destination: Destination, table: Table, place: int, generation: int = 100) -> OpenTable:
+    """The table has this shape from `place` on."""
+    since = Position(generation, place, 0, 0).token
+    return OpenTable(1, 1, "pipe", "sys/slot", 1, generation, "channel", destination, table, since)
+
+
+def put(session: Any, destination: Destination, *rows: str, columns: str = "ID, A, B") -> None:
+    with session.cursor() as cursor:
+        for name in ("target_sql", "landing_sql"):
+            table = getattr(objects_of(destination, FIRST), name)
+            cursor.execute(f"INSERT INTO {table} ({columns}) VALUES {', '.join(rows)}")
+
+
+def rows(session: Any, destination: Destination, columns: str) -> list[tuple[Any, ...]]:
+    found = []
+    with session.cursor() as cursor:
+        for name in ("target_sql", "landing_sql"):
+            table = getattr(objects_of(destination, FIRST), name)
+            found.append(cursor.execute(f"SELECT {columns} FROM {table} ORDER BY ID").fetchall())
+    assert found[0] == found[1]
+    return list(found[0])
+
+
+def columns_of(session: Any, destination: Destination) -> list[str]:
+    with session.cursor() as cursor:
+        cursor.execute(f"DESCRIBE TABLE {objects_of(destination, FIRST).target_sql}")
+        return [row[0] for row in cursor.fetchall() if not row[0].startswith("_ETL_")]
+
+
+def test_a_rename_keeps_the_column_and_its_values(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    put(session, destination, "(1, 'x', 'y')")
+    ddl.ensure(session, at(destination, shape(Column("c", TEXT, attnum=2), FIRST.columns[2]), 2))
+    assert columns_of(session, destination) == ["ID", "C", "B"]
+    assert rows(session, destination, "C, B") == [("x", "y")]
+
+
+def test_rows_that_name_a_column_name_it_by_its_new_name(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    landing = objects_of(destination, FIRST).landing_sql
+    with session.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {landing} (ID, _ETL_UNCHANGED, _ETL_SPECIAL, _ETL_OLD_KEY)"
+            """ VALUES (1, '["a","b"]', '{"a":"NaN","ab":"a"}', '{"a":"a"}')"""
+        )
+        ddl.ensure(session, at(destination, shape(Column("c", TEXT, attnum=2), FIRST.columns[2]), 2))
+        found = cursor.execute(f"SELECT _ETL_UNCHANGED, _ETL_SPECIAL, _ETL_OLD_KEY FROM {landing}").fetchall()
+    assert found == [('["c","b"]', '{"c":"NaN","ab":"a"}', '{"c":"a"}')]
+
+
+def test_a_dropped_column_is_kept_aside_and_a_new_one_of_its_name_is_empty(
+    session: Any, destination: Destination
+) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    put(session, destination, "(1, 'x', 'y')")
+    ddl.ensure(session, at(destination, shape(FIRST.columns[1]), 2))
+    assert columns_of(session, destination) == ["ID", "A", "B__DROPPED_3"]
+    ddl.ensure(session, at(destination, shape(FIRST.columns[1], Column("b", TEXT, attnum=4)), 3))
+    assert rows(session, destination, "A, B, B__DROPPED_3") == [("x", None, "y")]
+    ddl.ensure(session, at(destination, shape(FIRST.columns[1]), 4))
+    assert columns_of(session, destination) == ["ID", "A", "B__DROPPED_3", "B__DROPPED_4"]
+
+
+def test_a_key_column_that_is_dropped_does_not_keep_new_rows_out(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    ddl.ensure(session, at(destination, Table(NAME, 7, (replace(FIRST.columns[1], key=True),)), 2))
+    with session.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {objects_of(destination, FIRST).target_sql} (A) VALUES ('x')")
+    assert columns_of(session, destination) == ["ID__DROPPED_1", "A", "B__DROPPED_3"]
+
+
+def test_a_type_is_widened_or_the_old_column_is_kept_aside(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, at(destination, shape(Column("n", INT, attnum=2), Column("t", INT, attnum=3)), 1))
+    put(session, destination, "(1, 5, 6)", columns="ID, N, T")
+    ddl.ensure(session, at(destination, shape(Column("n", LONG, attnum=2), Column("t", TEXT, attnum=3)), 2))
+    assert rows(session, destination, "N, T, T__WAS_3") == [(5, None, 6)]
+    ddl.ensure(session, at(destination, shape(Column("n", LONG, attnum=2), Column("t", TEXT, attnum=3)), 3))
+    assert columns_of(session, destination) == ["ID", "N", "T__WAS_3", "T"]
+
+
+def test_an_earlier_shape_changes_nothing_and_gives_the_one_that_is_there(
+    session: Any, destination: Destination
+) -> None:
+    later = shape(Column("c", TEXT, attnum=2))
+    ddl.ensure(session, at(destination, FIRST, 1))
+    ddl.ensure(session, at(destination, later, 5))
+    found = ddl.ensure(session, at(destination, replace(FIRST, version=8), 3))
+    assert found.table == replace(later, version=8)
+    assert columns_of(session, destination) == ["ID", "C", "B__DROPPED_3"]
+
+
+def test_a_table_made_anew_under_its_name_keeps_columns_by_name(session: Any, destination: Destination) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    put(session, destination, "(1, 'x', 'y')")
+    anew = Table(NAME, 8, (ID, Column("b", TEXT, attnum=2), Column("c", TEXT, attnum=3)))
+    ddl.ensure(session, at(destination, anew, 1, generation=101))
+    assert columns_of(session, destination) == ["ID", "A__DROPPED_2", "B", "C"]
+    renamed = Table(NAME, 8, (ID, Column("d", TEXT, attnum=2), Column("c", TEXT, attnum=3)))
+    ddl.ensure(session, at(destination, renamed, 2, generation=101))
+    assert columns_of(session, destination) == ["ID", "A__DROPPED_2", "D", "C"]
+
+
+SWAPPED = shape(Column("b", TEXT, attnum=2), Column("a", TEXT, attnum=3), Column("n", INT, attnum=4, default="5"))
+
+
+@pytest.mark.parametrize("statements", range(0, 29, 3))
+def test_names_change_places_whatever_statement_a_crash_falls_on(
+    session: Any, destination: Destination, statements: int
+) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    put(session, destination, "(1, 'x', 'y')")
+    dying = Dying(session, statements)
+    with contextlib.suppress(Cut):
+        ddl.ensure(dying, at(destination, SWAPPED, 2))
+    assert dying.left == 0
+    ddl.ensure(session, at(destination, SWAPPED, 2))
+    assert columns_of(session, destination) == ["ID", "B", "A", "N"]
+    assert rows(session, destination, "B, A, N") == [("x", "y", 5)]
