@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from etl_supervisor.ipc.messages import OpenTable
@@ -18,6 +19,8 @@ from workers.snowflake import ddl, dead_letter
 from workers.snowflake.dead_letter import PART_CHARACTERS, DeadRow
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.limits import Verdict
+from workers.snowflake.replay import Outcome, drop, listed, replay
+from workers.snowflake.sftypes import LANDING_META
 
 TABLE = Table(
     TableName("public", "things"),
@@ -65,3 +68,39 @@ def test_a_payload_longer_than_a_statement_lies_in_parts(opened: Any) -> None:
 def test_hundreds_of_rows_take_a_few_statements(opened: Any) -> None:
     session, opening, _ = opened
     assert dead_letter.write(session, opening, [row(n) for n in range(3000)]) == 3000
+
+
+def replayed(session: Any, opening: OpenTable) -> list[Outcome]:
+    rows = listed(session, opening.destination, "pipe")
+    return [outcome for _, outcome in replay(session, opening.destination, rows)]
+
+
+def payload_of(**values: Any) -> str:
+    meta = {name: None for name, _ in LANDING_META}
+    place = {"_ETL_OP": "I", "_ETL_GENERATION": 100, "_ETL_COMMIT_LSN": 2**63 + 5, "_ETL_LSN": 7, "_ETL_INDEX": 0}
+    return orjson.dumps({**meta, **place, **values}).decode()
+
+
+def test_a_row_is_replayed_when_it_is_whole_and_the_target_has_come_past_it(opened: Any) -> None:
+    session, opening, table = opened
+    objects = objects_of(opening.destination, TABLE)
+    dead_letter.write(session, opening, [row(0, payload_of(K=1, NOTE="it's"))])
+    assert replayed(session, opening) == [Outcome.TOO_EARLY]
+    with session.cursor() as cursor:
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET APPLIED = {2**63 + 100}")
+        assert replayed(session, opening) == [Outcome.REPLAYED]
+        assert cursor.execute(f"SELECT K, NOTE FROM {objects.target_sql}").fetchall() == [(1, "it's")]
+        assert int(cursor.execute(f"SELECT COUNT(*) FROM {objects.landing_sql}").fetchone()[0]) == 1
+        assert int(cursor.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]) == 0
+        dead_letter.write(session, opening, [row(0, payload_of(K=1, OTHER="renamed since"))])
+        assert replayed(session, opening) == [Outcome.RESHAPED]
+        drop(session, opening.destination, [item["id"] for item in listed(session, opening.destination, None)])
+        dead_letter.write(session, opening, [replace(row(0, payload_of(K=1, NOTE=None)), left_out="{}")])
+        assert replayed(session, opening) == [Outcome.INCOMPLETE]
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET GENERATION = 101")
+        assert replayed(session, opening) == [Outcome.OVERTAKEN]
+
+
+def test_a_landing_schema_without_dead_rows_lists_none(destination: Destination) -> None:
+    with sql_session(destination) as session:
+        assert listed(session, destination, None) == []
