@@ -31,7 +31,7 @@ class Kind(StrEnum):
     DESTINATION_AUTH = "destination_auth"  # Snowflake refuses the key, user or role
     DESTINATION_SETUP = "destination_setup"  # database, schema, privileges, a name that two tables claim
     SCHEMA = "schema"  # a table's shape can't be followed
-    ROWS_REJECTED = "rows_rejected"  # Snowflake's error counters rose
+    ROWS_REJECTED = "rows_rejected"  # rows that Snowflake does not take: they are in the dead letter
     CHANNEL = "channel"  # a streaming channel became invalid
     APPLY = "apply"  # the apply block failed
     COPY = "copy"  # a first copy failed

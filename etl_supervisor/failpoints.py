@@ -30,6 +30,8 @@ NAMES: dict[str, str] = {
     "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
     "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
     "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",
+    "dead_letter.before_write": "a row that can't be loaded is found, nothing written: found again when it is sent again",
+    "dead_letter.after_write": "the dead row is written, its token not passed: written again, which does nothing",
     "actor.before_apply": "durable, target behind: the next Apply covers it",
     "actor.after_apply": "target moved, reader not told: the fence has moved, the block does nothing when it comes again",
 }

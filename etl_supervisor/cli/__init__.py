@@ -5,6 +5,7 @@ start      a supervisor in this process: metrics directory, logs, exit code
 run        `run` without a config database: embedded parts and the demo shop
 demo       `demo`: everything, time-boxed, with kills, compared at the end
 query      `sql`: one statement at the configured Snowflake
+dead_letter  `dead-letter list|replay|drop`: rows that Snowflake did not take
 running    where the embedded parts of a directory are, for a second terminal
 compare    source against target, row by row, by readers that are not ours
 status     `status`: pipelines, tables, states, lag

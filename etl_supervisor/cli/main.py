@@ -21,7 +21,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+dead_letter = typer.Typer(help="Rows that Snowflake did not take (docs/operations.md).", no_args_is_help=True)
+app.add_typer(dead_letter, name="dead-letter")
 console = Console()
+Ids = Annotated[list[str] | None, typer.Option("--id", help="Id of a row, as `list` shows it; may be repeated")]
 
 
 @app.command()
@@ -72,6 +75,42 @@ def sql(
     for row in rows:
         table.add_row(*("NULL" if value is None else str(value) for value in row))
     console.print(table)
+
+
+@dead_letter.command("list")
+def dead_letter_list(
+    pipeline: Annotated[str | None, typer.Option(help="Of this pipeline only")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object per line, with everything but the payload")
+    ] = False,
+) -> None:
+    """Show the rows with their reasons."""
+    from etl_supervisor.cli.dead_letter import show
+
+    show(_configured(), pipeline, console, as_json=as_json)
+
+
+@dead_letter.command("replay")
+def dead_letter_replay(pipeline: Annotated[str, typer.Argument(help="Name")], ids: Ids = None) -> None:
+    """Bring rows to their place in the change log and the target, all of a pipeline or those of --id. Exit 0 when every one is there."""
+    from etl_supervisor.cli.dead_letter import replay
+
+    if not replay(_configured(), pipeline, ids or [], console):
+        raise typer.Exit(Exit.FAILED)
+
+
+@dead_letter.command("drop")
+def dead_letter_drop(
+    pipeline: Annotated[str, typer.Argument(help="Name")],
+    ids: Ids = None,
+    everything: Annotated[bool, typer.Option("--all", help="All rows of the pipeline")] = False,
+) -> None:
+    """Forget rows: those of --id, or --all."""
+    from etl_supervisor.cli.dead_letter import drop
+
+    if bool(ids) == everything:
+        raise typer.BadParameter("give --id or --all")
+    drop(_configured(), pipeline, ids or [], console)
 
 
 @app.command()

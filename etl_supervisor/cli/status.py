@@ -1,17 +1,25 @@
-"""`status`: pipelines, tables, states, lag; from the config database and the state store, so it works beside a running supervisor."""
+"""`status`: pipelines, tables, states, lag; from the config database and the state store, so it works beside a running supervisor.
+
+Snowflake is asked only when rows went to the dead letter: how many are there still.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 
 from rich.console import Console
 from rich.table import Table
 
+from etl_supervisor.cli import dead_letter
 from etl_supervisor.config.settings import Settings
+from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table_state import TableState
 from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.store import StateStore
@@ -32,6 +40,8 @@ def show(settings: Settings, console: Console) -> None:
         if report is not None and report.trouble:
             troubles.append(report.trouble)
         troubles += _table_rows(tables, spec, store)
+        for pipeline in spec.pipelines:
+            troubles += _dead_rows(settings, pipeline.name, store.tables(spec.source.name, pipeline.name))
     store.close()
     console.print(sources)
     console.print(tables)
@@ -60,3 +70,15 @@ def _table_rows(tables: Table, spec: SourceSpec, store: StateStore) -> list[str]
         summary = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no table yet"
         tables.add_row(pipeline.name, "[dim]all[/]", f"[dim]{summary}[/]", "", end_section=True)
     return troubles
+
+
+def _dead_rows(settings: Settings, pipeline: str, states: dict[TableName, TableState]) -> list[str]:
+    """A line for each table with rows in the dead letter."""
+    held = {str(name): state.dead for name, state in states.items() if state.dead}
+    if held:
+        with contextlib.suppress(EtlError):  # a Snowflake that does not answer: as many as the reader knows
+            held = Counter(row["source_table"] for row in dead_letter.rows(settings, pipeline))
+    return [
+        f"dead letter: {count:,} of pipeline {pipeline}, table {table} (see `etl-supervisor dead-letter list`)"
+        for table, count in sorted(held.items())
+    ]

@@ -50,7 +50,8 @@ class OpenTable:
 
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
-    Snowflake already has from a later place on is left as it is.
+    Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
+    accounted for.
     """
 
     handle: int
@@ -63,6 +64,7 @@ class OpenTable:
     destination: Destination
     table: Table
     since: str
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +145,17 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """Every row of every segment up to `seq` is committed in Snowflake and the error counter did not rise."""
+    """Every row of every segment up to `seq` is committed in Snowflake, or in the dead letter.
+
+    `errors` is the error counter up to which every refused row is accounted for; `dead` how many rows of the table the dead letter
+    holds (None: no row came into it since the table was opened).
+    """
 
     handle: int
     seq: int
     committed: str | None
     errors: int
+    dead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

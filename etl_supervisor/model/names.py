@@ -12,6 +12,7 @@ import re
 from etl_supervisor.model.table import TableName
 
 WATERMARK_TABLE = "_ETL_WATERMARK"
+DEAD_LETTER_TABLE = "_ETL_DEAD_LETTER"
 LANDING_PREFIX = "LANDING_"
 META_PREFIX = "_ETL_"
 

@@ -41,7 +41,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 class TableState:
     """What the state store keeps of one table in one pipeline.
 
-    `copy_lsn` is the consistent point S of the finished copy (0 before). `errors` is the baseline of Snowflake's error counter.
+    `copy_lsn` is the consistent point S of the finished copy (0 before). `errors` is the baseline of Snowflake's error counter: refused rows up to it
+    are accounted for. `dead` is how many rows the dead letter held when the last one came into it.
     `resume` is the phase that a retry of an ERRORED table goes back to.
 
     `shape` is the shape (as `ipc.wire` writes it) that rows have from the place `shape_at` on. `began` is the place where this generation began: rows
@@ -56,6 +57,7 @@ class TableState:
     rows_copied: int = 0
     applied: int = 0
     errors: int = 0
+    dead: int = 0
     attempts: int = 0
     trouble: str = ""
     resume: Phase = Phase.INIT

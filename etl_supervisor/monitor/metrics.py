@@ -77,6 +77,7 @@ COPY_ROWS = Counter("etl_copy_rows", "Rows of first copies handed over", ["pipel
 SNOWFLAKE_ROWS_INSERTED = Counter(
     "etl_snowflake_rows_inserted", "Rows committed in landing tables", ["pipeline", "table"]
 )
+DEAD_LETTER_ROWS = Counter("etl_dead_letter_rows", "Rows written to the dead letter", ["pipeline", "table"])
 SNOWFLAKE_BYTES = Counter("etl_snowflake_bytes", "NDJSON bytes handed to the SDK", ["pipeline", "table"])
 APPLY_SECONDS = Histogram(
     "etl_apply_seconds",

@@ -95,7 +95,7 @@ class CopyWorker:
         self._selector = resources.enter_context(selectors.DefaultSelector())
         self._open = False
         self._closed = False
-        self._sent = self._durable = 0
+        self._sent = self._durable = self._dead = 0
 
     def run(self) -> None:
         """Copy the table; every row is durable when this returns. EtlError says why it could not be done."""
@@ -278,23 +278,17 @@ class CopyWorker:
 
     def _received(self, message: object) -> None:
         match message:
-            case TableOpened(errors=errors):
+            case TableOpened():
                 self._open = True
-                self._refuse_rejected(errors)
-            case Durable(seq=seq, errors=errors):
+            case Durable(seq=seq, dead=dead):
                 self._durable = max(self._durable, seq)
-                self._refuse_rejected(errors)
+                self._dead = dead or self._dead
             case TableClosed():
                 self._closed = True
             case Failed() as failed:
                 raise EtlError(failed.kind, failed.place, failed.reason, failed.remedy, transient=failed.transient)
             case _:
                 pass
-
-    def _refuse_rejected(self, errors: int) -> None:
-        if errors:
-            reason = f"Snowflake rejected {errors} rows of the copy"
-            raise EtlError(Kind.ROWS_REJECTED, self._place, reason, "look at the channel's last error in Snowflake")
 
     # -- the state
 
@@ -309,7 +303,14 @@ class CopyWorker:
         if state.generation != self._wanted.generation:
             raise EtlError(Kind.COPY, self._place, "the table changed meanwhile", "it is copied again by itself")
         self._save(
-            state.to(Phase.FINISHEDCOPY, copy_lsn=slot.consistent_point, rows_copied=rows, trouble="", attempts=0)
+            state.to(
+                Phase.FINISHEDCOPY,
+                copy_lsn=slot.consistent_point,
+                rows_copied=rows,
+                dead=max(state.dead, self._dead),
+                trouble="",
+                attempts=0,
+            )
         )
 
     def _save(self, state: TableState) -> None:

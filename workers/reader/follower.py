@@ -10,7 +10,8 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
 
 A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
-rows wait. Rows that Snowflake rejected are never retried: the channel's token is already past them, so that a new open would lose them.
+rows wait. Rows that can't be loaded are the actor's business: they are in the dead letter before it says Durable; `durable` keeps its baseline of
+Snowflake's error counter, so that the next open knows whether rows were refused while nobody looked.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.ipc.messages import Failed, TableOpened
+from etl_supervisor.errors import EtlError
+from etl_supervisor.ipc.messages import Durable, Failed, TableOpened
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
@@ -69,22 +70,20 @@ class Follower:
 
     # -- facts
 
-    def opened(self, message: TableOpened) -> EtlError | None:
-        """The actor has it open; an Apply that its predecessor was asked for died with it. An error counter above the baseline
-        means rows were rejected while nobody looked."""
+    def opened(self, message: TableOpened) -> None:
+        """The actor has it open; an Apply that its predecessor was asked for died with it."""
         self.applying = False
         self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
         self.applied = max(self.applied, message.applied)
-        if message.errors > self.state.errors:
-            return EtlError(
-                Kind.ROWS_REJECTED,
-                self.place,
-                f"Snowflake rejected {message.errors - self.state.errors} rows of this channel",
-                "look at the channel's last error in Snowflake, then copy the table again",
-            )
         if self.state.phase is Phase.ERRORED:
             self.state = self.state.to(self.state.resume, trouble="")
-        return None
+
+    def durable(self, message: Durable) -> bool:
+        """Rows are durable; True when the counters in the state have changed with it."""
+        dead = self.state.dead if message.dead is None else message.dead
+        changed = (message.errors, dead) != (self.state.errors, self.state.dead)
+        self.state = replace(self.state, errors=message.errors, dead=dead)
+        return changed
 
     def published(self, commit_lsn: int) -> None:
         """Rows up to this one were handed over: the target will be behind."""
@@ -108,6 +107,7 @@ class Follower:
         ours = self.state
         if found is not None and found.phase is Phase.FINISHEDCOPY and found.generation == ours.generation:
             kept = replace(found, shape=ours.shape, shape_at=ours.shape_at, storage=ours.storage)
+            kept = replace(kept, errors=ours.errors, dead=max(ours.dead, found.dead))
             self.state = kept.to(Phase.CATCHUP)
             self.apply_at = now
         else:
@@ -130,8 +130,7 @@ class Follower:
             self.state = replace(self.state, trouble=error.line)
             return
         resume = self.state.resume if self.state.phase is Phase.ERRORED else self.state.phase
-        final = error.kind is Kind.ROWS_REJECTED
-        attempts = self._attempts_max if final else self.state.attempts + 1
+        attempts = self.state.attempts + 1
         self.state = self.state.to(Phase.ERRORED, trouble=error.line, resume=resume, attempts=attempts)
         self.retry_at = None if attempts >= self._attempts_max else now + self._delay()
 
@@ -143,12 +142,9 @@ class Follower:
         return True
 
     def another_chance(self) -> None:
-        """The reader has started, by a person's doing or after a crash: one more try, unless rows were rejected."""
-        if self.state.trouble.startswith(Kind.ROWS_REJECTED):
-            self.held = True
-        else:
-            self.state = replace(self.state, attempts=max(0, min(self.state.attempts, self._attempts_max - 1)))
-            self.reopening = True
+        """The reader has started, by a person's doing or after a crash: one more try."""
+        self.state = replace(self.state, attempts=max(0, min(self.state.attempts, self._attempts_max - 1)))
+        self.reopening = True
 
     # -- changes of shape
 

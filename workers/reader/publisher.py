@@ -243,7 +243,8 @@ class Publisher:
         match message:
             case Accepted(seq=seq):
                 handle.accepted = max(handle.accepted, seq)
-            case Durable(seq=seq):
+            case Durable(seq=seq, errors=errors):
+                handle.opening = replace(handle.opening, errors=errors)  # where an open after the actor's death begins
                 assert seq <= handle.accepted <= handle.seq, (seq, handle.accepted, handle.seq)
                 while handle.in_flight and handle.in_flight[0][0].seq <= seq:
                     self._release(handle.in_flight.popleft()[1])

@@ -250,12 +250,11 @@ class Roster:
             return
         match message:
             case TableOpened():
-                trouble = follower.opened(message)
-                if trouble is not None:
-                    follower.trouble(trouble, now)
-                    self._report(follower, trouble)
+                follower.opened(message)
                 self._save(follower)
             case Durable(seq=seq):
+                if follower.durable(message):
+                    self._save(follower)
                 self._frontier.completed(follower.handle, seq)
             case Applied(fence=fence):
                 before = follower.state.phase
@@ -367,6 +366,7 @@ class Roster:
             destination=follower.pipeline.destination,
             table=follower.table,
             since=Position(follower.state.generation, 0, 0, 0).token,
+            errors=follower.state.errors,
         )
 
     def _want_copy(self, follower: Follower) -> None:

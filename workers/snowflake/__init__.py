@@ -2,13 +2,19 @@
 
 sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
+guest        one publisher's connection
 jobs         threads for what may block, per destination
 desk         one table of one publisher: what is asked, what is under way
+loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK
 ndjson       a batch as the SDK wants it
 variants     JSON documents that VARIANT would change
+limits       what Snowflake can hold, and the rows beyond it
+rejected     the rows that Snowflake refused, found again
+dead_letter  where rows go that can't be loaded
 failure      the SDK's errors -> what to do
+replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
 reshape      from the shape that is there to the one that should be (pure)

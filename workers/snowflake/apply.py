@@ -36,7 +36,7 @@ from snowflake.connector.errors import Error
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
-from etl_supervisor.model.table import Column
+from etl_supervisor.model.table import Column, Table
 from workers.snowflake.connection import classify
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of, quoted
@@ -69,8 +69,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int)
     objects = objects_of(opening.destination, opening.table)
     try:
         with connection.cursor() as cursor:
-            survey = _survey(cursor, objects, opening.generation, watermark.applied, fence)
-            text = block(opening, objects, watermark, fence, survey)
+            found = survey(cursor, objects, window_of(opening.generation, watermark.applied, fence))
+            text = block(opening, objects, watermark, fence, found)
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
                 return _read(cursor, objects, place)
@@ -79,8 +79,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int)
     return Watermark(opening.generation, fence, opening.epoch)
 
 
-def _survey(cursor: Any, objects: Objects, generation: int, applied: int, fence: int) -> Survey:
-    window = _window(generation, applied, fence)
+def survey(cursor: Any, objects: Objects, window: str) -> Survey:
+    """Look at a window."""
     rows, truncates, moves, unchanged = cursor.execute(
         "SELECT COUNT(*), COUNT_IF(_ETL_OP = 'T'), COUNT(_ETL_OLD_KEY), COUNT(_ETL_UNCHANGED)"
         f" FROM {objects.landing_sql} WHERE {window}"
@@ -132,15 +132,19 @@ def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int
     if watermark.applied == 0 or survey.truncated_at is not None:
         steps.append(f"DELETE FROM {objects.target_sql}")
     if survey.rows:
-        steps.append(merge(opening, objects, _window(opening.generation, watermark.applied, fence), survey))
-    body = ";\n  ".join(["BEGIN TRANSACTION", *steps, "COMMIT", "RETURN 'applied'"])
+        steps.append(merge(opening.table, objects, window_of(opening.generation, watermark.applied, fence), survey))
+    return transaction(steps, "applied")
+
+
+def transaction(steps: list[str], outcome: str) -> str:
+    """Steps as one server-side block that returns `outcome`; what fails rolls back and raises."""
+    body = ";\n  ".join(["BEGIN TRANSACTION", *steps, "COMMIT", f"RETURN '{outcome}'"])
     text = f"BEGIN\n  {body};\nEXCEPTION\n  WHEN OTHER THEN\n    ROLLBACK;\n    RAISE;\nEND;"
     return f"EXECUTE IMMEDIATE {literal(text)}" if "$$" in text else f"EXECUTE IMMEDIATE $$\n{text}\n$$"
 
 
-def merge(opening: OpenTable, objects: Objects, window: str, survey: Survey) -> str:
+def merge(table: Table, objects: Objects, window: str, survey: Survey) -> str:
     """The MERGE of a window into the target."""
-    table = opening.table
     if survey.truncated_at is not None:
         window += f" AND {_after(survey.truncated_at)} AND _ETL_OP <> 'T'"
     unchanged = [column for column in table.columns if column.name in survey.unchanged]
@@ -148,7 +152,7 @@ def merge(opening: OpenTable, objects: Objects, window: str, survey: Survey) -> 
     source = _resolved(every, unchanged, objects, window, survey) if unchanged else _latest(every, objects, window)
     columns = [quoted(names.column(column.name)) for column in table.columns] + [name for name, _ in TARGET_META]
     keys = [quoted(names.column(column.name)) for column in table.key]
-    on = " AND ".join(f"{one} = {other}" for one, other in zip(_key(every, "t."), _key(every, "s."), strict=True))
+    on = " AND ".join(f"{one} = {other}" for one, other in zip(key_of(every, "t."), key_of(every, "s."), strict=True))
     sets = ", ".join(f"{column} = s.{column}" for column in columns if column not in keys)
     return (
         f"MERGE INTO {objects.target_sql} t USING (\n{source}\n) s ON {on}\n"
@@ -162,7 +166,7 @@ def merge(opening: OpenTable, objects: Objects, window: str, survey: Survey) -> 
 def _latest(columns: list[Column], objects: Objects, window: str) -> str:
     """The latest row of each key, when every row is whole."""
     selected = ", ".join([*map(_name, columns), "_ETL_OP", *(name for name, _ in TARGET_META)])
-    keys = ", ".join(_key(columns))
+    keys = ", ".join(key_of(columns))
     return (
         f"SELECT {selected} FROM {objects.landing_sql} WHERE {window}"
         f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {_LATEST}) = 1"
@@ -171,8 +175,8 @@ def _latest(columns: list[Column], objects: Objects, window: str) -> str:
 
 def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, window: str, survey: Survey) -> str:
     """The latest row of each key, its unchanged columns taken from its chain or from the target."""
-    keys = _key(columns, "w.")
-    key_list = ", ".join(_key(columns))
+    keys = key_of(columns, "w.")
+    key_list = ", ".join(key_of(columns))
     lives = f"SUM(IFF(_ETL_OP IN ('I', 'R'), 1, 0)) OVER (PARTITION BY {key_list} ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING)"
     parts = [
         f"w AS (SELECT l.*, ROW_NUMBER() OVER (ORDER BY {_ORDER}) AS RN, {lives} AS LIFE"
@@ -202,7 +206,7 @@ def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, 
     ]
     selected += ["f._ETL_OP", *(f"f.{name}" for name, _ in TARGET_META)]
     joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = f.BROUGHT_{i}" for i in range(len(unchanged)))
-    before = " AND ".join(f"{key} = f.ROOT_{i}" for i, key in enumerate(_key(columns, "t0.")))
+    before = " AND ".join(f"{key} = f.ROOT_{i}" for i, key in enumerate(key_of(columns, "t0.")))
     return (
         f"WITH RECURSIVE {', '.join(parts)} SELECT {', '.join(selected)} FROM f{joins}"
         f" LEFT JOIN {objects.target_sql} t0 ON f.ROOT_LIFE = 0 AND {before}"
@@ -211,9 +215,9 @@ def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, 
 
 def _chains(columns: list[Column]) -> list[str]:
     """Key changes: each child life with the life it continues, followed to the root."""
-    keys = _key(columns, "i.")
+    keys = key_of(columns, "i.")
     child = ", ".join(f"{key} AS C{n}" for n, key in enumerate(keys))
-    parent = ", ".join(f"{key} AS P{n}" for n, key in enumerate(_key(columns, "d.")))
+    parent = ", ".join(f"{key} AS P{n}" for n, key in enumerate(key_of(columns, "d.")))
     c_list = ", ".join(f"C{n}" for n in range(len(keys)))
     p_list = ", ".join(f"P{n}" for n in range(len(keys)))
     meets = " AND ".join([f"l.C{n} = s.P{n}" for n in range(len(keys))] + ["l.CLIFE = s.PLIFE"])
@@ -238,7 +242,7 @@ def _leaves_out(column: Column, survey: Survey) -> str:
     return f"_ETL_UNCHANGED IN ({', '.join(literal(text) for text in survey.unchanged[column.name])})"
 
 
-def _key(columns: list[Column], row: str = "") -> list[str]:
+def key_of(columns: list[Column], row: str = "") -> list[str]:
     """What identifies a row, never NULL. A key can be a value that lives in `_ETL_SPECIAL` (valid until infinity): then its text is part of it."""
     parts = []
     for column in columns:
@@ -254,7 +258,8 @@ def _name(column: Column) -> str:
     return quoted(names.column(column.name))
 
 
-def _window(generation: int, applied: int, fence: int) -> str:
+def window_of(generation: int, applied: int, fence: int) -> str:
+    """The rows of a generation with applied <= commit_lsn < fence."""
     return f"_ETL_GENERATION = {generation} AND _ETL_COMMIT_LSN >= {applied} AND _ETL_COMMIT_LSN < {fence}"
 
 

@@ -1,12 +1,23 @@
 """The books of one channel: pure, no I/O.
 
-    waiting ──(filter, append)──► appended ──(committed token reached, no new error)──► durable
+    waiting ──(filter, append)──► underway ──(committed token reached)──┬─ no new error ──────────────────────► durable
+                                                                        └─ error counter rose: sifted first ──►
 
-`committed` is Snowflake's token, `appended` the last token handed to the SDK; every segment is filtered against the larger of the two, not only
-after an open: a publisher that connects again sends again what was in flight. Rows of a segment stand in position order, so the filter is a
-number of leading rows. A segment that is wholly filtered is durable as soon as the committed token has reached its end.
+`committed` is Snowflake's token, `appended` the last token that need not be sent again in this life; every segment is filtered against the larger of
+the two, not only after an open: a publisher that connects again sends again what was in flight. Rows of a segment stand in position order, so
+the filter is a number of leading rows.
 
-An error counter above its baseline stops the channel: nothing after it is ever called durable.
+`handed` is the last token that the SDK was given. It stays behind `appended` when the last rows of a segment went to the dead letter: there is no
+append without rows, so the segment is durable as soon as `handed` is committed.
+
+A row that Snowflake refuses leaves no trace but the error counter, and the token passes it. So the counter is a question to the segments
+that the token has reached: *sifting* (see `rejected`) finds their refused rows and brings them to the dead letter; only then are they durable.
+
+* `errors` counts the refusals that are accounted for. It rises by what sifting finds, not to what the counter says: the counter may already
+  speak of rows whose token has not been reached. Once nothing is underway, everything has been looked at, and it takes the counter's word.
+* `doubt`: when the counter at an open is not the baseline that the publisher knows, rows were refused while nobody looked. They are at or
+  before the token committed then, and after the confirmed position, so the publisher sends them again: segments that begin at or before
+  `doubt` are always sifted, and the publisher keeps its old baseline until one beyond it is durable.
 """
 
 from __future__ import annotations
@@ -21,15 +32,27 @@ from etl_supervisor.ipc.messages import Segment
 from etl_supervisor.model.position import Position
 
 
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A segment whose rows are with the SDK or in the dead letter; durable once `needs` is committed. `fd` is an oversize segment's."""
+
+    segment: Segment
+    fd: int | None
+    needs: str
+
+
 @dataclass(slots=True)
 class Channel:
     """Tokens, baseline, and the segments on their way. Tokens are None before the first row."""
 
     committed: str | None = None
     appended: str | None = None
+    handed: str | None = None
     errors: int = 0
+    known: int = 0  # the publisher's baseline while in doubt
+    doubt: str = ""
     waiting: deque[tuple[Segment, int | None]] = field(default_factory=deque)  # with the descriptor of an oversize one
-    undurable: deque[tuple[int, str]] = field(default_factory=deque)  # (seq, last token), in order
+    undurable: deque[Underway] = field(default_factory=deque)  # in order
     durable_seq: int = 0
     accepted_seq: int = 0
 
@@ -43,30 +66,52 @@ class Channel:
         """True when every segment is durable."""
         return not self.waiting and not self.undurable
 
-    def opened(self, committed: str | None, errors: int) -> None:
-        """The channel was opened: what was appended and not committed is gone. Segments may wait already."""
-        assert self.appended is None, "books are made anew for every open"
-        self.committed, self.errors = committed, errors
+    @property
+    def baseline(self) -> int:
+        """The error counter up to which every refused row is accounted for, for the publisher to keep."""
+        return self.known if self.doubt else self.errors
 
-    def took(self, segment: Segment) -> None:
-        """The SDK has the rows of this segment (or had them before)."""
+    def opened(self, committed: str | None, errors: int, known: int) -> None:
+        """The channel was opened: what was appended and not committed is gone. Segments may wait already. `known` is the publisher's baseline."""
+        assert self.appended is None, "books are made anew for every open"
+        self.committed = self.handed = committed
+        self.errors, self.known = errors, known
+        self.doubt = (committed or "") if errors != known else ""
+
+    def took(self, handed: str) -> Underway:
+        """The next waiting segment is with the SDK (or was before), or in the dead letter; `handed` is the SDK's token now ("": none)."""
+        segment, fd = self.waiting.popleft()
+        self.handed = max(self.handed or "", handed) or None
         self.appended = max(self.appended or "", segment.last)
         self.accepted_seq = segment.seq
-        self.undurable.append((segment.seq, segment.last))
+        taken = Underway(segment, fd, min(segment.last, handed))
+        self.undurable.append(taken)
+        return taken
 
-    def told(self, committed: str | None, errors: int) -> bool:
-        """Snowflake's word. True when more has become durable; `rejected` tells whether it refused rows."""
-        if errors > self.errors:
-            return False
+    def told(self, committed: str | None) -> list[Underway]:
+        """Snowflake's word: the oldest segments, which have come through with it. They are to be sifted (`suspicious`) or settled."""
         self.committed = max(self.committed or "", committed or "") or None
-        before = self.durable_seq
-        while self.undurable and self.undurable[0][1] <= (self.committed or ""):
-            self.durable_seq = self.undurable.popleft()[0]
-        return self.durable_seq > before
+        return [item for item in self.undurable if item.needs <= (self.committed or "")]
 
-    def rejected(self, errors: int) -> int:
-        """How many rows Snowflake refused since the baseline."""
-        return max(0, errors - self.errors)
+    def suspicious(self, items: list[Underway], errors: int) -> bool:
+        """Whether rows of these may have been refused."""
+        return errors != self.errors or any(item.segment.first <= self.doubt for item in items)
+
+    def settled(self, items: list[Underway]) -> None:
+        """These, the oldest, are durable."""
+        for item in items:
+            taken = self.undurable.popleft()
+            assert taken is item, "segments become durable in order"
+            self.durable_seq = item.segment.seq
+            if item.segment.last > self.doubt:
+                self.doubt = ""
+
+    def sifted(self, items: list[Underway], found: int, errors: int) -> None:
+        """These have been looked at: `found` rows of this life were refused; `errors` is the counter of the status that asked for it."""
+        self.errors += found
+        self.settled(items)
+        if not self.undurable:
+            self.errors = errors
 
 
 def unsent(batch: pa.RecordBatch, reached: str, generation: int) -> pa.RecordBatch:

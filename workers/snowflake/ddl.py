@@ -66,6 +66,19 @@ def ensure(connection: Any, opening: OpenTable) -> Ensured:
         raise classify(error, place, Kind.DESTINATION_SETUP) from None
 
 
+def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
+    """(name, type as Snowflake describes it) of the landing table's columns."""
+    objects = objects_of(opening.destination, opening.table)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DESCRIBE TABLE {objects.landing_sql}")
+            titles = [item[0].lower() for item in cursor.description]
+            name, kind = titles.index("name"), titles.index("type")
+            return [(row[name], row[kind]) for row in cursor.fetchall()]
+    except Error as error:
+        raise classify(error, f"pipeline {opening.pipeline}", Kind.DESTINATION_SETUP) from None
+
+
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
     target = _described(cursor, objects.target_sql)

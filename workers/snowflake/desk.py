@@ -3,12 +3,12 @@
     OPENING ──► OPEN ──(ReshapeTable, once everything before it is durable)──► ALTERING ──► OPEN
        └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
 
-A desk has at most one job at a time of each sort: `sdk` (open, append), `status`, `sql` (alter, apply). Jobs run in threads and may block as long as
-they like; the loop starts them with what they work on, and takes their results.
+A desk has at most one job at a time of each sort: `sdk` (open, append), `status` (and what it leads to, `sift`), `sql` (alter, apply). Jobs run
+in threads and may block as long as they like; the loop starts them with what they work on, and takes their results.
 
 `life` counts the opens and the deaths. A result of an earlier life is dropped, and an append of an earlier life does not happen: its publisher may
 have been told that the table failed, and may use the memory of its rows again. The life ends before that word goes out, and an append looks at it
-after it has copied the rows: rows that were read in the same life are whole.
+after it has copied the rows: rows that were read in the same life are whole. The same holds for rows on their way to the dead letter.
 """
 
 from __future__ import annotations
@@ -18,25 +18,20 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import Enum, auto
-from pathlib import Path
 
 import pyarrow as pa
 
-from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
 from workers.snowflake import ddl
-from workers.snowflake.channel import Channel, unsent
-from workers.snowflake.connection import Decrypt
-from workers.snowflake.failure import Cure, explain
+from workers.snowflake.channel import Channel, Underway
 from workers.snowflake.identifiers import objects_of
-from workers.snowflake.ndjson import encode
-from workers.snowflake.sessions import Sessions
+from workers.snowflake.limits import Limits, limits_of
+from workers.snowflake.loading import Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
@@ -55,16 +50,6 @@ class State(Enum):
     DEAD = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every desk of an actor uses."""
-
-    sessions: Sessions
-    decrypt: Decrypt
-    directory: Path
-    incarnation: int
-
-
 @dataclass(slots=True)
 class Desk:
     """The state of one handle. `slab` is its publisher's."""
@@ -77,11 +62,15 @@ class Desk:
     channel: Channel = field(default_factory=Channel)
     sdk: StreamingChannel | None = None
     watermark: ddl.Watermark | None = None
+    limits: Limits = field(default_factory=Limits)
+    suspicion: Suspicion | None = None
+    dead: int | None = None  # rows of this table in the dead letter, once one came into it
     reshapes: deque[ReshapeTable] = field(default_factory=deque)  # in the order of the stream
     fence: int = 0
     closing: bool | None = None  # drop? once a CloseTable has come
     sdk_busy: bool = False
     status_busy: bool = False
+    sift_busy: bool = False
     sql_busy: bool = False
     append_at: float = 0.0
     status_at: float = 0.0
@@ -97,16 +86,19 @@ class Desk:
         self.state = State.DEAD
         for _, fd in self.channel.waiting:
             close_descriptor(fd)
+        for item in self.channel.undurable:
+            close_descriptor(item.fd)
         self.channel = Channel()
         self.reshapes.clear()
-        self.fence = 0
-        self.sdk_busy = self.sql_busy = self.status_busy = False
+        self.fence, self.suspicion, self.dead = 0, None, None
+        self.sdk_busy = self.sql_busy = self.status_busy = self.sift_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
 
-    def take_shape(self, opening: OpenTable, ensured: ddl.Ensured) -> None:
+    def take_shape(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
-        self.opening, self.watermark = replace(opening, table=ensured.table), ensured.watermark
+        self.opening = replace(opening, table=prepared.ensured.table)
+        self.watermark, self.limits = prepared.ensured.watermark, prepared.limits
 
     def alter(self) -> OpenTable:
         """The next shape is under way."""
@@ -114,9 +106,9 @@ class Desk:
         self.state, self.sql_busy = State.ALTERING, True
         return replace(self.opening, table=shape.table, since=shape.since)
 
-    def altered(self, opening: OpenTable, ensured: ddl.Ensured) -> None:
+    def altered(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables have the next shape."""
-        self.take_shape(opening, ensured)
+        self.take_shape(opening, prepared)
         self.state, self.sql_busy = State.OPEN, False
 
     # -- what may start now
@@ -129,7 +121,11 @@ class Desk:
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
         pending = self.state in (State.OPEN, State.ALTERING) and bool(self.channel.undurable)
-        return pending and not self.status_busy and now >= self.status_at
+        return pending and self.suspicion is None and not self.status_busy and now >= self.status_at
+
+    def wants_sift(self) -> bool:
+        """Rows may have been refused, and nobody looks for them yet."""
+        return self.suspicion is not None and not self.sift_busy
 
     def wants_alter(self) -> bool:
         """The shape changed, and everything of the older shapes is durable."""
@@ -146,61 +142,42 @@ class Desk:
 
     def wants_close(self) -> bool:
         """A CloseTable has come and nothing is under way."""
-        busy = self.sdk_busy or self.sql_busy or self.status_busy
+        busy = self.sdk_busy or self.sql_busy or self.status_busy or self.sift_busy
         return self.closing is not None and not busy and (self.state is State.DEAD or self.channel.idle)
 
     # -- jobs: they run in threads, and touch the desk's books only through their results
 
-    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, ddl.Ensured]:
+    def loading(self) -> Loading:
+        """What brings segments to Snowflake, as long as this life lasts."""
+        life = self.life
+        return Loading(self.opening, self.limits, self.tools, lambda: self.life == life)
+
+    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, Prepared]:
         """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
         tools, destination = self.tools, opening.destination
-        with tools.sessions.borrow(destination) as connection:
-            ensured = ddl.ensure(connection, opening)
+        prepared = self.alter_job(opening)
         objects = objects_of(destination, opening.table)
         # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
         client = f"{opening.channel}-{tools.incarnation}-{next(_clients)}"
         try:
             sdk = StreamingChannel(destination, objects, opening.channel, client, tools.decrypt, tools.directory)
         except Exception as error:
-            raise _in_our_words(error, opening) from None
+            raise in_our_words(error, opening) from None
         failpoint("actor.after_open")
-        return sdk, ensured
-
-    def append_job(self, life: int, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]]) -> int:
-        """Filter, encode, append; how many segments the SDK took (fewer: back-pressure, or the life is over)."""
-        opening, reached = self.opening, self.channel.reached
-        loaded_at = datetime.now(UTC).isoformat(sep=" ", timespec="microseconds")
-        for done, (segment, batch) in enumerate(segments):
-            if self.life != life:
-                return done
-            rest = unsent(batch, reached, opening.generation)
-            if rest.num_rows:
-                data = encode(rest, opening.table, opening.generation, loaded_at)
-                failpoint("actor.before_append")
-                if self.life != life:
-                    return done
-                try:
-                    sdk.append(data, rest.num_rows, segment.first, segment.last)
-                except Exception as error:
-                    if explain(error, "")[0] is Cure.AGAIN:
-                        return done
-                    raise _in_our_words(error, opening) from None
-                self._count(opening, rest.num_rows, data.size)
-                failpoint("actor.after_append")
-            reached = max(reached, segment.last)
-        return len(segments)
+        return sdk, prepared
 
     def status_job(self, sdk: StreamingChannel) -> ChannelStatus:
         """What Snowflake has committed."""
         try:
             return sdk.status()
         except Exception as error:
-            raise _in_our_words(error, self.opening) from None
+            raise in_our_words(error, self.opening) from None
 
-    def alter_job(self, opening: OpenTable) -> ddl.Ensured:
-        """Bring the objects to the new shape."""
+    def alter_job(self, opening: OpenTable) -> Prepared:
+        """Bring the objects to their shape."""
         with self.tools.sessions.borrow(opening.destination) as connection:
-            return ddl.ensure(connection, opening)
+            ensured = ddl.ensure(connection, opening)
+            return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int) -> ddl.Watermark:
         """One apply block."""
@@ -223,18 +200,15 @@ class Desk:
             found.append((segment, _view(self.slab, segment, fd)))
         return found
 
-    def took(self, count: int) -> None:
-        """The first `count` waiting segments are with the SDK."""
-        for _ in range(count):
-            segment, fd = self.channel.waiting.popleft()
-            close_descriptor(fd)
-            self.channel.took(segment)
+    def suspected(self) -> list[pa.RecordBatch]:
+        """The segments under suspicion, as views of the slab."""
+        items = self.suspicion.items if self.suspicion is not None else []
+        return [_view(self.slab, item.segment, item.fd) for item in items]
 
-    @staticmethod
-    def _count(opening: OpenTable, rows: int, size: int) -> None:
-        labels = (opening.pipeline, str(opening.table.name))
-        metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows)
-        metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
+    def durable(self, items: list[Underway]) -> None:
+        """Their publisher may have the memory of these back."""
+        for item in items:
+            close_descriptor(item.fd)
 
 
 def _view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
@@ -248,9 +222,3 @@ def close_descriptor(fd: int | None) -> None:
     """Give an oversize segment's descriptor back."""
     if fd is not None:
         os.close(fd)
-
-
-def _in_our_words(error: Exception, opening: OpenTable) -> Exception:
-    if isinstance(error, EtlError):
-        return error
-    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")[1]

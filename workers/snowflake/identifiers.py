@@ -45,6 +45,11 @@ class Objects:
         """Fences and owners of all tables of this landing schema."""
         return ".".join(map(quoted, (self.database, self.landing_schema, names.WATERMARK_TABLE)))
 
+    @property
+    def dead_letter_sql(self) -> str:
+        """Rows that could not be loaded, of all tables of this landing schema."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, names.DEAD_LETTER_TABLE)))
+
 
 def objects_of(destination: Destination, table: Table) -> Objects:
     """Where a table goes."""

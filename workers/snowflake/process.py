@@ -1,8 +1,9 @@
 """The actor process: one loop that never waits on a network, and threads that may.
 
     mailbox ──► desk (one per handle) ──► jobs in threads ──► results ──► desk ──► mailbox
-                 append: filter, encode, SDK          Accepted
-                 status: committed token, errors      Durable, or Failed(ROWS_REJECTED)
+                 append: filter, encode, SDK          Accepted       (what is too large: dead letter first)
+                 status: committed token, errors      Durable
+                 sift: find refused rows by SQL       Durable        (when errors rose: dead letter first)
                  ensure, apply: SQL                   TableOpened, Applied
 
 An actor keeps nothing: the offset tokens in Snowflake are its memory. When a publisher's connection ends, its desks are closed and forgotten.
@@ -13,7 +14,6 @@ SIGTERM (the readers have drained before): flush what was appended and close the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
@@ -46,16 +46,18 @@ from etl_supervisor.ipc.messages import (
     Segment,
     TableClosed,
     TableOpened,
-    ToPublisher,
     Welcome,
 )
 from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
-from workers.snowflake.ddl import Ensured, Watermark
-from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, Tools, close_descriptor
+from workers.snowflake.channel import Underway
+from workers.snowflake.ddl import Watermark
+from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, close_descriptor
+from workers.snowflake.guest import Guest
 from workers.snowflake.jobs import Jobs, Lane
+from workers.snowflake.loading import Prepared, Suspicion, Taken, Tools
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
@@ -84,16 +86,6 @@ def parent_is_there(parent: mailbox.Connection) -> None:
     parent.receive()
 
 
-class _Guest:
-    """A publisher's connection, with its slab and desks."""
-
-    def __init__(self, connection: mailbox.Connection) -> None:
-        self.connection = connection
-        self.name, self.incarnation = "", 0
-        self.slab: SlabReader | None = None
-        self.desks: dict[int, Desk] = {}
-
-
 def _forget(_: Any) -> None:
     """What becomes of most results that come too late."""
 
@@ -114,7 +106,7 @@ class Actor:
 
     def __init__(self, number: int, listener: socket.socket, tools: Tools, beat: Callable[[], None]) -> None:
         self._number, self._listener, self._tools, self._beat = number, listener, tools, beat
-        self._guests: list[_Guest] = []
+        self._guests: list[Guest] = []
         self._jobs = Jobs()
         self._selector = selectors.DefaultSelector()
 
@@ -146,21 +138,20 @@ class Actor:
 
     def _accept(self) -> None:
         while (connection := mailbox.accept(self._listener)) is not None:
-            guest = _Guest(connection)
+            guest = Guest(connection, self._selector)
             self._guests.append(guest)
-            self._selector.register(connection, selectors.EVENT_READ, guest)
 
-    def _serve(self, guest: _Guest) -> None:
+    def _serve(self, guest: Guest) -> None:
         try:
             guest.connection.flush()
             while (found := guest.connection.receive()) is not None:
                 self._take(guest, *found)
-            self._watch(guest)
+            guest.watch()
         except (ConnectionError, ValueError) as error:
             log.info("publisher_left", publisher=guest.name, reason=str(error))
             self._part(guest)
 
-    def _take(self, guest: _Guest, message: object, fds: list[int]) -> None:
+    def _take(self, guest: Guest, message: object, fds: list[int]) -> None:
         match message:
             case Hello():
                 self._greet(guest, message, SlabReader(fds.pop(), message.slots, message.slot_bytes))
@@ -186,17 +177,17 @@ class Actor:
         for fd in fds:
             os.close(fd)
 
-    def _greet(self, guest: _Guest, hello: Hello, slab: SlabReader) -> None:
+    def _greet(self, guest: Guest, hello: Hello, slab: SlabReader) -> None:
         """One incarnation of a publisher at a time. A dead one may still stand in the backlog, before or behind its successor."""
         for other in [g for g in self._guests if g.name == hello.publisher and g is not guest]:
             if other.incarnation > hello.incarnation:
                 raise ConnectionError("a newer incarnation of this publisher is here")
             self._part(other)
         guest.name, guest.incarnation, guest.slab = hello.publisher, hello.incarnation, slab
-        self._send(guest, Welcome(self._number, self._tools.incarnation))
+        guest.send(Welcome(self._number, self._tools.incarnation))
         log.info("publisher_joined", publisher=hello.publisher, incarnation=hello.incarnation)
 
-    def _open(self, guest: _Guest, opening: OpenTable) -> None:
+    def _open(self, guest: Guest, opening: OpenTable) -> None:
         desk = guest.desks.get(opening.handle)
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
@@ -210,27 +201,15 @@ class Actor:
             _Errand("open", Lane.OPEN, partial(desk.open_job, opening), partial(self._opened, guest, desk), orphaned),
         )
 
-    def _part(self, guest: _Guest) -> None:
+    def _part(self, guest: Guest) -> None:
         """A publisher is gone: its channels are closed without a flush, its rows come again."""
         if guest not in self._guests:
             return
         self._guests.remove(guest)
-        self._selector.unregister(guest.connection)
-        guest.connection.close()
+        guest.close()
         for desk in guest.desks.values():
             self._discard(desk)
         guest.desks.clear()
-
-    def _send(self, guest: _Guest, message: ToPublisher) -> None:
-        if guest in self._guests:
-            with contextlib.suppress(ConnectionError):  # the selector tells, and the guest is parted with there
-                guest.connection.send(message)
-                self._watch(guest)
-
-    def _watch(self, guest: _Guest) -> None:
-        if guest in self._guests:
-            write = selectors.EVENT_WRITE if guest.connection.wants_write else 0
-            self._selector.modify(guest.connection, selectors.EVENT_READ | write, guest)
 
     # -- jobs
 
@@ -240,24 +219,30 @@ class Actor:
             for desk in list(guest.desks.values()):
                 self._start_for(guest, desk, now)
 
-    def _start_for(self, guest: _Guest, desk: Desk, now: float) -> None:
+    def _start_for(self, guest: Guest, desk: Desk, now: float) -> None:
         for errand in self._errands(guest, desk, now):
             self._run_errand(guest, desk, errand)
         if desk.wants_close():
             self._close(guest, desk)
 
-    def _errands(self, guest: _Guest, desk: Desk, now: float) -> Iterator[_Errand]:
+    def _errands(self, guest: Guest, desk: Desk, now: float) -> Iterator[_Errand]:
         """What may start now. A job gets what it works on here, in the loop: the desk may have another life before the job begins."""
         if desk.wants_append(now) and desk.sdk is not None:
             segments = desk.next_segments()
             desk.sdk_busy = True
             then = partial(self._appended, guest, desk, len(segments))
-            yield _Errand("append", Lane.STREAM, partial(desk.append_job, desk.life, desk.sdk, segments), then)
-            del segments  # the job alone holds the views of the slab
+            channel = desk.channel
+            job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
+            yield _Errand("append", Lane.STREAM, job, then)
+            del segments, job  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
             yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
+        if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
+            desk.sift_busy = True
+            then = partial(self._sifted, guest, desk, suspicion)
+            yield _Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
         if desk.wants_alter():
             opening = desk.alter()
             then = partial(desk.altered, opening)
@@ -267,11 +252,11 @@ class Actor:
             then = partial(self._applied, guest, desk)
             yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence), then)
 
-    def _run_errand(self, guest: _Guest, desk: Desk, errand: _Errand) -> None:
+    def _run_errand(self, guest: Guest, desk: Desk, errand: _Errand) -> None:
         ended = partial(self._finish, guest, desk, desk.life, errand)
         self._jobs.start(desk.opening.destination.id, errand.lane, errand.job, ended)
 
-    def _finish(self, guest: _Guest, desk: Desk, life: int, errand: _Errand, future: Future[Any]) -> None:
+    def _finish(self, guest: Guest, desk: Desk, life: int, errand: _Errand, future: Future[Any]) -> None:
         error = future.exception()
         if desk.life != life:
             if error is None:
@@ -290,20 +275,18 @@ class Actor:
             internal = EtlError(Kind.INTERNAL, place, reason, "see the actor's log", transient=True)
             self._fail(guest, desk, errand.operation, internal)
 
-    def _fail(self, guest: _Guest, desk: Desk, operation: str, error: EtlError) -> None:
+    def _fail(self, guest: Guest, desk: Desk, operation: str, error: EtlError) -> None:
         self._discard(desk)
         handle = desk.opening.handle
-        self._send(
-            guest, Failed(handle, operation, error.kind, error.place, error.reason, error.remedy, error.transient)
-        )
+        guest.send(Failed(handle, operation, error.kind, error.place, error.reason, error.remedy, error.transient))
 
     # -- results
 
-    def _opened(self, guest: _Guest, desk: Desk, result: tuple[StreamingChannel, Ensured]) -> None:
-        desk.sdk, ensured = result
-        desk.take_shape(desk.opening, ensured)
+    def _opened(self, guest: Guest, desk: Desk, result: tuple[StreamingChannel, Prepared]) -> None:
+        desk.sdk, prepared = result
+        desk.take_shape(desk.opening, prepared)
         desk.sdk_busy, desk.state = False, State.OPEN
-        desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors)
+        desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors, desk.opening.errors)
         metrics.CHANNELS_OPEN.inc()
         log.info(
             "channel_opened",
@@ -313,15 +296,14 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Ensured]) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Prepared]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
-    def _tell_opened(self, guest: _Guest, desk: Desk) -> None:
+    def _tell_opened(self, guest: Guest, desk: Desk) -> None:
         channel, opening = desk.channel, desk.opening
         assert desk.watermark is not None
-        self._send(
-            guest,
+        guest.send(
             TableOpened(
                 opening.handle,
                 opening.table.version,
@@ -329,20 +311,23 @@ class Actor:
                 channel.appended,
                 channel.errors,
                 desk.watermark.applied,
-            ),
+            )
         )
 
-    def _appended(self, guest: _Guest, desk: Desk, wanted: int, taken: int) -> None:
+    def _appended(self, guest: Guest, desk: Desk, wanted: int, taken: Taken) -> None:
         desk.sdk_busy = False
-        desk.took(taken)
-        if taken < wanted:
+        desk.dead = desk.dead if taken.dead is None else taken.dead
+        for handed in taken.handed:
+            desk.channel.took(handed)
+        if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
-        if taken:
-            self._send(guest, Accepted(desk.opening.handle, desk.channel.accepted_seq))
-            if desk.channel.told(desk.channel.committed, desk.channel.errors):  # wholly filtered: durable already
-                self._tell_durable(guest, desk)
+        if taken.handed:
+            guest.send(Accepted(desk.opening.handle, desk.channel.accepted_seq))
+            if desk.suspicion is None:  # wholly filtered or dead: through already
+                through = desk.channel.told(desk.channel.committed)
+                self._come_through(guest, desk, through, desk.channel.errors, "")
 
-    def _committed(self, guest: _Guest, desk: Desk, status: ChannelStatus) -> None:
+    def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
         desk.status_busy, desk.status_at = False, time.monotonic() + STATUS_SECONDS
         place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
         if not status.valid:
@@ -350,28 +335,41 @@ class Actor:
             self._fail(
                 guest, desk, "commit", EtlError(Kind.CHANNEL, place, reason, "it is opened again", transient=True)
             )
-        elif rejected := desk.channel.rejected(status.errors):
-            reason = f"Snowflake rejected {rejected} rows"
-            remedy = "look at the channel's last error in Snowflake (SHOW CHANNELS), then copy the table again"
-            self._fail(guest, desk, "commit", EtlError(Kind.ROWS_REJECTED, place, reason, remedy))
-        elif desk.channel.told(status.committed, status.errors):
-            self._tell_durable(guest, desk)
+        elif desk.suspicion is None:
+            through = desk.channel.told(status.committed)
+            self._come_through(guest, desk, through, status.errors, status.message)
 
-    def _tell_durable(self, guest: _Guest, desk: Desk) -> None:
+    def _come_through(self, guest: Guest, desk: Desk, items: list[Underway], errors: int, message: str) -> None:
+        """The token has reached the end of these segments."""
+        if items and desk.channel.suspicious(items, errors):
+            desk.suspicion = Suspicion(items, errors, message, desk.channel.doubt)
+        elif items:
+            desk.channel.settled(items)
+            self._tell_durable(guest, desk, items)
+
+    def _sifted(self, guest: Guest, desk: Desk, suspicion: Suspicion, result: tuple[int, int | None]) -> None:
+        found, dead = result
+        desk.sift_busy, desk.suspicion = False, None
+        desk.dead = desk.dead if dead is None else dead
+        desk.channel.sifted(suspicion.items, found, suspicion.errors)
+        self._tell_durable(guest, desk, suspicion.items)
+
+    def _tell_durable(self, guest: Guest, desk: Desk, items: list[Underway]) -> None:
         failpoint("actor.before_durable")
+        desk.durable(items)
         channel = desk.channel
-        self._send(guest, Durable(desk.opening.handle, channel.durable_seq, channel.committed, channel.errors))
+        guest.send(Durable(desk.opening.handle, channel.durable_seq, channel.committed, channel.baseline, desk.dead))
 
-    def _applied(self, guest: _Guest, desk: Desk, watermark: Watermark) -> None:
+    def _applied(self, guest: Guest, desk: Desk, watermark: Watermark) -> None:
         desk.sql_busy, desk.watermark = False, watermark
-        self._send(guest, Applied(desk.opening.handle, watermark.applied))
+        guest.send(Applied(desk.opening.handle, watermark.applied))
 
-    def _close(self, guest: _Guest, desk: Desk) -> None:
+    def _close(self, guest: Guest, desk: Desk) -> None:
         """An orderly end of one handle."""
         drop = bool(desk.closing)
         self._discard(desk, drop=drop)
         del guest.desks[desk.opening.handle]
-        self._send(guest, TableClosed(desk.opening.handle))
+        guest.send(TableClosed(desk.opening.handle))
 
     def _discard(self, desk: Desk, *, drop: bool = False) -> None:
         """End the desk's life and close its channel without a flush: what was not committed comes again."""

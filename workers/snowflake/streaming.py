@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from workers.snowflake.identifiers import Objects, quoted
 os.environ.setdefault("SS_LOG_LEVEL", "error")
 os.environ.setdefault("SS_LOG_TARGET", "stderr")
 
-INFLIGHT_MB_PER_CHANNEL = 64  # what the SDK may hold of one channel before it says ReceiverSaturated
+# What the SDK may hold of one channel before it says ReceiverSaturated. An append larger than this would be refused for ever: it is
+# the longest line (limits.LINE_BYTES_MAX). Together the channels hold no more than the readers' memory budgets, encoded.
+INFLIGHT_MB_PER_CHANNEL = 160
 FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel and half second is cheap
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
 CLOSE_SECONDS = 5
@@ -37,11 +39,12 @@ _serving = threading.Lock()  # opens run in several threads
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatus:
-    """What Snowflake says of a channel. `errors` counts rejected rows since it was created."""
+    """What Snowflake says of a channel. `errors` counts refused rows since it was created; `message`, of the last one, may repeat a value."""
 
     committed: str | None
     errors: int
     valid: bool
+    message: str = field(default="", repr=False)
 
 
 class _Lines(list[Any]):
@@ -96,7 +99,10 @@ class StreamingChannel:
 
 def _status(status: Any) -> ChannelStatus:
     return ChannelStatus(
-        status.latest_committed_offset_token, int(status.rows_error_count or 0), status.status_code == "SUCCESS"
+        status.latest_committed_offset_token,
+        int(status.rows_error_count or 0),
+        status.status_code == "SUCCESS",
+        str(status.last_error_message or ""),
     )
 
 

@@ -100,7 +100,7 @@ class LocalSnowflake:
         return self.data_dir / "user.p8"
 
     def set(self, **changes: Any) -> None:
-        """Change its behaviour: commit_delay_s, blackhole, faults (see `server`)."""
+        """Change its behaviour: commit_delay_s, blackhole, faults, reject (see `server`)."""
         self._door("set", changes)
 
     def state(self) -> dict[str, Any]:

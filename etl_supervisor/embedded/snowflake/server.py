@@ -2,9 +2,11 @@
 
     GET  /__local/state     channels, their tokens and counters, what is pending
     POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true,
-                             "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, "status": 503, "body": {}, "apply": false}]}
+                             "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, "status": 503, "body": {}, "apply": false}],
+                             "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
 
-`blackhole` accepts every request and answers none, as a destination that hangs does; `faults` answer wrongly, after or without doing the work.
+`blackhole` accepts every request and answers none, as a destination that hangs does; `faults` answer wrongly, after or without doing the work;
+`reject` refuses rows as Snowflake does: they are counted, and the token passes them.
 """
 
 from __future__ import annotations
@@ -99,6 +101,8 @@ def _door(faults: Faults, streaming: Streaming) -> list[Route]:
             streaming.commit_delay_seconds = float(wanted["commit_delay_s"])
         if "faults" in wanted:
             faults.faults = wanted["faults"]
+        if "reject" in wanted:
+            streaming.reject = wanted["reject"]
         if "blackhole" in wanted:
             (faults.blackhole.clear if wanted["blackhole"] else faults.blackhole.set)()
         return JSONResponse({})

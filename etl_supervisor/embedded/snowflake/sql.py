@@ -82,7 +82,8 @@ async def _answer(warehouse: Warehouse, request: Request, asked: dict[str, Any])
 def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> str:
     """Run a block or a MERGE; the query that gives its result."""
     if block is None:
-        return f'SELECT {execute(sql)[1]} AS "number of rows merged"'
+        ((merged,),) = execute(sql)[0]
+        return f'SELECT {int(merged)} AS "number of rows merged"'
     outcome = scripting.run(block, execute)
     text = "NULL" if outcome is None else "'" + str(outcome).replace("'", "''") + "'"
     return f'SELECT {text} AS "anonymous block"'

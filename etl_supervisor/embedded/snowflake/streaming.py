@@ -46,6 +46,7 @@ class Streaming:
     def __init__(self, warehouse: Warehouse, commit_delay_seconds: float) -> None:
         self.warehouse = warehouse
         self.commit_delay_seconds = commit_delay_seconds
+        self.reject: list[dict[str, str]] = []  # see `loading`
         self.files = StageFiles()
         self.channels: dict[ChannelKey, Channel] = {}
 
@@ -210,7 +211,8 @@ class Streaming:
         try:
             lines = b"\n".join(item.lines for item in items)
             target = ".".join('"' + name.replace('"', '""') + '"' for name in (database, schema, table))
-            loaded = load(connection, target, columns, lines, self.warehouse.directory)
+            refused = [rule for rule in self.reject if rule["table"] == table]
+            loaded = load(connection, target, columns, lines, self.warehouse.directory, refused)
             channel.committed_rows(items, loaded.parsed, loaded.inserted)
             self._save(connection, channel)
             connection.execute("COMMIT")

@@ -1,0 +1,175 @@
+"""Segments on their way to Snowflake: what can be loaded is appended, the rest goes to the dead letter. These jobs run in threads.
+
+    segment ─► not sent before? ─► too large? ─► dead letter (MERGE by SQL) ─► the others: encode, append with the segment's last token
+
+The dead letter comes first: the token of an append covers the rows that are left out of it. A crash between the two repeats the write, which does
+nothing then.
+
+`alive` is False once the desk has begun another life: its publisher may use the memory of the rows again. It is asked after the rows have been
+copied, and before anything is done with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from etl_supervisor.errors import EtlError
+from etl_supervisor.failpoints import failpoint
+from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.monitor import metrics
+from workers.snowflake import dead_letter, rejected
+from workers.snowflake.channel import Underway, unsent
+from workers.snowflake.connection import Decrypt
+from workers.snowflake.ddl import Ensured
+from workers.snowflake.failure import Cure, explain
+from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
+from workers.snowflake.ndjson import encode
+from workers.snowflake.sessions import Sessions
+from workers.snowflake.streaming import StreamingChannel
+
+ESCAPED_FACTOR_MAX = 6  # a control character is six in JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every desk of an actor uses."""
+
+    sessions: Sessions
+    decrypt: Decrypt
+    directory: Path
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an open found or made, and what its landing table can hold."""
+
+    ensured: Ensured
+    limits: Limits
+
+
+@dataclass(slots=True)
+class Taken:
+    """The SDK's token after each segment that was taken, and the rows that the dead letter holds then (None: nothing went there)."""
+
+    handed: list[str] = field(default_factory=list)
+    dead: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Segments among whose rows Snowflake may have refused some: its counter says `errors`. Rows up to `doubt` are of an earlier life."""
+
+    items: list[Underway]
+    errors: int
+    message: str
+    doubt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """One table, for one job."""
+
+    opening: OpenTable
+    limits: Limits
+    tools: Tools
+    alive: Callable[[], bool]
+
+    def append(
+        self, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
+    ) -> Taken:
+        """Bring the segments to the SDK; fewer are taken after back-pressure, or when the life is over."""
+        taken = Taken()
+        for segment, batch in segments:
+            rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
+            if rest is None:
+                break
+            if rest.num_rows:
+                if not self._append(sdk, rest, segment):
+                    break
+                handed = segment.last
+            reached = max(reached, segment.last)
+            taken.handed.append(handed)
+        return taken
+
+    def sift(self, suspicion: Suspicion, batches: list[pa.RecordBatch]) -> tuple[int, int | None]:
+        """Bring refused rows into the dead letter: how many of this life there were, and how many rows it holds then (None: none were found)."""
+        found, dead = 0, None
+        for batch in batches:
+            with self.tools.sessions.borrow(self.opening.destination) as connection:
+                missing = rejected.missing(connection, self.opening, batch)
+            refused = sorted(set(missing) - self._unloadable(batch).keys()) if missing else []
+            if refused:
+                verdict = Verdict("Snowflake refuses the row", None, 0, suspicion.message)
+                dead = self._bury(batch, dict.fromkeys(refused, verdict))
+            found += len(refused) - rejected.within(batch, refused, suspicion.doubt)
+        return found, dead
+
+    # -- inside
+
+    def _append(self, sdk: StreamingChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
+        opening = self.opening
+        data = encode(rows, opening.table, opening.generation, _now())
+        failpoint("actor.before_append")
+        if not self.alive():
+            return False
+        try:
+            sdk.append(data, rows.num_rows, segment.first, segment.last)
+        except Exception as error:
+            if explain(error, "")[0] is Cure.AGAIN:
+                return False
+            raise in_our_words(error, opening) from None
+        labels = (opening.pipeline, str(opening.table.name))
+        metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
+        metrics.SNOWFLAKE_BYTES.labels(*labels).inc(data.size)
+        failpoint("actor.after_append")
+        return True
+
+    def _loadable(self, batch: pa.RecordBatch, taken: Taken) -> pa.RecordBatch | None:
+        """The rows that can be loaded, once the others are in the dead letter; None when the life is over."""
+        verdicts = self._unloadable(batch)
+        if not verdicts:
+            return batch
+        dead = self._bury(batch, verdicts)
+        if dead is None:
+            return None
+        taken.dead = dead
+        return batch.take(pa.array(sorted(set(range(batch.num_rows)) - verdicts.keys()), pa.int64()))
+
+    def _unloadable(self, batch: pa.RecordBatch) -> dict[int, Verdict]:
+        """Rows that can't be loaded. A row of many megabytes stands alone in its batch; its line tells what escapes make of it."""
+        verdicts = too_large(batch, self.limits)
+        if not verdicts and batch.num_rows == 1 and batch.nbytes * ESCAPED_FACTOR_MAX > LINE_BYTES_MAX:
+            size = encode(batch, self.opening.table, self.opening.generation, _now()).size
+            if size > LINE_BYTES_MAX:
+                return {0: line_too_long(size)}
+        return verdicts
+
+    def _bury(self, batch: pa.RecordBatch, verdicts: dict[int, Verdict]) -> int | None:
+        """Bring these rows into the dead letter; how many rows of the table are there then. None, and nothing written, when the life is over."""
+        opening = self.opening
+        rows = dead_letter.dead_rows(batch, verdicts, opening.table, opening.generation, _now())
+        if not self.alive():
+            return None
+        failpoint("dead_letter.before_write")
+        with self.tools.sessions.borrow(opening.destination) as connection:
+            dead_letter.write(connection, opening, rows)
+            failpoint("dead_letter.after_write")
+            return dead_letter.count(connection, opening)
+
+
+def in_our_words(error: Exception, opening: OpenTable) -> Exception:
+    """An error of the SDK as an EtlError."""
+    if isinstance(error, EtlError):
+        return error
+    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")[1]
+
+
+def _now() -> str:
+    """For _ETL_LOADED_AT."""
+    return datetime.now(UTC).isoformat(sep=" ", timespec="microseconds")

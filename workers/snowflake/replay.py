@@ -1,0 +1,196 @@
+"""Dead rows listed, replayed and dropped: what the command line does with `_ETL_DEAD_LETTER`.
+
+A replayed row takes its own place in the change log, so later changes keep their precedence. Its place is below the watermark (the apply has
+passed it), so its target rows are then derived anew from the log, in one block that looks at the watermark first:
+
+    its key's rows, and truncates              when no key of the table ever changed
+    all rows of the generation                 else: a row's value may have come from another key
+
+Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A table without a key has
+no target; its rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table; one of another shape has
+members that are no columns any more, or lacks some: nobody can say what they would hold.
+
+Every step may come twice: the row is merged into the log by its position, and leaves the dead letter in the block that changes the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from snowflake.connector.errors import Error, ProgrammingError
+
+from etl_supervisor.errors import Kind
+from etl_supervisor.ipc import wire
+from etl_supervisor.model import names
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import Table
+from workers.snowflake import apply as applying
+from workers.snowflake.connection import classify
+from workers.snowflake.ddl import DOES_NOT_EXIST
+from workers.snowflake.identifiers import Objects, literal, quoted
+from workers.snowflake.sftypes import LANDING_META, column_type
+
+_LISTED = (
+    "ID, PIPELINE, SOURCE_TABLE, LANDING_TABLE, GENERATION, COMMIT_LSN, LSN, ORDINAL, OP, ROW_KEY, REASON,"
+    " COLUMN_NAME, BYTES, LEFT_OUT, DEAD_AT"
+)
+
+
+class Outcome(StrEnum):
+    """What became of a dead row; only `replayed` takes it out of the dead letter."""
+
+    REPLAYED = "replayed"
+    INCOMPLETE = "values are left out of it: write them once more in the source, then drop it"
+    RESHAPED = "the table has other columns since: write the row once more in the source, then drop it"
+    OVERTAKEN = "the table was copied since: drop it"
+    TOO_EARLY = "the target has not come so far: try again after the next apply"
+    REFUSED = "Snowflake refuses it still"
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The head of a dead row."""
+
+    id: str
+    objects: Objects
+    generation: int
+    position: tuple[int, int, int]
+    left_out: bool
+
+
+def listed(connection: Any, destination: Destination, pipeline: str | None) -> list[dict[str, Any]]:
+    """The heads of the dead rows in a destination, oldest first; by column name."""
+    where = "PART = 0" + (f" AND PIPELINE = {literal(pipeline)}" if pipeline is not None else "")
+    table = _objects(destination, "").dead_letter_sql
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {_LISTED} FROM {table} WHERE {where} ORDER BY DEAD_AT, COMMIT_LSN, LSN, ORDINAL")
+            titles = [item[0].lower() for item in cursor.description]
+            return [dict(zip(titles, row, strict=True)) for row in cursor.fetchall()]
+    except ProgrammingError as error:
+        if error.errno == DOES_NOT_EXIST:  # nothing ever died here
+            return []
+        raise classify(error, f"destination {destination.name}", Kind.DESTINATION_SETUP) from None
+    except Error as error:
+        raise classify(error, f"destination {destination.name}", Kind.DESTINATION_SETUP) from None
+
+
+def drop(connection: Any, destination: Destination, ids: Sequence[str]) -> None:
+    """Forget these rows."""
+    table = _objects(destination, "").dead_letter_sql
+    try:
+        with connection.cursor() as cursor:
+            for name in ids:
+                cursor.execute(f"DELETE FROM {table} WHERE ID = {literal(name)}")
+    except Error as error:
+        raise classify(error, f"destination {destination.name}", Kind.DESTINATION_SETUP) from None
+
+
+def replay(connection: Any, destination: Destination, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Outcome]]:
+    """Bring rows of `listed` to their place, one after another; what became of each."""
+    for row in rows:
+        dead = _dead(destination, row)
+        try:
+            with connection.cursor() as cursor:
+                yield dead.id, _replay(cursor, dead)
+        except ProgrammingError:
+            yield dead.id, Outcome.REFUSED
+        except Error as error:
+            raise classify(error, f"destination {destination.name}", Kind.APPLY) from None
+
+
+def _replay(cursor: Any, dead: Dead) -> Outcome:
+    objects = dead.objects
+    generation, applied, shape = cursor.execute(
+        f"SELECT GENERATION, APPLIED, SHAPE FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    ).fetchone()
+    table, applied = wire.load(Table, shape), int(applied)
+    if int(generation) != dead.generation:
+        return Outcome.OVERTAKEN
+    if dead.left_out:
+        return Outcome.INCOMPLETE
+    if _members(cursor, dead) != _columns(table).keys():
+        return Outcome.RESHAPED
+    if table.key and applied <= dead.position[0]:
+        return Outcome.TOO_EARLY
+    cursor.execute(_land(dead, _columns(table)))
+    forget = f"DELETE FROM {objects.dead_letter_sql} WHERE ID = {literal(dead.id)}"
+    if not table.key:
+        cursor.execute(forget)
+        return Outcome.REPLAYED
+    steps = [
+        f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND GENERATION = {dead.generation} AND APPLIED = {applied}",
+        f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{applying.MOVED}';\n  END IF",
+        *_derive(cursor, dead, table, applied),
+        forget,
+    ]
+    (outcome,) = cursor.execute(applying.transaction(steps, "replayed")).fetchone()
+    return Outcome.TOO_EARLY if outcome == applying.MOVED else Outcome.REPLAYED
+
+
+def _members(cursor: Any, dead: Dead) -> set[str]:
+    """The columns that the payload has."""
+    cursor.execute(f"SELECT PAYLOAD FROM {dead.objects.dead_letter_sql} WHERE ID = {literal(dead.id)} ORDER BY PART")
+    return set(orjson.loads("".join(text for (text,) in cursor.fetchall())))
+
+
+def _columns(table: Table) -> dict[str, str]:
+    """The landing table's columns with their types."""
+    return dict(LANDING_META) | {names.column(column.name): column_type(column.type) for column in table.columns}
+
+
+def _land(dead: Dead, columns: dict[str, str]) -> str:
+    """The row into the log, unless it is there."""
+    objects = dead.objects
+    values = ", ".join(f"{_member(name, kind)} AS {quoted(name)}" for name, kind in columns.items())
+    names_ = ", ".join(map(quoted, columns))
+    same = " AND ".join(f"l.{name} = s.{name}" for name in ("_ETL_GENERATION", *applying.POSITION))
+    return (
+        f"MERGE INTO {objects.landing_sql} l USING (SELECT {values} FROM (SELECT PARSE_JSON(LISTAGG(PAYLOAD, '')"
+        f" WITHIN GROUP (ORDER BY PART)) AS J FROM {objects.dead_letter_sql} WHERE ID = {literal(dead.id)}) q) s ON {same}"
+        f" WHEN NOT MATCHED THEN INSERT ({names_}) VALUES ({', '.join(f's.{quoted(name)}' for name in columns)})"
+    )
+
+
+def _member(name: str, kind: str) -> str:
+    """A member of the payload as the column's type; the forms are those of `ndjson`."""
+    value = f"J:{quoted(name)}"
+    if kind.startswith("VARIANT"):
+        return f"STRIP_NULL_VALUE({value})"
+    if kind.startswith("BINARY"):
+        return f"TO_BINARY({value}::VARCHAR, 'BASE64')"
+    return f"{value}::VARCHAR::{kind}"
+
+
+def _derive(cursor: Any, dead: Dead, table: Table, applied: int) -> list[str]:
+    """The MERGE that brings the target's rows to what the log says."""
+    objects = dead.objects
+    window = applying.window_of(dead.generation, 0, applied)
+    if not applying.survey(cursor, objects, window).moves:
+        here = " AND ".join(f"{name} = {value}" for name, value in zip(applying.POSITION, dead.position, strict=True))
+        own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
+        same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in applying.key_of(list(table.columns)))
+        window += f" AND (_ETL_OP = 'T' OR ({same}))"
+    found = applying.survey(cursor, objects, window)
+    return [applying.merge(table, objects, window, found)] if found.rows else []
+
+
+def _dead(destination: Destination, row: dict[str, Any]) -> Dead:
+    position = (int(row["commit_lsn"]), int(row["lsn"]), int(row["ordinal"]))
+    objects = _objects(destination, row["landing_table"])
+    return Dead(row["id"], objects, int(row["generation"]), position, row["left_out"] is not None)
+
+
+def _objects(destination: Destination, landing: str) -> Objects:
+    return Objects(
+        destination.database.upper(),
+        destination.schema.upper(),
+        destination.landing_schema.upper(),
+        landing.removeprefix(names.LANDING_PREFIX),
+        landing,
+    )
