@@ -17,7 +17,7 @@ def shape(**columns: int) -> Table:
 
 def catalog(had: int, **columns: int) -> CatalogTable:
     facts = tuple(CatalogColumn(name, 25, -1, 25, -1, n, False, True, None, False) for name, n in columns.items())
-    return CatalogTable(1, NAME, "d", facts, ("id",), (), tuple(range(1, had + 1)))
+    return CatalogTable(1, NAME, "d", facts, ("id",), (), attnums=tuple(range(1, had + 1)))
 
 
 def test_a_rename_is_proved_by_order_also_when_the_name_has_changed_again() -> None:

@@ -12,6 +12,7 @@ slot        what PostgreSQL says of a slot (pure, but for one query)
 watch       the source beside the stream: end of WAL, health of the slot
 heartbeat   a small WAL record in a quiet source
 aside       statements in a thread of their own
+intake      one read at a time: assembler and batcher
 batcher     frames gather until a batch is full or old
 frame       the frames of a batch in one buffer, read by column of bytes
 pgoutput    frames -> tables' rows: transactions, ordinals, versions

@@ -1,8 +1,8 @@
 """The reader: one process per source, one thread, one loop.
 
-    frames ─► assembler ─► batcher ─(seal)─► decoder ─► roster ─► publisher ═► actors
-                                                                                  │ Durable
-    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────────────────┘
+    frames ─► intake ─(batch)─► decoder ─► roster ─► publisher ═► actors
+                                                                      │ Durable
+    PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────┘
 
 One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
 drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
@@ -20,9 +20,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg
 import structlog
@@ -39,12 +37,11 @@ from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import leave_word, open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
-from workers.reader.assembler import Assembler
-from workers.reader.batcher import Batcher
 from workers.reader.catalog import CatalogTable, published_tables, read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
+from workers.reader.intake import intake_of
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
@@ -101,8 +98,7 @@ class Reader:
         self._parent: Connection = context.parent
         self._resources = contextlib.ExitStack()
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
-        self._draining = self._more = False
-        self._rest: Iterator[Chunk] | None = None  # what has been received and not yet batched
+        self._draining = False
         self._drain_until = float("inf")
         self._rows = 0
         self._received = 0
@@ -171,8 +167,8 @@ class Reader:
         )
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid), self._roster.remembered)
         self._decoder = Decoder(self._relations, forms if binary else None)
-        self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
-        self._batcher = self._new_batcher()
+        intake = intake_of(self._stream, self._spec, self._settings)
+        self._intake = self._resources.enter_context(contextlib.closing(intake))
         self._publisher.connect()
         for _, table in tables:
             self._roster.introduce(table)
@@ -199,20 +195,6 @@ class Reader:
             if found is not None:
                 tables.append((found, table_of(found, published.columns)))
         return tables
-
-    def _new_batcher(self) -> Batcher:
-        """One slot feeds all pipelines of the source, so the most eager of them decides when a batch is sealed."""
-        return Batcher(
-            rows_max=min(pipeline.batch_max_size for pipeline in self._spec.pipelines),
-            bytes_max=self._settings.batch_max_bytes_mb << 20,
-            fill_seconds=min(pipeline.batch_max_fill_ms for pipeline in self._spec.pipelines) / 1000,
-        )
-
-    def _new_assembler(self) -> Assembler:
-        settings = self._settings
-        directory = Path(settings.spool_directory) if settings.spool_directory else None
-        place = f"source {self._spec.source.name}"
-        return Assembler(settings.spool_memory_mb << 20, settings.spool_disk_mb << 20, directory, place)
 
     def _watch_signals(self) -> None:
         ours, theirs = socket.socketpair()
@@ -249,8 +231,8 @@ class Reader:
             self._stream.heard = now  # silence while we do not listen says nothing
         elif not self._draining:
             self._read(now)
-        if now >= self._batcher.due_at() or (self._draining and not self._batcher.empty):
-            self._seal()
+        if now >= self._intake.due_at() or (self._draining and self._intake.has_open_batch):
+            self._decode(self._intake.seal())
         self._publisher.pump()
         self._roster.act(now)
         self._ask_for_copies()
@@ -309,46 +291,32 @@ class Reader:
             self._selector.modify(self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
-        if self._more and not self._deaf and not self._draining:
+        if self._intake.more and not self._deaf and not self._draining:
             return 0.0  # libpq may hold frames that the socket does not tell of
         now = time.monotonic()
-        due = min(self._batcher.due_at(), self._next_status, self._roster.due_at(), self._next_report)
+        due = min(self._intake.due_at(), self._next_status, self._roster.due_at(), self._next_report)
         if self._frontier.durable > self._progress.confirmed:
             due = min(due, self._next_confirm)
         return min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, due - now))
 
     def _read(self, now: float) -> None:
-        """One read or one part of it, so that mailboxes and timers get their turn; a batch that is full makes room for the next."""
-        if self._rest is None:
-            chunk = self._stream.read()
-            self._rest = self._assembler.take(chunk) if chunk is not None else None
-        else:
-            self._stream.heard = now  # a long transaction is being put together: nothing is read meanwhile
-        self._more = self._rest is not None
-        if self._rest is None:
+        """One read or one part of it; a batch that is full makes room for the next."""
+        for batch in self._intake.read(now):
+            self._decode(batch)
+            self._context.heartbeat.beat()
+        if not self._intake.more:
             self._note_silence(now)
-            return
-        part = next(self._rest, None)
-        if part is None:
-            self._rest = None
-        while part is not None:
-            part = self._batcher.take(part, now)
-            if self._batcher.full:
-                self._seal()
-                self._context.heartbeat.beat()
 
     def _note_silence(self, now: float) -> None:
         silent = now - self._stream.heard
         if silent > SILENCE_SECONDS_MAX:
             raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
-        if (
-            self._batcher.empty and not self._frontier.in_flight and not self._decoder.in_transaction
-        ):  # and nothing waits in `_rest`
+        if self._intake.idle and not self._frontier.in_flight and not self._decoder.in_transaction:
             self._frontier.idle(self._stream.wal_end)
             self._received = max(self._received, self._stream.wal_end)
 
-    def _seal(self) -> None:
-        decoded = self._decoder.decode(self._batcher.seal())
+    def _decode(self, batch: list[Chunk]) -> None:
+        decoded = self._decoder.decode(batch)
         failpoint("reader.after_seal", self._stream.cut)
         self._rows += decoded.rows
         self._received = max(self._received, decoded.received)
@@ -417,7 +385,7 @@ class Reader:
         if time.monotonic() >= self._drain_until:
             log.warning("drain_cut_short", source=self._spec.source.name)
             return True
-        done = self._batcher.empty and not self._publisher.blocked and not self._frontier.in_flight
+        done = not self._intake.has_open_batch and not self._publisher.blocked and not self._frontier.in_flight
         return done and self._frontier.durable <= self._progress.confirmed
 
     # -- telling people
