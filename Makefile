@@ -2,12 +2,15 @@
 #
 #   ARGS="..."    more arguments for the program or for pytest:  make test ARGS="-k wal -x"
 #   PYTHON=...    the Python (>= 3.11) to make .venv with; without it the newest known one on PATH
+#   SECONDS=60    for `make fuzz`: how long each parser is tried; PARSERS="..." are those that are
 #   USE_UV=1      install with uv instead of pip
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 ARGS ?=
+SECONDS = 60
+PARSERS = pgoutput stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
 
 .PHONY: help
@@ -31,6 +34,15 @@ install: .installed-dev ## make .venv and install everything, with the tools for
 .PHONY: test
 test: .installed-dev ## run all tests
 	@$(BIN)/pytest $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
+	@scripts/fetch_postgres_versions.sh
+	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
+	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done
 
 .PHONY: check
 check: lint ## lint, then the tests that take seconds (unit, property, architecture)
@@ -70,6 +82,6 @@ clean-data: ## remove .local: the embedded databases with everything in them
 	@scripts/remove_data.sh
 
 # Not files: scripts/bootstrap.sh looks itself whether there is something to do (20 ms when there is not).
-.PHONY: .installed-embedded .installed-dev
-.installed-embedded .installed-dev:
+.PHONY: .installed-embedded .installed-dev .installed-fuzz
+.installed-embedded .installed-dev .installed-fuzz:
 	@scripts/bootstrap.sh $(@:.installed-%=%)

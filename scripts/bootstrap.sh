@@ -1,15 +1,15 @@
 #!/bin/sh
-# Make .venv and install this project into it:  bootstrap.sh embedded|dev
+# Make .venv and install this project into it:  bootstrap.sh embedded|dev|fuzz
 #
 # Done once: .venv/.installed-EXTRA holds a checksum of what decides the outcome (setup.cfg, pyproject.toml,
 # constraints.txt, the place of the checkout); while it is the same, nothing happens and no network is needed. The stamp is
-# written last, so an interrupted run is begun again. `dev` contains `embedded`.
+# written last, so an interrupted run is begun again. `dev` contains `embedded`, `fuzz` contains `dev`.
 #
 # PYTHON: the Python to use, else the first of CANDIDATES that runs and is new enough. USE_UV=1: install with uv.
 set -eu
 cd "$(dirname "$0")/.."
 
-EXTRA=${1:?usage: bootstrap.sh embedded|dev}
+EXTRA=${1:?usage: bootstrap.sh embedded|dev|fuzz}
 CANDIDATES='python3.13 python3.12 python3.11 python3 python'
 CONSTRAINTS=scripts/constraints.txt
 QUIET='--quiet --disable-pip-version-check'
@@ -65,5 +65,6 @@ fi
 if ! is_installed; then
     install_extra
     stamp >.venv/.installed-embedded
-    if [ "$EXTRA" = dev ]; then stamp >.venv/.installed-dev; fi
+    if [ "$EXTRA" != embedded ]; then stamp >.venv/.installed-dev; fi
+    stamp >".venv/.installed-$EXTRA"
 fi

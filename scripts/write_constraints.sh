@@ -5,8 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Asked for by environment markers that may not hold for the Python of this .venv (async-timeout: redis before 3.11.3).
-ELSEWHERE='async-timeout'
+# Asked for by environment markers that may not hold for the Python of this .venv (async-timeout: redis before 3.11.3),
+# or by the extra `fuzz`, which is installed only where it is used.
+ELSEWHERE='async-timeout atheris'
 
 draft=$(mktemp)
 trap 'rm -f "$draft"' EXIT

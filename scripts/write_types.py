@@ -174,8 +174,7 @@ look like no value) is NULL in its column **and** stands as text in the column `
 the target: a JSON object from the source's column name to PostgreSQL's text, such as `{{"price": "NaN", "valid_until": "infinity"}}`.
 `_ETL_SPECIAL` is NULL in every row that has no such value. Nothing becomes NULL silently.
 
-Such a value may be (part of) a key: rows are told apart by the column and the text together. A target whose key has a `numeric(p,s)`, date,
-timestamp or JSON column therefore declares no PRIMARY KEY (Snowflake would make its columns NOT NULL).
+Such a value may be (part of) a key: rows are told apart by the column and the text together.
 
 ```sql
 SELECT ID, VALID_UNTIL, JSON_EXTRACT_PATH_TEXT(_ETL_SPECIAL, 'valid_until') AS VALID_UNTIL_TEXT FROM ORDERS WHERE _ETL_SPECIAL IS NOT NULL;

@@ -15,13 +15,17 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the state store keeps of a source. LSNs are ints."""
+    """What the state store keeps of a source. LSNs are ints.
+
+    `forked_at` is where the present timeline began, as long as it is not proven that nothing of the lost one was landed (0: proven).
+    """
 
     system_identifier: str
     timeline: int
     slot: str
     generation: int
     confirmed: int
+    forked_at: int = 0
 
     def advanced(self, confirmed: int) -> Progress:
         """The same, confirmed further. Going back is a fault of ours."""

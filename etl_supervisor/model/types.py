@@ -48,6 +48,19 @@ class ValueKind(StrEnum):
     JSON_TEXT = "json_text"
 
 
+def is_special(text: str, kind: ValueKind) -> bool:
+    """Must a value of this kind, given as PostgreSQL's text, be kept in `_etl_special`? For single values, such as a column's default."""
+    match kind:
+        case ValueKind.NUMERIC:
+            return text == "NaN"
+        case ValueKind.DATE | ValueKind.TIMESTAMP | ValueKind.TIMESTAMPTZ:
+            return text[4:5] != "-" or text.startswith("-") or text.endswith("BC")
+        case ValueKind.JSON | ValueKind.JSON_TEXT:
+            return text.strip() == "null"
+        case _:
+            return False
+
+
 @dataclass(frozen=True, slots=True)
 class ValueType:
     """A kind, with precision and scale for NUMERIC."""

@@ -1,9 +1,14 @@
-"""Which state store: Redis unless STATE_STORE says postgres."""
+"""Which state store: Redis unless STATE_STORE says postgres. And a reader's last word in it."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from etl_supervisor.errors import EtlError
+from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -19,3 +24,10 @@ def open_store(settings: Settings) -> StateStore:
     from etl_supervisor.state.redis import RedisStore
 
     return RedisStore(settings.redis_url.get_secret_value())
+
+
+def leave_word(settings: Settings, source: str, error: EtlError) -> None:
+    """Why the reader of a source ended: `status` shows it until the next one reports. Best effort."""
+    with contextlib.suppress(EtlError), contextlib.closing(open_store(settings)) as store:
+        last = store.report(source) or SourceReport("")
+        store.save_report(source, replace(last, state="stopped", trouble=error.line, reported_at=time.time()))

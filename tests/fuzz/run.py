@@ -1,7 +1,7 @@
 """Fuzzes one parser with atheris:  python -m tests.fuzz.run PARSER SECONDS FOLDER
 
 PARSER is a function of `tests.support.hostile`. The corpus grows in FOLDER, and an input that breaks the parser stays there as `crash-…`:
-give it to the function again and make a test of it. `make fuzz` runs all parsers one after the other.
+give it to the function again and make a test of it. `make fuzz` runs all parsers one after the other (needs the extra `fuzz`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,29 @@ from tests.support.pgoutput_history import frames
 from tests.support.pgoutput_streams import histories
 
 INPUT_BYTES_MAX = 8_192
-MEMORY_MB_MAX = 2_048
+MEMORY_MB_MAX = 8_192  # the fuzzer itself grows by some megabytes a second
 INPUT_SECONDS_MAX = 5  # one input that takes longer is a finding
 SEED_HISTORIES = 60
 GROWTH_BYTES_MAX = 16  # of a frame in one mutation
+READY, FAILED = b'["Ready"]', b'["Failed",1,"open","schema","place","reason","remedy",true]'
+SEEDS = {
+    "stream_frame": [b"k" + bytes(17)],
+    "copy_rows": [b'\1a,"b"\n\\N,"""\n"\n'],
+    "wire_message": [READY, FAILED, b'["Desired",[]]', b'["Supervised",[["a",true,1,"open"]]]'],
+    "mailbox_bytes": [b"\0\0\0\x09\0" + READY + b"\0\0\0\x3b\0" + FAILED],
+}
 
 
-def seed(folder: Path) -> None:
-    """Valid streams to begin with."""
+def seed(parser: str, folder: Path) -> None:
+    """Valid inputs to begin with."""
+    for number, data in enumerate(SEEDS.get(parser, [])):
+        (folder / f"seed-{number}").write_bytes(data)
+    if parser == "pgoutput":
+        seed_streams(folder)
+
+
+def seed_streams(folder: Path) -> None:
+    """Whole histories, in both forms of the protocol."""
 
     @settings(max_examples=SEED_HISTORIES, derandomize=True, database=None, deadline=None)
     @given(histories(steps_max=6))
@@ -64,8 +79,7 @@ def main() -> None:
     parser, seconds, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     folder.mkdir(parents=True, exist_ok=True)
     options = {"custom_mutator": mutated} if parser == "pgoutput" else {}
-    if parser == "pgoutput":
-        seed(folder)
+    seed(parser, folder)
     flags = [
         f"-max_total_time={seconds}",
         f"-max_len={INPUT_BYTES_MAX}",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import orjson
 import pytest
+from psycopg import sql
 
-from tests.support.fix_deployment import Deployment
+from etl_supervisor.model import lsn
+from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
+from workers.snowflake.identifiers import quoted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -106,6 +110,213 @@ def test_tables_of_every_identity_are_copied_and_followed(deploy: Deployment) ->
     deploy.source.execute(fill("by_default", 1, 3, plain_key))
     deploy.caught_up("shop")
     deploy.same("shop", by_default=("id",), full_with_key=("id",))
+    assert deploy.stop() == 0
+
+
+def rows_in(deploy: Deployment, query: str) -> list[tuple[object, ...]]:
+    """What Snowflake answers; {s} and {l} stand for target and landing schema."""
+    there = deploy.destination
+    places = {"s": f'"{there.database}"."{there.schema}"', "l": f'"{there.database}"."{there.landing_schema}"'}
+    with sql_session(there) as session, session.cursor() as cursor:
+        cursor.execute(query.format(**places))
+        return [tuple(row) for row in cursor.fetchall()]
+
+
+def test_partitions_filters_and_lists_hold_for_copy_and_stream(deploy: Deployment) -> None:
+    """Three publications, one of them with a name that needs quotes; one publishes by way of the root."""
+    deploy.source.execute(
+        """
+        create table rooted (id int, region text, note text, primary key (id, region)) partition by list (region);
+        create table rooted_eu partition of rooted for values in ('eu');
+        create table rooted_us (note text, region text not null, id int not null, dropped int, primary key (id, region));
+        alter table rooted_us drop column dropped;
+        alter table rooted attach partition rooted_us for values in ('us');
+        create table leaves (id int primary key, note text) partition by range (id);
+        create table leaves_low partition of leaves for values from (0) to (100);
+        create table leaves_high partition of leaves for values from (100) to (1000) partition by range (id);
+        create table leaves_higher partition of leaves_high for values from (100) to (1000);
+        create table filtered (id int primary key, v int, note text); alter table filtered replica identity full;
+        insert into rooted select g, (array['eu', 'us'])[1 + g % 2], 'n' from generate_series(1, 20) g;
+        insert into leaves select g * 10, 'n' from generate_series(1, 30) g;
+        insert into filtered select g, g, case when g % 5 = 0 then '100% {x} it''s \\' else 'other' end from generate_series(1, 30) g;
+        create publication p for table rooted with (publish_via_partition_root);
+        create publication "Odd, ""na""me" for table leaves, filtered where (note = '100% {x} it''s \\' and id > 5);
+        create publication q for table filtered where (v < 3), leaves_low
+        """
+    )
+    deploy.add("shop", publication_name='p, "Odd, ""na""me",q')
+    deploy.start()
+    deploy.ready("shop", 4)
+    assert sorted(deploy.states("shop")) == ["filtered", "leaves_higher", "leaves_low", "rooted"]
+    assert deploy.states("shop")["filtered"].rows_copied == 7
+    for change in (
+        "update rooted set region = 'us' where id = 2; update rooted set note = 'c' where id < 5",
+        "create table rooted_un partition of rooted for values in ('un'); insert into rooted values (30, 'un', 'n')",
+        "delete from rooted where id = 7; update rooted set id = 31 where id = 8",
+        "update leaves set id = id + 95 where id between 10 and 50; delete from leaves where id in (60, 200)",
+        "create table leaves_top partition of leaves for values from (1000) to (2000); insert into leaves values (1500, 't')",
+        "update filtered set v = 1 where id = 20; update filtered set v = 100 where id = 1; update filtered set v = -v where id = 2",
+        "update filtered set note = 'out' where id = 10; insert into filtered values (40, 40, 'out'), (41, 2, 'in')",
+    ):
+        deploy.source.execute(change)
+    deploy.ready("shop", 5)
+    deploy.caught_up("shop")
+    deploy.same("shop", rooted=("id", "region"), leaves_low=("id",), leaves_higher=("id",), leaves_top=("id",))
+    published = "select id, v, note from filtered where v < 3 or (note = '100% {x} it''s \\' and id > 5) order by id"
+    assert rows_in(deploy, "SELECT ID, V, NOTE FROM {s}.FILTERED ORDER BY ID") == deploy.source.execute(published)
+    assert deploy.stop() == 0
+
+
+def test_a_row_that_comes_into_the_filter_without_its_large_values_gets_them_from_the_source(
+    deploy: Deployment,
+) -> None:
+    deploy.source.execute("create table docs (id int primary key, note text, big text)")
+    deploy.source.execute("alter table docs alter big set storage external")
+    deploy.source.execute(fill("docs", 1, 20, plain_key))
+    deploy.source.execute("create publication p for table docs where (id > 10)")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    deploy.source.execute(
+        "update docs set id = id + 100 where id < 3; update docs set note = 'c' where id in (12, 102)"
+    )
+    wait_for("the line", lambda: '"table_copied_again"' in deploy.log)
+    deploy.ready("shop")
+    deploy.caught_up("shop")
+    query = "select id, note, big from docs where id > 10 order by id"
+    assert rows_in(deploy, "SELECT ID, NOTE, BIG FROM {s}.DOCS ORDER BY ID") == deploy.source.execute(query)
+    assert deploy.stop() == 0
+
+
+ODD = [
+    'Mixed "Case" Name',
+    "a.b",
+    "select",
+    "ü" * 31,
+    "two words",
+    "comma,semi;",
+    "%s {x} \\n",
+    "ends\\",
+    "$$",
+    "q?h#a&b=c",
+]
+
+
+def test_odd_names_of_schemas_tables_and_columns_go_all_the_way(deploy: Deployment) -> None:
+    """An apostrophe stands only in the name of a number: the local Snowflake knows it nowhere else."""
+    deploy.source.execute(
+        """create table apostrophe (id int primary key, "it's" int); insert into apostrophe values (1, 2)"""
+    )
+    with deploy.source.connect() as connection:
+        for odd in ODD:
+            name = sql.Identifier(odd)
+            connection.execute(sql.SQL("create schema {}").format(name))
+            connection.execute(sql.SQL("create table {}.{} (id int primary key, {} text)").format(name, name, name))
+            connection.execute(sql.SQL("insert into {}.{} values (1, 'copied'), (2, 'copied')").format(name, name))
+        connection.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop", len(ODD) + 1)
+    with deploy.source.connect() as connection:
+        for odd in ODD:
+            name = sql.Identifier(odd)
+            connection.execute(sql.SQL("insert into {}.{} values (3, 'streamed')").format(name, name))
+            connection.execute(sql.SQL("update {}.{} set {} = 'changed' where id = 2").format(name, name, name))
+    deploy.caught_up("shop")
+    for odd in ODD:
+        upper = quoted(odd.upper()).replace("{", "{{").replace("}", "}}")
+        table = quoted(f"{odd}__{odd}".upper()).replace("{", "{{").replace("}", "}}")
+        found = rows_in(deploy, f"SELECT ID, {upper} FROM {{s}}.{table} ORDER BY ID")
+        assert found == [(1, "copied"), (2, "changed"), (3, "streamed")], odd
+    assert rows_in(deploy, """SELECT ID, "IT'S" FROM {s}.APOSTROPHE""") == [(1, 2)]
+    assert deploy.stop() == 0
+
+
+def test_names_that_become_one_in_snowflake_are_refused_with_a_clear_line(deploy: Deployment) -> None:
+    deploy.source.execute(
+        """
+        create table items (id int primary key, note text); insert into items values (1, 'mine');
+        create publication p for all tables
+        """
+    )
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    deploy.source.execute('create table "ITEMS" (id text primary key, other text, note int)')
+    deploy.source.execute("""insert into "ITEMS" values ('2', 'theirs', 3)""")
+    deploy.source.execute(
+        'create table twice (id int primary key, "a" int, "A" int); insert into twice values (1, 2, 3)'
+    )
+    deploy.source.execute("create table ours (id int primary key, _etl_op text); insert into ours values (1, 'x')")
+    deploy.source.execute("insert into items values (2, 'mine too')")
+
+    def stopped() -> dict[str, str]:
+        found = [orjson.loads(line) for line in deploy.log.splitlines()]
+        return {line["table"]: line["reason"] for line in found if line["event"] == "table_stopped"}
+
+    wait_for("three lines", lambda: len(stopped()) == 3)
+    assert stopped() == {
+        "public.ITEMS": "LANDING_ITEMS belongs to table public.items of pipeline shop",
+        "public.twice": "columns a and A are both A in Snowflake",
+        "public.ours": "column _etl_op begins with _ETL_, which is the system's own",
+    }
+    wait_for("the second row", lambda: rows_in(deploy, "SELECT ID, NOTE FROM {s}.ITEMS ORDER BY ID")[1:])
+    assert rows_in(deploy, "SELECT ID, NOTE FROM {s}.ITEMS ORDER BY ID") == [(1, "mine"), (2, "mine too")]
+    assert columns_in_snowflake(deploy, "ITEMS") == {"ITEMS": ["ID", "NOTE"], "LANDING_ITEMS": ["ID", "NOTE"]}
+
+
+def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deployment) -> None:
+    deploy.source.execute(
+        """
+        create table z (); alter table z replica identity full; insert into z default values; insert into z default values;
+        create table one (t text); alter table one replica identity full; insert into one values (''), (null), ('\\N'), (' '), ('"');
+        create table lots (a int, b text); alter table lots replica identity full; insert into lots values (1, 'x'), (1, 'x');
+        create table late (a int primary key deferrable); insert into late values (1);
+        create publication p for all tables
+        """
+    )
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop", 4)
+    for change in (
+        "insert into z default values; delete from z; insert into z default values",
+        "insert into one values (''), (null), ('\\N'); delete from one where t = ''",
+        "update lots set b = 'y' where ctid = (select min(ctid) from lots); insert into lots values (null, null)",
+        "truncate lots; insert into lots values (2, '')",
+        "insert into late values (2)",
+    ):
+        deploy.source.execute(change)
+    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    wait_for("all of it to be confirmed", lambda: deploy.confirmed("shop") >= lsn.parse(end))
+    order = "ORDER BY _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
+    ops = [op for (op,) in rows_in(deploy, f"SELECT _ETL_OP FROM {{l}}.LANDING_Z {order}")]
+    assert ops == ["R", "R", "I", "D", "D", "D", "I"]
+    one = rows_in(deploy, f"SELECT _ETL_OP, T FROM {{l}}.LANDING_ONE {order}")
+    copied = [("R", ""), ("R", None), ("R", "\\N"), ("R", " "), ("R", '"')]
+    assert one == [*copied, ("I", ""), ("I", None), ("I", "\\N"), ("D", ""), ("D", "")]
+    lots = rows_in(deploy, f"SELECT _ETL_OP, A, B FROM {{l}}.LANDING_LOTS {order}")
+    update = [("D", 1, "x"), ("I", 1, "y")]
+    assert lots == [("R", 1, "x"), ("R", 1, "x"), *update, ("I", None, None), ("T", None, None), ("I", 2, "")]
+    assert rows_in(deploy, f"SELECT _ETL_OP, A FROM {{l}}.LANDING_LATE {order}") == [("R", 1), ("I", 2)]
+    assert deploy.stop() == 0
+
+
+def test_a_table_of_1600_columns_goes_all_the_way(deploy: Deployment) -> None:
+    columns = ", ".join(f"c{number} smallint" for number in range(1, 1599))
+    deploy.source.execute(f"create table wide (id int primary key, {columns}, c1599 text)")
+    deploy.source.execute(
+        "insert into wide (id, c1, c1599) select g, 1, repeat('b', 4000) from generate_series(1, 20) g"
+    )
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    deploy.source.execute("insert into wide (id, c2, c1599) values (21, 2, repeat('c', 4000))")
+    deploy.source.execute(
+        "update wide set c1 = 3 where id < 5; delete from wide where id = 6; update wide set id = 30 where id = 7"
+    )
+    deploy.caught_up("shop")
+    deploy.same("shop", wide=("id",))
     assert deploy.stop() == 0
 
 

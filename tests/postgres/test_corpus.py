@@ -8,10 +8,13 @@ import pyarrow as pa
 import pytest
 
 from etl_supervisor.ipc.arrow import META_FIELDS
+from etl_supervisor.model.types import ValueKind
 from tests.support import corpus
 from tests.support.copying import copied
 from tests.support.fix_postgres import Database
-from tests.support.streaming import streaming
+from tests.support.streaming import make_slot, streaming
+from workers.reader.catalog import read_catalog
+from workers.reader.pgtypes import value_type
 
 META = {field.name for field in META_FIELDS} - {"_etl_special"}
 
@@ -69,6 +72,35 @@ def test_an_older_server_says_the_same(old_database: Database, family: str) -> N
     if corpus.SERVER_MIN.get(family, 0) > version:
         pytest.skip("this server is too old for the family")
     check(old_database, family)
+
+
+TEXTS = {"t", "v", "v0", "c", "c1", "n"}  # of the family of texts: their binary form is their text
+
+
+@pytest.mark.parametrize("family", ["documents", "keys", "made", "moments", "numbers", "texts"])
+def test_binary_values_are_bit_equal_to_the_copied_texts(database: Database, family: str) -> None:
+    for name in corpus.load(database, family):
+        ((oid,),) = database.execute(f"select '{name}'::regclass::oid::bigint")
+        with database.connect() as connection:
+            found = read_catalog(connection, oid)
+        assert found is not None
+        typed = [
+            column.name
+            for column in found.columns
+            if value_type(column.base_oid, column.base_typmod).kind is not ValueKind.TEXT
+            or (family == "texts" and column.name in TEXTS)
+        ]
+        columns = ", ".join(typed)
+        database.execute(f"create table b_{name} as select {columns} from {name} with no data")
+        database.execute(f"create publication p for table b_{name}")
+        make_slot(database, f"slot_{name}")
+        with streaming(database, slot=f"slot_{name}", binary=True) as decoding:
+            database.execute(f"insert into b_{name} select {columns} from {name} order by id")
+            rows = pa.Table.from_batches([item.batch for item in decoding.batches()])
+        _, copy = copied(database, f"b_{name}")
+        for column in [*typed, "_etl_special"]:
+            assert bits(rows.select([column])) == bits(copy.select([column])), f"{name}.{column}"
+        database.execute("drop publication p")
 
 
 def test_a_table_of_one_column_is_not_mistaken_by_csv(database: Database) -> None:

@@ -34,6 +34,12 @@ insert into typed values
 
 
 @pytest.fixture
+def database(each_database: Database) -> Database:
+    """Every test of this file runs against every version there is."""
+    return each_database
+
+
+@pytest.fixture
 def typed(database: Database) -> Database:
     database.execute(TYPED)
     database.execute("create publication p for all tables")
@@ -176,7 +182,8 @@ def test_several_tables_and_transactions_keep_their_own_order(database: Database
         database.execute("truncate a, b")
         frames = decoding.frames()
         decoded = decoding.decoder.decode([Chunk.of(frames)])
-    assert decoded.commits == 22
+    empty = database.server.version.startswith("14.")  # it sends transactions without rows too, such as the end's
+    assert decoded.commits == 22 + empty
     assert decoded.rows == 42
     assert decoded.end_lsn
     for table, parity in (("a", 0), ("b", 1)):

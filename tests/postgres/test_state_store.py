@@ -93,3 +93,12 @@ def test_a_wrong_redis_password_needs_a_person(redis_url: str) -> None:
     wrong = RedisStore(redis_url.replace("redis://:", "redis://:x"))
     with pytest.raises(EtlError, match=r"^config at Redis: the server refuses the password"):
         wrong.progress("shop")
+
+
+def test_a_table_that_is_dropped_is_forgotten_and_the_others_stay(store: StateStore) -> None:
+    other = replace(STATE, table=TableName("public", "other"), shape='["x"]', shape_at="0-1", began="0-0", storage="{}")
+    for state in (STATE, other):
+        store.save_table("shop", "pipe", state)
+    store.drop_table("shop", "pipe", STATE.table)
+    store.drop_table("shop", "pipe", STATE.table)
+    assert store.tables("shop", "pipe") == {other.table: other}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import resource
+
 import psycopg
+import pyarrow.compute as pc
 import pytest
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.model.table import Table
+from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import rows_of, streaming
 from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.copy import CopyWorker
 from workers.reader.relations import table_of
+
+LARGE_BYTES = 200 << 20
 
 
 def shapes(database: Database, *publications: str) -> dict[str, Table]:
@@ -284,6 +290,23 @@ def test_a_row_that_moves_into_or_out_of_the_filter_is_inserted_or_deleted(datab
     assert found == [("I", 2, 20), ("I", 3, -1), ("I", 1, 11), ("D", 2, None), ("U", 3, 12)]
 
 
+@pytest.mark.parametrize("identity", ["default", "full"])
+def test_a_row_that_moves_into_the_filter_may_leave_out_what_was_never_sent(database: Database, identity: str) -> None:
+    """PostgreSQL makes an insert of the update; without REPLICA IDENTITY FULL its large values are in no message at all."""
+    database.execute("create table t (id int primary key, big text); alter table t alter big set storage external")
+    database.execute(f"alter table t replica identity {identity}; insert into t values (1, repeat('b', 5000))")
+    database.execute("create publication p for table t where (id > 10)")
+    with streaming(database) as decoding:
+        database.execute("update t set id = 11")
+        database.execute("update t set id = 12")
+        (batch,) = decoding.batches()
+    row, *moved = rows_of([batch], "t")
+    assert [each["_etl_op"] for each in moved] == ["D", "I"]
+    assert batch.incomplete_at == (None if identity == "full" else row["_etl_commit_lsn"])
+    assert (row["_etl_op"], row["id"], row["_etl_old_key"]) == ("I", 11, None)
+    assert (row["big"], row["_etl_unchanged"]) == (("b" * 5000, None) if identity == "full" else (None, '["big"]'))
+
+
 # -- names, widths, sizes
 
 
@@ -336,3 +359,49 @@ def test_a_table_without_columns_has_rows_all_the_same(database: Database) -> No
         database.execute("insert into z default values; insert into z default values; delete from z; truncate z")
         rows = rows_of(decoding.batches(), "z")
     assert [row["_etl_op"] for row in rows] == ["I", "I", "D", "D", "T"]
+
+
+# -- copies
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "seen"),
+    [
+        ("truncate leaf", True),
+        ("vacuum full leaf", True),
+        ("truncate plain", False),
+        ("insert into leaf values (2)", False),
+    ],
+)
+def test_a_copy_notices_that_a_partition_was_rewritten_after_its_snapshot(
+    database: Database, rewrite: str, seen: bool
+) -> None:
+    database.execute("create table root (id int primary key) partition by range (id); create table plain (id int)")
+    database.execute("create table leaf partition of root for values from (0) to (10); insert into root values (1)")
+    worker = object.__new__(CopyWorker)
+    worker._name, worker._place = TableName("public", "root"), "here"
+    with database.connect() as reader:
+        reader.execute("begin isolation level repeatable read read only")
+        reader.execute("select 1")  # the snapshot is taken, nothing is locked
+        database.execute(rewrite)
+        assert (worker._lock(reader) is None) == seen
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_value_of_200_mb_is_decoded_whole_and_in_bounded_memory(database: Database) -> None:
+    """In the stream, by itself in a batch; the process grows by a few times the value."""
+    database.execute("create table t (id int primary key, big text); alter table t alter big set storage external")
+    database.execute("create publication p for all tables")
+    with streaming(database) as decoding:
+        database.execute(f"insert into t values (1, repeat('abcdefgh', {LARGE_BYTES // 8})), (2, 'small')")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        batches = decoding.batches()
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    first, second = (
+        (batch.batch.column("big") for batch in batches) if len(batches) > 1 else (batches[0].batch.column("big"),) * 2
+    )
+    assert pc.binary_length(first)[0].as_py() == LARGE_BYTES
+    assert pc.starts_with(first, "abcdefgh")[0].as_py()
+    assert second[-1].as_py() == "small"
+    assert grown < 6 * LARGE_BYTES, f"{grown / LARGE_BYTES:.1f} times the value"

@@ -231,6 +231,31 @@ def test_a_column_added_with_a_default_reaches_old_rows(session: Any, destinatio
     assert [(int(k), str(price)) for k, price in rows] == [(1, "1.50"), (2, "1.50")]
 
 
+def test_a_default_that_its_column_can_not_hold_is_kept_as_text_in_old_rows(
+    session: Any, destination: Destination
+) -> None:
+    mark = ddl.ensure(session, opening(destination)).watermark
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    mark = apply(session, opening(destination), mark, 12)
+    insert(session, destination, [("I", 100, 13, 1, 0, None, None, 2, 1, "x", None)])
+    added = (
+        Column("until", ValueType(ValueKind.DATE), default="infinity"),
+        Column("price", ValueType(ValueKind.NUMERIC, 10, 2), default="NaN"),
+        Column("doc", ValueType(ValueKind.JSON), default="1" * 40),
+    )
+    it = opening(destination, table=replace(TABLE, columns=(*TABLE.columns, *added), version=1))
+    ddl.ensure(session, it)
+    apply(session, it, mark, 20)
+    with session.cursor() as cursor:
+        rows = cursor.execute(
+            f"SELECT UNTIL, PRICE, DOC, _ETL_SPECIAL FROM {objects_of(destination, TABLE).target_sql} ORDER BY K"
+        ).fetchall()
+    for until, price, doc, special in rows:
+        assert (until, price, json.loads(doc)) == (None, None, "1" * 40)
+        assert json.loads(special) == {"until": "infinity", "price": "NaN"}
+    assert len(rows) == 2
+
+
 def test_names_that_can_not_be_are_refused(session: Any, destination: Destination) -> None:
     twice = replace(TABLE, columns=(*TABLE.columns, Column("BIG", TEXT)))
     with pytest.raises(EtlError, match="columns big and BIG are both BIG in Snowflake"):

@@ -32,6 +32,7 @@ from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.choose import open_store
 from tests.support.fix_local_snowflake import destination_in, sql_session
 from tests.support.fix_postgres import Database
+from workers.snowflake.identifiers import quoted
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.1
@@ -199,7 +200,9 @@ class Deployment:
         with sql_session(self.destination) as session, session.cursor() as cursor:
             marks = cursor.execute(f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
             return not any(
-                cursor.execute(f'SELECT COUNT(*) FROM {schema}."{table}" WHERE _ETL_COMMIT_LSN >= {at}').fetchone()[0]
+                cursor.execute(
+                    f"SELECT COUNT(*) FROM {schema}.{quoted(table)} WHERE _ETL_COMMIT_LSN >= {at}"
+                ).fetchone()[0]
                 for table, at in marks
             )
 

@@ -4,6 +4,7 @@ postgres      the embedded server, started once
 database      a fresh database in it, dropped afterwards with its slots; second_database and second_source are others
 postgres_old  a second server, of an older version, from the distribution; skipped where there is none
 old_database  a fresh database in that
+each_database a fresh database in each supported version, one after the other; a version that is not on this machine is skipped
 open_folder   a folder that the server's account can reach (pytest's tmp_path is closed to others)
 """
 
@@ -25,8 +26,13 @@ from psycopg import sql
 from etl_supervisor.embedded.pg_programs import BINDIR_VARIABLE, probe
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 
-FAST_SETTINGS = {"fsync": "off"}  # a test's data need not outlive the machine's power
+FAST_SETTINGS = {
+    "fsync": "off",
+    "max_prepared_transactions": "10",
+}  # a test's data need not outlive the machine's power
 OLD_BINDIRS = [Path(f"/usr/lib/postgresql/{major}/bin") for major in (15, 14, 16, 17)]
+MAJORS = (14, 15, 16, 17, 18)
+FETCHED = Path(__file__).parents[2] / ".local" / "test-postgres"  # scripts/fetch_postgres_versions.sh
 SLOT_RELEASE_TIMEOUT = "10s"
 
 
@@ -95,17 +101,39 @@ def postgres_old() -> Iterator[EmbeddedPostgres]:
     bindir = next((place for place in OLD_BINDIRS if probe(place)), None)
     if bindir is None:
         pytest.skip(f"no older PostgreSQL in any of {', '.join(map(str, OLD_BINDIRS))}")
+    yield from _server_of(bindir)
+
+
+@pytest.fixture
+def old_database(postgres_old: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres_old)
+
+
+@pytest.fixture(scope="session", params=MAJORS, ids=lambda major: f"PostgreSQL {major}")
+def postgres_version(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    major = request.param
+    if postgres.version.startswith(f"{major}."):
+        yield postgres
+        return
+    places = [FETCHED / str(major) / "bin", Path(f"/usr/lib/postgresql/{major}/bin")]
+    bindir = next((place for place in places if probe(place)), None)
+    if bindir is None:
+        pytest.skip(f"no PostgreSQL {major} on this machine (make test-matrix fetches what can be fetched)")
+    yield from _server_of(bindir)
+
+
+@pytest.fixture
+def each_database(postgres_version: EmbeddedPostgres) -> Iterator[Database]:
+    yield from _fresh_database(postgres_version)
+
+
+def _server_of(bindir: Path) -> Iterator[EmbeddedPostgres]:
     with _open_folder() as folder, pytest.MonkeyPatch.context() as environment:
         environment.setenv(BINDIR_VARIABLE, str(bindir))
         server = EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_SETTINGS).start()
         environment.undo()
         with server:
             yield server
-
-
-@pytest.fixture
-def old_database(postgres_old: EmbeddedPostgres) -> Iterator[Database]:
-    yield from _fresh_database(postgres_old)
 
 
 def _open_folder() -> tempfile.TemporaryDirectory[str]:

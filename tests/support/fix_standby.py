@@ -38,9 +38,9 @@ class Pair:
 def pair(open_folder: Path) -> Iterator[Callable[..., Pair]]:
     with ExitStack() as stack:
 
-        def start(*, sync_slots: bool = False) -> Pair:
-            """`sync_slots`: failover slots are copied, and no change is streamed before the standby has it."""
-            settings = FAST_SETTINGS | ({"synchronized_standby_slots": SLOT} if sync_slots else {})
+        def start(*, sync_slots: bool = False, first: bool = True) -> Pair:
+            """`sync_slots`: failover slots are copied, and (`first`) no change is streamed before the standby has it."""
+            settings = FAST_SETTINGS | ({"synchronized_standby_slots": SLOT} if sync_slots and first else {})
             primary = stack.enter_context(EmbeddedPostgres(open_folder / "primary", settings=settings))
             data = open_folder / "standby"
             _copy(primary, data)

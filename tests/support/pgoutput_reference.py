@@ -59,9 +59,17 @@ class _Message:
     """A message of a streamed transaction, kept until the commit."""
 
     start: int
-    subxid: int
+    wal_end: int
     kind: str
     body: bytes
+
+
+@dataclass
+class _Streamed:
+    """A transaction in progress: its messages, and its subtransactions that were rolled back."""
+
+    messages: list[_Message] = field(default_factory=list)
+    aborted: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -156,7 +164,7 @@ class _Reader:
         self.tables: dict[int, TableOf] = {}
         self.open: _Transaction | None = None
         self.commit_lsn = 0  # of the last transaction
-        self.streamed: dict[int, list[_Message]] = {}
+        self.streamed: dict[int, _Streamed] = {}
         self.streaming: int | None = None  # the transaction whose block is open
 
     def take(self, frame: bytes) -> None:
@@ -164,78 +172,65 @@ class _Reader:
         if len(frame) <= HEADER_BYTES:
             raise Malformed("a frame without a message")
         start, wal_end = struct.unpack_from("!QQ", frame, 1)
-        if max(start, wal_end) > LSN_MAX:
-            raise Malformed("a position beyond what the system can count")
         kind, body = chr(frame[HEADER_BYTES]), frame[HEADER_BYTES + 1 :]
         if kind in "SEcA" and self.protocol > 1:
-            self.control(kind, _Cursor(body))
-        elif self.streaming is not None:
-            self.keep(start, kind, body)
-        else:
-            self.apply(start, kind, body)
+            self.control(_Message(start, wal_end, kind, body))
+        elif self.streaming is None:
+            self.apply(_Message(start, wal_end, kind, body))
+        elif kind != "O":  # the one message in a block that has no transaction id
+            self.streamed[self.streaming].messages.append(_Message(start, wal_end, kind, body))
 
     # -- protocol 2
 
-    def control(self, kind: str, cursor: _Cursor) -> None:
+    def control(self, message: _Message) -> None:
         """Stream Start, Stop, Commit and Abort."""
-        if (kind == "E") != (self.streaming is not None) or self.open is not None:
+        kind, cursor = message.kind, _Cursor(message.body)
+        if (kind == "E") != (self.streaming is not None):
             raise Malformed("blocks of streamed transactions do not nest")
         match kind:
             case "S":
-                xid, first = cursor.number(4), cursor.number(1)
-                if bool(first) != (xid not in self.streamed):
+                self.streaming, first = cursor.number(4), bool(cursor.number(1))
+                if first != (self.streaming not in self.streamed):
                     raise Malformed("the first block of a transaction says so, and no other")
-                self.streamed.setdefault(xid, [])
-                self.streaming = xid
+                self.streamed.setdefault(self.streaming, _Streamed())
             case "E":
                 self.streaming = None
             case "A":
-                xid, subxid = cursor.number(4), cursor.number(4)
-                self.abort(xid, subxid)
+                self.abort(cursor.number(4), cursor.number(4))
             case "c":
-                self.commit_streamed(cursor)
-                return
+                self.commit_streamed(message, cursor)
         cursor.end()
-
-    def keep(self, start: int, kind: str, body: bytes) -> None:
-        """A message inside a block: its transaction id comes first."""
-        assert self.streaming is not None
-        if kind not in "RYIUDTM":
-            if kind == "O":
-                return
-            raise Malformed("a message that no block holds")
-        cursor = _Cursor(body)
-        subxid = cursor.number(4)
-        self.streamed[self.streaming].append(_Message(start, subxid, kind, body[4:]))
 
     def abort(self, xid: int, subxid: int) -> None:
-        if xid not in self.streamed:
-            raise Malformed("an abort of what was not streamed")
+        """Of a transaction of which nothing has come there is nothing to forget."""
         if xid == subxid:
-            del self.streamed[xid]
-        else:
-            self.streamed[xid] = [message for message in self.streamed[xid] if message.subxid != subxid]
+            self.streamed.pop(xid, None)
+        elif xid in self.streamed:
+            self.streamed[xid].aborted.add(subxid)
 
-    def commit_streamed(self, cursor: _Cursor) -> None:
+    def commit_streamed(self, message: _Message, cursor: _Cursor) -> None:
         """The transaction as if it came only now."""
-        xid = cursor.number(4)
+        xid, flags, rest = cursor.number(4), cursor.take(1), cursor.take(24)
         if xid not in self.streamed:
             raise Malformed("a commit of what was not streamed")
-        cursor.take(1)
-        commit_lsn, end_lsn, time = cursor.lsn(), cursor.lsn(), cursor.time()
-        cursor.end()
-        if end_lsn <= commit_lsn:
-            raise Malformed("a commit without a length")
-        self.start_transaction(_Transaction(commit_lsn, time, xid))
-        for message in self.streamed.pop(xid):
-            self.apply(message.start, message.kind, message.body)
-        self.open, self.reading.end_lsn = None, end_lsn
+        transaction = self.streamed.pop(xid)
+        begin = rest[:8] + rest[16:] + xid.to_bytes(4, "big")
+        self.apply(replace(message, kind="B", body=begin))
+        for kept in transaction.messages:
+            subxid = _Cursor(kept.body).number(4)
+            if subxid not in transaction.aborted:
+                if kept.kind not in "RYIUDTM":
+                    raise Malformed("a message that no block holds")
+                self.apply(replace(kept, body=kept.body[4:]))
+        self.apply(replace(message, kind="C", body=flags + rest))
 
     # -- protocol 1
 
-    def apply(self, start: int, kind: str, body: bytes) -> None:
+    def apply(self, message: _Message) -> None:
         """A message outside of a block."""
-        cursor = _Cursor(body, self.value_kinds)
+        if max(message.start, message.wal_end) > LSN_MAX:
+            raise Malformed("a position beyond what the system can count")
+        kind, cursor = message.kind, _Cursor(message.body, self.value_kinds)
         match kind:
             case "B":
                 self.begin(cursor)
@@ -244,7 +239,7 @@ class _Reader:
             case "R":
                 self.relation(cursor)
             case "I" | "U" | "D" | "T":
-                self.change(start, kind, cursor)
+                self.change(message.start, kind, cursor)
             case "O" | "Y" | "M":
                 return  # nothing of ours is in them
             case _:

@@ -23,7 +23,10 @@ TYPED = (
     ColumnOf("real", 701),
 )
 SHAPES: dict[int, tuple[TableOf, ...]] = {  # by relation: the shapes that it takes
-    1: tuple(TableOf(1, "plain", columns) for columns in ((ID, NAME, BIG), (ID, NAME, BIG, PRICE), (ID, BIG))),
+    1: tuple(
+        TableOf(1, "plain", columns)
+        for columns in ((ID, NAME, BIG), (ID, NAME, BIG, PRICE), (ID, ColumnOf("name", 23), BIG))
+    ),
     2: tuple(
         TableOf(2, "whole", tuple(replace(column, key=True) for column in columns), "f")
         for columns in ((NAME, ID, BIG), (NAME, ID, BIG, PRICE))
@@ -61,8 +64,9 @@ def _key(draw: st.DrawFn, table: TableOf) -> list[Value]:
     return [_value(draw, column) if column.key else NULL for column in table.columns]
 
 
-def _change(draw: st.DrawFn, history: History, session: int, tables: dict[int, TableOf]) -> None:
-    table = tables[draw(st.sampled_from(sorted(tables)))]
+def _change(draw: st.DrawFn, history: History, session: int, tables: dict[int, TableOf], oid: int = 0) -> None:
+    """A change of this table, or of any."""
+    table = tables[oid or draw(st.sampled_from(sorted(tables)))]
     match draw(st.sampled_from("IIIMUUKOODT")):
         case "I":
             history.change(session, "I", [table], _row(draw, table))
@@ -124,7 +128,9 @@ def histories(draw: st.DrawFn, steps_max: int = 20) -> History:
                 _nested(draw, history, session, tables)
             case "A":
                 oid = draw(st.sampled_from(sorted(SHAPES)))
+                _change(draw, history, session, tables, oid)
                 tables[oid] = draw(st.sampled_from(SHAPES[oid]))
+                _change(draw, history, session, tables, oid)
     for session in history.open_sessions():
         history.commit(session)
     return history

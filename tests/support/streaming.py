@@ -12,6 +12,7 @@ from psycopg import conninfo
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
 from tests.support.fix_postgres import Database
+from workers.reader.assembler import Assembler
 from workers.reader.batch import TableBatch
 from workers.reader.catalog import read_catalog
 from workers.reader.frame import Chunk
@@ -19,6 +20,7 @@ from workers.reader.pgoutput import Decoder
 from workers.reader.relations import Relations
 from workers.reader.source import publications_of
 from workers.reader.stream import ReplicationStream, connect
+from workers.reader.transfer import BinaryForms
 
 SECONDS_MAX = 20.0
 
@@ -42,19 +44,29 @@ def source_of(database: Database, publication: str = "p", replication_id: int = 
     return source, str(parameters.get("password", ""))
 
 
-@contextmanager
-def streaming(database: Database, publication: str = "p", slot: str = "") -> Iterator[Decoding]:
-    """A slot made now, streamed from now on."""
-    source, password = source_of(database, publication)
-    name = slot or f"slot_{database.name}"
+def make_slot(database: Database, name: str) -> int:
+    """A slot that begins now; where."""
+    source, password = source_of(database)
     maker = ReplicationStream(source, password)
     made = maker.create_slot(name, temporary=False, snapshot=False, limit=10, tick=lambda: None)
     maker.close()
+    return made.consistent_point
+
+
+@contextmanager
+def streaming(
+    database: Database, publication: str = "p", slot: str = "", *, binary: bool = False, in_progress: bool = False
+) -> Iterator[Decoding]:
+    """A slot made now (or the given one), streamed from now on."""
+    source, password = source_of(database, publication)
+    name = slot or f"slot_{database.name}"
+    position = 0 if slot else make_slot(database, name)
     stream = ReplicationStream(source, password)
-    stream.start(name, made.consistent_point, publications_of(source))
+    stream.start(name, position, publications_of(source), binary=binary, streaming=in_progress)
     catalog = connect(source, password)
+    decoder = Decoder(Relations(lambda oid: read_catalog(catalog, oid)), BinaryForms(catalog) if binary else None)
     try:
-        yield Decoding(database, stream, Decoder(Relations(lambda oid: read_catalog(catalog, oid))))
+        yield Decoding(database, stream, decoder)
     finally:
         stream.close()
         catalog.close()
@@ -65,6 +77,7 @@ class Decoding:
 
     def __init__(self, database: Database, stream: ReplicationStream, decoder: Decoder) -> None:
         self.database, self.stream, self.decoder = database, stream, decoder
+        self.assembler = Assembler(1 << 20, 1 << 30, None, "a test")
 
     def frames(self) -> list[bytes]:
         """Every frame up to the present end of WAL."""
@@ -83,7 +96,8 @@ class Decoding:
         step = cut or len(frames) or 1
         found = []
         for at in range(0, len(frames), step):
-            found += self.decoder.decode([Chunk.of(frames[at : at + step])]).segments
+            parts = list(self.assembler.take(Chunk.of(frames[at : at + step])))
+            found += self.decoder.decode(parts).segments
         return found
 
 

@@ -83,3 +83,18 @@ def test_rows_of_an_older_shape_take_the_defaults_of_later_columns():
     (line,) = encode(batch, Table(TABLE.name, 1, (*old.columns, *added), 1), 7, "now").to_pybytes().splitlines()
     found = json.loads(line)
     assert (found["FLAG"], found["PRICE"], base64.b64decode(found["B"])) == (True, "1.50", b"\xff\x00")
+
+
+def test_a_default_that_its_column_can_not_hold_stands_beside_what_is_there():
+    old = Table(TABLE.name, 1, (Column("price", ValueType(ValueKind.NUMERIC, 5, 2)),))
+    added = (
+        Column("until", ValueType(ValueKind.DATE), default="infinity"),
+        Column("j", ValueType(ValueKind.JSON), default="1" * 39),
+    )
+    rows = [{**META, "price": None, "_etl_special": '{"price":"NaN"}'}, {**META, "price": Decimal("1.50")}]
+    batch = pa.RecordBatch.from_pylist(rows, schema=change_log_schema(old))
+    data = encode(batch, Table(TABLE.name, 1, (*old.columns, *added), 1), 7, "now").to_pybytes()
+    first, second = (json.loads(line) for line in data.splitlines())
+    assert json.loads(first["_ETL_SPECIAL"]) == {"price": "NaN", "until": "infinity"}
+    assert json.loads(second["_ETL_SPECIAL"]) == {"until": "infinity"}
+    assert ("UNTIL" in first, first["J"]) == (False, "1" * 39)

@@ -7,6 +7,7 @@ assembler   transactions in progress (protocol 2) -> plain ones
 spool       the frames of one transaction in progress, in memory or on disk
 source      what must hold before a stream may start, and where it starts
 decode_failure  errors of the walsender itself (pure)
+lineage     after a promotion: does Snowflake hold anything of the history that was lost? (pure)
 slot        what PostgreSQL says of a slot (pure, but for one query)
 watch       the source beside the stream: end of WAL, health of the slot
 heartbeat   a small WAL record in a quiet source
@@ -19,10 +20,12 @@ tuples      the tuples of changes, column by column
 rows        row frames as numbers, and the Arrow batch made of them
 values      one column of many tuples
 columns     PostgreSQL's text -> typed Arrow arrays
+transfer    whether values travel as text or binary
 binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
+attnums     which column is which (pure)
 change      what a change of shape means: followed, or copied again (pure)
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch

@@ -122,15 +122,22 @@ class Assembler:
             raise broken("StreamStart, StreamStop, StreamCommit or StreamAbort", "order")
         match kind:
             case b"S":
-                xid, _ = _START.unpack(body)
-                self._current = self._open.setdefault(xid, _InProgress(Spool(self._directory)))
-                self.pieces += 1
+                self._begin(*_START.unpack(body))
             case b"E":
+                if body:
+                    raise broken("StreamStop", "length")
                 self._current = None
             case b"A":
-                self._abort(*_ABORT.unpack(body[: _ABORT.size]))
+                self._abort(*_ABORT.unpack(body))
             case _:
                 yield from self._commit(frame[:KIND], *_COMMIT.unpack(body))
+
+    def _begin(self, xid: int, first: int) -> None:
+        """Of every transaction all pieces must come, each once."""
+        if bool(first) == (xid in self._open):
+            raise broken("StreamStart", "first segment")
+        self._current = self._open.setdefault(xid, _InProgress(Spool(self._directory)))
+        self.pieces += 1
 
     def _abort(self, xid: int, subxid: int) -> None:
         """Of a transaction of which nothing has come there is nothing to forget."""
@@ -143,18 +150,19 @@ class Assembler:
     def _commit(
         self, header: bytes, xid: int, flags: int, commit_lsn: int, end_lsn: int, clock: int
     ) -> Iterator[Chunk]:
-        transaction = self._open.pop(xid, None)  # it may have come without any row
+        transaction = self._open.pop(xid, None)
+        if transaction is None:
+            raise broken("StreamCommit", "xid")
         yield Chunk.of([header + _PLAIN_BEGIN.pack(b"B", commit_lsn, clock, xid)])
-        if transaction is not None:
-            try:
-                for part in transaction.spool.parts():
-                    kept = _without(part, transaction.aborted)
-                    if len(kept):
-                        yield kept
-            except OSError as error:
-                raise self._full(error.strerror or "a spool file can't be read") from None
-            finally:
-                transaction.spool.close()
+        try:
+            for part in transaction.spool.parts():
+                kept = _without(part, transaction.aborted)
+                if len(kept):
+                    yield kept
+        except OSError as error:
+            raise self._full(error.strerror or "a spool file can't be read") from None
+        finally:
+            transaction.spool.close()
         yield Chunk.of([header + _PLAIN_COMMIT.pack(b"C", flags, commit_lsn, end_lsn, clock)])
 
 

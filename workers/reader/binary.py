@@ -233,7 +233,7 @@ def _decimal(
         if bool(((digit > 9999) | (digit >= room) | ((exponent < -3) & (digit > 0))).any()):
             raise broken("tuple", f"value of column {definition.name}")
         exponent = np.clip(exponent, -3, precision)
-        limb = np.zeros_like(exponent) if narrow else np.maximum(exponent, 0) // _LIMB
+        limb = np.zeros_like(exponent) if narrow else np.clip(exponent // _LIMB, 0, 2)
         within = exponent - _LIMB * limb
         shifted = digit * _POWERS[np.maximum(within, 0)] // _POWERS[np.maximum(-within, 0)]
         for place, total in enumerate(limbs):
@@ -246,13 +246,11 @@ def _decimal(
 
 def _wide(limbs: list[Integers], negative: Flags) -> Values:
     """limbs[0] + limbs[1] * 10**12 + limbs[2] * 10**24, by Arrow."""
-    wide = pa.decimal256(76, 0)
-    total = pa.array(limbs[0]).cast(wide)
+    limb = pa.decimal256(19, 0)  # what an int64 may hold
+    total = pa.array(limbs[0]).cast(limb)
     for place in (1, 2):
         factor = pa.scalar(10 ** (_LIMB * place), pa.decimal256(25, 0))
-        total = pc.add(total, pc.multiply(pa.array(limbs[place]).cast(pa.decimal256(19, 0)), factor).cast(wide)).cast(
-            wide
-        )
+        total = pc.add(total, pc.multiply(pa.array(limbs[place]).cast(limb), factor))
     total = pc.if_else(pa.array(negative), pc.negate(total), total).cast(pa.decimal128(38, 0))
     words: Values = np.frombuffer(total.buffers()[1], dtype=np.int64)[: 2 * len(total)].reshape(-1, 2)
     return words

@@ -3,8 +3,7 @@
     rename, drop, add, wider numeric    followed: the rows that are there keep their values
     another type or another key         copied again: values or identities of older rows are others
     a default that was computed         copied again: the catalog does not tell what older rows hold
-    not proved                          copied again: a column that has its name from another (dropped and added again, names changed places while the
-                                        stream was behind) is only told apart by the catalog, and that is of another moment
+    not proved (`attnums`)              copied again: the catalog alone can tell, and it is of another moment
 
 A change that lies before the consistent point of the table's copy needs nothing: the copy shows it already.
 """
@@ -37,7 +36,7 @@ def _added(column: Column, by_name: dict[str, Column]) -> str | None:
     namesake = by_name.get(column.name)
     if namesake is not None and namesake.attnum == column.attnum == 0:
         return _altered(namesake, column)
-    if namesake is not None:
+    if namesake is not None and not (namesake.attnum and column.attnum):
         return f"column {column.name} was dropped and added again"
     if column.attnum == 0:
         return f"column {column.name} may be one that had another name"

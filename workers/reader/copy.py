@@ -11,8 +11,8 @@ What a death leaves: the temporary slot goes with its connection; part of the ro
 later S, and its rows override them; a row that was deleted in between has its delete in the stream, after the old S. The state
 is FINISHEDCOPY only after every row is durable.
 
-A table that was rewritten between the snapshot and the lock looks empty under the snapshot, silently: its relfilenode now is compared with
-the one under the snapshot, and if they differ a new snapshot is taken.
+A table that was rewritten between the snapshot and the lock looks empty under the snapshot, silently: its relfilenode now (and that of each of its
+partitions) is compared with the one under the snapshot, and if they differ a new snapshot is taken.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class CopyWorker:
             oid = self._lock(reader)
             if oid is not None:
                 table = self._shape(reader, oid)
-                return slot, table, self._query(reader, oid, table)
+                return slot, table, self._query(reader, table)
             reader.execute("ROLLBACK")
             stream.close()
         raise EtlError(Kind.COPY, self._place, "the table is rewritten again and again", "try when its ALTERs are done")
@@ -161,23 +161,31 @@ class CopyWorker:
             raise sources.slot_waits(reader, self._source) from None
 
     def _lock(self, reader: psycopg.Connection[Any]) -> int | None:
-        """Keep the table as it is; its oid, or None when it was rewritten after the snapshot."""
+        """Keep the table, with its partitions, as it is; its oid, or None when one of them was rewritten after the snapshot."""
+        table = sql.Identifier(self._name.schema, self._name.name)
         try:
-            reader.execute(
-                sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(
-                    sql.Identifier(self._name.schema, self._name.name)
-                )
-            )
+            reader.execute(sql.SQL("LOCK TABLE {}{} IN ACCESS SHARE MODE").format(sql.SQL(self._only(reader)), table))
         except psycopg.Error as error:
             reason = error.diag.message_primary or "the table can't be locked"
             raise EtlError(Kind.COPY, self._place, reason, "check that the table exists and may be read") from None
-        # pg_class is read under the snapshot, pg_relation_filenode looks at the present.
+        # pg_class is read under the snapshot, pg_relation_filenode and the tree of partitions look at the present.
         row = reader.execute(
-            "SELECT c.oid, c.relkind = 'p' OR c.relfilenode = pg_relation_filenode(c.oid) FROM pg_class c"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+            "SELECT c.oid, (SELECT coalesce(bool_and(l.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(p.oid)), true)"
+            " FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf) p"
+            " LEFT JOIN pg_class l ON l.oid = p.oid WHERE coalesce(l.relkind, 'r') = 'r')"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
             [self._name.schema, self._name.name],
         ).fetchone()
         return int(row[0]) if row and row[1] else None
+
+    def _only(self, reader: psycopg.Connection[Any]) -> str:
+        """A partitioned table is its partitions; of any other table the children are tables of their own."""
+        row = reader.execute(
+            "SELECT FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+            [self._name.schema, self._name.name],
+        ).fetchone()
+        return "ONLY " if row is None else ""
 
     def _shape(self, reader: psycopg.Connection[Any], oid: int) -> Table:
         found = read_catalog(reader, oid)
@@ -186,12 +194,9 @@ class CopyWorker:
             raise EtlError(Kind.COPY, self._place, "the table is not published any more", "publish it again")
         return table_of(found, published[0].columns)
 
-    def _query(self, reader: psycopg.Connection[Any], oid: int, table: Table) -> sql.Composed:
+    def _query(self, reader: psycopg.Connection[Any], table: Table) -> sql.Composed:
         """The rows that the publication publishes: its row filters are honoured; its column lists are in `table` already."""
-        only = sql.SQL("ONLY ")
-        row = reader.execute("SELECT relkind FROM pg_class WHERE oid = %s", [oid]).fetchone()
-        if row and row[0] == "p":
-            only = sql.SQL("")
+        only = sql.SQL(self._only(reader))
         columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
         query = sql.SQL("SELECT {} FROM {}{}").format(
             columns, only, sql.Identifier(self._name.schema, self._name.name)
@@ -334,7 +339,7 @@ def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
 
 def _parse(chunk: bytes, table: Table) -> pa.RecordBatch:
     """CSV text to Arrow strings: unquoted \\N is NULL, everything quoted is itself."""
-    names_ = [str(number) for number in range(len(table.columns))]  # column names may repeat in CSV's eyes
+    names_ = [str(number) for number in range(max(1, len(table.columns)))]  # a table without columns has empty lines
     parsed = pyarrow.csv.read_csv(
         io.BytesIO(chunk),
         read_options=pyarrow.csv.ReadOptions(column_names=names_, block_size=len(chunk) + 1, use_threads=False),

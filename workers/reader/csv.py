@@ -14,10 +14,11 @@ from workers.reader.rows import specials
 def from_csv(
     table: Table, strings: pa.RecordBatch, commit_lsn: int, range_number: int, first_row: int
 ) -> pa.RecordBatch:
-    """`strings` has one string column per column of the table, in order. Rows are `R` at (commit_lsn, range_number, row number)."""
+    """Rows are `R` at (commit_lsn, range_number, row number). `strings` has one string column per column of the table, in order;
+    for a table without columns one that says nothing but how many rows there are."""
     count = strings.num_rows
     columns, special = [], []
-    for definition, text in zip(table.columns, strings.columns, strict=True):
+    for definition, text in zip(table.columns, strings.columns, strict=bool(table.columns)):
         array, odd = convert(text.cast(pa.binary()), definition, f"table {table.name}")
         columns.append(array)
         if odd is not None:

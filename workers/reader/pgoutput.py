@@ -25,6 +25,7 @@ from workers.reader.frame import START, WAL_END, Chunk, Frames, Integers, broken
 from workers.reader.order import check_commits, check_nesting, check_starts, check_times
 from workers.reader.relations import Relations, parse
 from workers.reader.rows import Rows, build
+from workers.reader.transfer import BinaryForms
 from workers.reader.tuples import read_changes
 
 PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix microseconds
@@ -54,10 +55,11 @@ class Transactions:
 
 
 class Decoder:
-    """Decodes the frames of one replication connection, batch by batch."""
+    """Decodes the frames of one replication connection, batch by batch. `forms` watches the types of a stream of binary values."""
 
-    def __init__(self, relations: Relations) -> None:
+    def __init__(self, relations: Relations, forms: BinaryForms | None = None) -> None:
         self._relations = relations
+        self._forms = forms
         self._open: Transaction | None = None
         self._commit_lsn = 0  # of the newest transaction
         self._run_start = -1  # WAL start of the last row frame, and how many row frames had it
@@ -69,7 +71,7 @@ class Decoder:
         return self._open is not None
 
     def decode(self, chunks: Sequence[Chunk]) -> Decoded:
-        """One sealed batch. EtlError(PROTOCOL) for bytes that are not pgoutput."""
+        """One sealed batch. EtlError(PROTOCOL) for bytes that are not pgoutput, TextNeededError for a type that is not read in binary."""
         data = Frames(chunks)
         kinds = data.kinds
         if not bool(np.all(_KNOWN[kinds])):
@@ -159,6 +161,8 @@ class Decoder:
             message = parse(data.message(row))
             before = self._relations.get(message.oid)
             table = self._relations.learn(message)
+            if self._forms is not None:
+                self._forms.check([(column.type_oid, column.typmod) for column in message.columns], table)
             if message.oid not in versions:
                 versions[message.oid] = [(-1, before)] if before is not None else []
             if table is not before:

@@ -31,24 +31,28 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.mailbox import Connection
-from etl_supervisor.ipc.messages import CopyEnded, Ready
+from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
+from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
-from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.choose import leave_word, open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.assembler import Assembler
 from workers.reader.batcher import Batcher
-from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.catalog import CatalogTable, published_tables, read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
+from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
+from workers.reader.transfer import BinaryForms, TextNeededError, choose, unreadable
 from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
@@ -67,32 +71,31 @@ def main(context: ChildContext) -> int:
     """Entry point of the reader process; returns the exit code."""
     assert context.spec is not None
     try:
-        with Reader(context) as reader:
-            return reader.run()
+        try:
+            with Reader(context) as reader:
+                return reader.run()
+        except TextNeededError as column:
+            if context.spec.source.transfer is Transfer.BINARY:
+                raise unreadable(context.spec.source, column) from None
+            log.info("stream_restarts", reason="a column can't be read in binary", place=str(column))
+            with Reader(context, in_text=True) as reader:
+                return reader.run()
     except EtlError as error:
-        _leave_word(context, error)
+        leave_word(context.settings, context.spec.source.name, error)
         raise
     except psycopg.Error as error:
         trouble = broken_off(error, context.spec.source)
-        _leave_word(context, trouble)
+        leave_word(context.settings, context.spec.source.name, trouble)
         raise trouble from None
-
-
-def _leave_word(context: ChildContext, error: EtlError) -> None:
-    """`status` shows why the reader ended, until the next one reports."""
-    assert context.spec is not None
-    name = context.spec.source.name
-    with contextlib.suppress(EtlError), contextlib.closing(open_store(context.settings)) as store:
-        last = store.report(name) or SourceReport("")
-        store.save_report(name, replace(last, state="stopped", trouble=error.line, reported_at=time.time()))
 
 
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext) -> None:
+    def __init__(self, context: ChildContext, *, in_text: bool = False) -> None:
         assert context.spec is not None
         self._context = context
+        self._in_text = in_text  # whatever the catalog says: the stream is behind it
         self._spec = context.spec
         self._settings = context.settings
         self._parent: Connection = context.parent
@@ -132,11 +135,20 @@ class Reader:
         self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         publications = sources.publications_of(source)
-        self._stream.start(self._progress.slot, self._progress.confirmed, publications)
+        tables = self._published(publications)
+        forms = BinaryForms(self._catalog)
+        binary = not self._in_text and choose(source, forms, tables)
+        if self._in_text:
+            sources.await_free(self._catalog, self._progress.slot, beat)  # our last walsender may still be ending
+        self._stream.start(
+            self._progress.slot,
+            self._progress.confirmed,
+            publications,
+            binary=binary,
+            streaming=source.stream_in_progress,
+        )
         self._epoch = self._store.next_epoch(source.name)
-        latest = self._store.progress(source.name)  # an older reader may have confirmed until just now
-        if latest is not None and latest.confirmed > self._progress.confirmed:
-            self._progress = latest
+        self._progress = sources.newer(self._progress, self._store.progress(source.name), source)
         self._store.save_progress(source.name, self._progress, self._epoch)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
@@ -157,20 +169,36 @@ class Reader:
             lambda oids: read_storage(self._catalog, oids),
             hold_rewritten=self._settings.on_rewrite == "hold",
         )
-        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid))
-        self._decoder = Decoder(self._relations)
+        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid), self._roster.remembered)
+        self._decoder = Decoder(self._relations, forms if binary else None)
         self._assembler = self._resources.enter_context(contextlib.closing(self._new_assembler()))
         self._batcher = self._new_batcher()
         self._publisher.connect()
-        for published in published_tables(self._catalog, publications, f"source {source.name}"):
-            found = read_catalog(self._catalog, published.oid)
-            if found is not None:
-                self._roster.introduce(table_of(found, published.columns))
+        for _, table in tables:
+            self._roster.introduce(table)
+        waited_for = [follower.handle for follower in self._roster.followers if not follower.held]
+        self._lineage = Lineage(self._progress.forked_at, waited_for)
+        self._note_proof()
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
         self._received = self._progress.confirmed
         self._parent.send(Ready())
-        log.info("reader_started", source=source.name, slot=self._progress.slot, confirmed=self._progress.confirmed)
+        log.info(
+            "reader_started",
+            source=source.name,
+            slot=self._progress.slot,
+            confirmed=self._progress.confirmed,
+            transfer=Transfer.BINARY if binary else Transfer.TEXT,
+        )
+
+    def _published(self, publications: list[str]) -> list[tuple[CatalogTable, Table]]:
+        """What is published now: in the catalog, and as the stream will have it."""
+        tables = []
+        for published in published_tables(self._catalog, publications, f"source {self._spec.source.name}"):
+            found = read_catalog(self._catalog, published.oid)
+            if found is not None:
+                tables.append((found, table_of(found, published.columns)))
+        return tables
 
     def _new_batcher(self) -> Batcher:
         """One slot feeds all pipelines of the source, so the most eager of them decides when a batch is sealed."""
@@ -217,7 +245,7 @@ class Reader:
         self._context.heartbeat.beat()
         self._wait()
         now = time.monotonic()
-        if self._publisher.blocked:
+        if self._deaf:
             self._stream.heard = now  # silence while we do not listen says nothing
         elif not self._draining:
             self._read(now)
@@ -249,10 +277,27 @@ class Reader:
                 case _:
                     for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
                         self._roster.received(message, time.monotonic())
+                        self._look_behind(message)
+
+    @property
+    def _deaf(self) -> bool:
+        """True while nothing is read: rows wait for memory, or it is not proven yet that a promotion left us nothing."""
+        return self._publisher.blocked or not self._lineage.proven
+
+    def _look_behind(self, message: ToPublisher) -> None:
+        """After a promotion: what the channel that opens tells of the rows that were landed before."""
+        if trouble := self._lineage.received(message):
+            raise sources.lost_slot(self._spec.source, self._progress.slot, trouble)
+        self._note_proof()
+
+    def _note_proof(self) -> None:
+        if self._progress.forked_at and self._lineage.proven:
+            self._progress = replace(self._progress, forked_at=0)
+            self._store.save_progress(self._spec.source.name, self._progress, self._epoch)
 
     def _watch_stream(self) -> None:
         """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
-        reading = selectors.EVENT_READ if not (self._publisher.blocked or self._draining) else 0
+        reading = selectors.EVENT_READ if not (self._deaf or self._draining) else 0
         writing = 0 if self._stream.flush() else selectors.EVENT_WRITE
         watched = self._selector.get_map().get(self._stream)
         if reading | writing == 0:
@@ -264,7 +309,7 @@ class Reader:
             self._selector.modify(self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
-        if self._more and not self._publisher.blocked and not self._draining:
+        if self._more and not self._deaf and not self._draining:
             return 0.0  # libpq may hold frames that the socket does not tell of
         now = time.monotonic()
         due = min(self._batcher.due_at(), self._next_status, self._roster.due_at(), self._next_report)

@@ -5,9 +5,7 @@ they follow. The message gives names, types and the replica identity; the catalo
 place in the stream, so a catalog column counts only if name, type and typmod agree. Without agreement the cautious reading holds: the message's
 key flags, and every column of variable length can be left out by an update.
 
-A column is known by its attnum: a rename keeps it, and it is never used again. A Relation message lists columns by attnum without telling it. A
-column whose name and type the catalog confirms has the catalog's; one that the catalog knows by another name by now lies between two
-confirmed ones, and if just as many numbers are free there as columns, each has its own. What is not proved so has attnum 0.
+A column is known by its attnum, which this module proves (`attnums`): a rename keeps it, and it is never used again.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from etl_supervisor.model.table import Column, Table, TableName
+from workers.reader.attnums import attnums
 from workers.reader.catalog import CatalogColumn, CatalogTable
 from workers.reader.frame import broken
 from workers.reader.pgtypes import value_type
@@ -85,11 +84,18 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 class Relations:
-    """The tables of one connection, by oid; empty after a reconnect. `catalog` looks a table up (None: it is gone)."""
+    """The tables of one connection, by oid; empty after a reconnect. `catalog` looks a table up (None: it is gone), `remembered` gives the
+    last shape that an earlier connection had."""
 
-    def __init__(self, catalog: Callable[[int], CatalogTable | None]) -> None:
+    def __init__(
+        self,
+        catalog: Callable[[int], CatalogTable | None],
+        remembered: Callable[[int], Table | None] = lambda oid: None,
+    ) -> None:
         self._catalog = catalog
+        self._remembered = remembered
         self._tables: dict[int, Table] = {}
+        self._messages: dict[int, RelationMessage] = {}
 
     def get(self, oid: int) -> Table | None:
         """The newest version of a table."""
@@ -98,28 +104,31 @@ class Relations:
     def learn(self, message: RelationMessage) -> Table:
         """The table that a message describes; a shape that is new gets the next version."""
         known = self._tables.get(message.oid)
-        found = self._catalog(
-            message.oid
-        )  # also for a message that is the same: a column may have been dropped and added again
-        if found is None and known is not None and _same_columns(known, message):
+        # The catalog is asked for a message that is the same, too: a column may have been dropped and added again.
+        found = self._catalog(message.oid)
+        if found is None and known is not None and self._messages[message.oid] == message:
             return known  # the table is gone by now
-        shape = table_from(message, found)
+        shape = table_from(message, self._before(message.oid), found)
         if known is not None:
             shape = replace(shape, version=known.version)
             if shape != known:
                 shape = replace(shape, version=known.version + 1)
-        self._tables[message.oid] = shape
+        self._tables[message.oid], self._messages[message.oid] = shape, message
         return shape
 
+    def _before(self, oid: int) -> Table | None:
+        """The last shape whose columns are all proved."""
+        for table in (self._tables.get(oid), self._remembered(oid)):
+            if table is not None and all(column.attnum for column in table.columns):
+                return table
+        return None
 
-def _same_columns(table: Table, message: RelationMessage) -> bool:
-    return table.name == message.name and [column.name for column in table.columns] == [c.name for c in message.columns]
 
-
-def table_from(message: RelationMessage, found: CatalogTable | None) -> Table:
-    """A table's shape from its Relation message, with what the catalog adds where it agrees."""
-    agreed = _facts(message.columns, found) if found else [None] * len(message.columns)
-    numbers = _numbers([fact.attnum if fact else 0 for fact in agreed], found.attnums if found else ())
+def table_from(message: RelationMessage, before: Table | None, found: CatalogTable | None) -> Table:
+    """A table's shape from its Relation message and the shape before, with what the catalog adds where it agrees."""
+    numbers = attnums([column.name for column in message.columns], before, found)
+    facts = {fact.attnum: fact for fact in found.columns} if found else {}
+    agreed = [_agreed(column, facts.get(number)) for column, number in zip(message.columns, numbers, strict=True)]
     names = {column.name for column in message.columns}
     key = {column.name for column in message.columns if column.key}
     if found is not None and (message.identity in "fn" or message.identity == found.identity):
@@ -148,34 +157,10 @@ def _key(found: CatalogTable, published: Collection[str]) -> set[str]:
     return key if key <= set(published) and key.isdisjoint(found.not_brought) else set()
 
 
-def _facts(columns: tuple[RelationColumn, ...], found: CatalogTable) -> list[CatalogColumn | None]:
-    """For each column what the catalog says of it, if it is certain that it speaks of this column."""
-    by_name = {fact.name: fact for fact in found.columns}
-    by_number = {fact.attnum: fact for fact in found.columns}
-    agreed = [_agreed(column, by_name.get(column.name)) for column in columns]
-    if [fact.attnum for fact in agreed if fact] != sorted(fact.attnum for fact in agreed if fact):
-        agreed = [None] * len(columns)  # names have changed places since
-    numbers = _numbers([fact.attnum if fact else 0 for fact in agreed], found.attnums)
-    return [_agreed(column, by_number.get(number)) for column, number in zip(columns, numbers, strict=True)]
-
-
 def _agreed(column: RelationColumn, fact: CatalogColumn | None) -> CatalogColumn | None:
     if fact is not None and (fact.type_oid, fact.typmod) == (column.type_oid, column.typmod):
         return fact
     return None
-
-
-def _numbers(known: list[int], attnums: tuple[int, ...]) -> list[int]:
-    """Fill in the numbers that can only be so: a gap of n unknown (0) columns in which n numbers are free."""
-    numbers, begin = list(known), 0
-    for end in [*(place for place, number in enumerate(known) if number), len(known)]:
-        low = known[begin - 1] if begin else 0
-        high = known[end] if end < len(known) else 1 << 16
-        free = [number for number in attnums if low < number < high]
-        if len(free) == end - begin:
-            numbers[begin:end] = free
-        begin = end + 1
-    return numbers
 
 
 def _column(name: str, type_oid: int, typmod: int, key: bool, fact: CatalogColumn | None) -> Column:

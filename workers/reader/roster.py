@@ -104,6 +104,11 @@ class Roster:
                 known[number] = self._changed(follower, table, first)
         return known
 
+    def remembered(self, oid: int) -> Table | None:
+        """The last shape that the stream told of a table, also to a reader before us."""
+        shapes = [follower.state.shape for follower in self._by_oid.get(oid, []) if follower.state.shape]
+        return wire.load(Table, shapes[0]) if shapes else None
+
     def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
@@ -154,6 +159,13 @@ class Roster:
         if reason is None and follower.state.storage:
             reason = rewritten(Storage.parse(follower.state.storage), storage)
         return follower.judged(first.commit_lsn, reason)
+
+    def _complete(self, known: list[Follower], commit_lsn: int) -> None:
+        """Values that no message has are taken from the source: by the copy that runs, if its snapshot comes later, or by another."""
+        for number, follower in enumerate(known):
+            reason = follower.judged(commit_lsn, "a row came into the row filter without its large values")
+            if reason is not None:
+                known[number] = self._copy_again(follower, follower.table, reason, "")
 
     def _copy_again(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table begins anew, in a generation of its own; its target is replaced by the first apply. Or it is held, by policy."""
@@ -219,7 +231,10 @@ class Roster:
         promised: list[tuple[int, int]] = []
         for item in batches:
             first = _first(item.batch)
-            followers = [follower for follower in self.learn(item.table, first) if follower.state.began <= first.place]
+            known = self.learn(item.table, first)
+            if item.incomplete_at is not None:
+                self._complete(known, item.incomplete_at)
+            followers = [follower for follower in known if follower.state.began <= first.place]
             newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest)

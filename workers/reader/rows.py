@@ -104,6 +104,8 @@ def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
 def _convert(data: Frames, column: ColumnValues, definition: Column, place: str) -> binary.Converted:
     """Typed values, flags of those that the type can't hold, and their texts."""
     if bool((column.kind == BINARY).any()):
+        if bool((column.kind == TEXT).any()):
+            raise broken("tuple", f"kind of column {definition.name}")
         return binary.convert(data, column, definition, place)
     text = bytes_array(data, column, column.kind == TEXT)
     array, odd = convert(text, definition, place)

@@ -36,6 +36,8 @@ from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
 SLOT_SECONDS_MAX = 300.0  # a slot waits for open write transactions; then the oldest is named and it is tried again
+FREE_SECONDS_MAX = 10.0  # a walsender whose client is gone ends within milliseconds
+FREE_POLL_SECONDS = 0.05
 PG_VERSION_MIN = 140_000
 PG_VERSION_STANDBY = 160_000  # decodes on a standby
 PG_VERSION_FAILOVER = 170_000  # copies slots to standbys
@@ -107,7 +109,7 @@ def starting_point(
 ) -> Progress:
     """Where to start; makes the slot when there is nothing yet. Equal to `known` when the stream simply goes on.
 
-    After a promotion the timeline is the new one. `tick` is called while PostgreSQL makes us wait.
+    After a promotion it is on the new timeline, and what was landed is to be looked at (`lineage`). `tick` is called while PostgreSQL makes us wait.
     """
     system, timeline = stream.identify()
     name = names.slot(source.replication_id)
@@ -120,12 +122,25 @@ def starting_point(
     if known is None:
         created = slot.confirmed if slot and not slot.lost else _create(connection, stream, source, name, tick)
         return Progress(system, timeline, name, int(time.time()), created)
-    trouble = _lost(known, slot, system) or _forked(known, slot, stream, timeline)
-    if trouble:
+    if trouble := _lost(known, slot, system):
         raise lost_slot(source, name, trouble)
-    if source.slot_failover and slot is not None and not slot.failover:
+    assert slot is not None
+    if source.slot_failover and not slot.failover:
         stream.set_failover(name)
-    return replace(known, timeline=timeline)
+    if timeline == known.timeline:
+        return known
+    history = stream.history(timeline) if timeline > known.timeline else {}
+    return _promoted(source, known, slot, history, timeline)
+
+
+def newer(ours: Progress, stored: Progress | None, source: Source) -> Progress:
+    """Where to go on from: an older reader may have confirmed until just now. EtlError(STREAM) when it read from another server."""
+    if stored is None or stored.confirmed <= ours.confirmed:
+        return ours
+    if stored.timeline != ours.timeline:  # before a promotion
+        reason = "an older reader was still confirming"
+        raise EtlError(Kind.STREAM, f"source {source.name}", reason, "it starts again", transient=True)
+    return stored
 
 
 def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
@@ -137,6 +152,17 @@ def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:
     """True on a standby."""
     return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
+
+
+def await_free(connection: psycopg.Connection[Any], name: str, tick: Callable[[], None]) -> None:
+    """Wait until nobody streams the slot, for a while: START_REPLICATION says what is wrong then."""
+    deadline = time.monotonic() + FREE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        row = connection.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone()
+        if row is None or not row[0]:
+            return
+        tick()
+        time.sleep(FREE_POLL_SECONDS)
 
 
 def wal_end(connection: psycopg.Connection[Any]) -> int:
@@ -207,16 +233,18 @@ def invalid(slot: SlotFacts | None, name: str) -> str | None:
     return f"slot {name} was invalidated: {slot.lost}{since}" if slot.lost else None
 
 
-def _forked(known: Progress, slot: SlotFacts | None, stream: ReplicationStream, timeline: int) -> str | None:
-    """Why our position is not in the server's present history; None when it is."""
-    if timeline == known.timeline:
-        return None
-    fork = stream.history(timeline).get(known.timeline) if timeline > known.timeline else None
+def _promoted(source: Source, known: Progress, slot: SlotFacts, history: dict[int, int], timeline: int) -> Progress:
+    """Our progress in the history of another timeline. EtlError(SLOT_LOST) when our position is not in it."""
+    fork = history.get(known.timeline)
     if fork is None:
-        return f"timeline {timeline} of the server does not come from our timeline {known.timeline}"
-    if fork >= known.confirmed or (slot is not None and slot.confirmed > fork):
-        return None
-    return f"timeline {timeline} forked at {lsn.text(fork)}, before our {lsn.text(known.confirmed)}"
+        reason = f"timeline {timeline} of the server does not come from our timeline {known.timeline}"
+        raise lost_slot(source, known.slot, reason)
+    if slot.confirmed > fork:  # the standby was promoted while we streamed from it
+        return replace(known, timeline=timeline)
+    if fork < known.confirmed:
+        reason = f"timeline {timeline} forked at {lsn.text(fork)}, before our {lsn.text(known.confirmed)}"
+        raise lost_slot(source, known.slot, reason)
+    return replace(known, timeline=timeline, forked_at=min(fork, known.forked_at or fork))
 
 
 def _advice(source: Source, *, standby: bool) -> list[tuple[str, str]]:

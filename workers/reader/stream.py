@@ -116,8 +116,9 @@ def keepalive(frame: memoryview) -> tuple[int, bool]:
 
     EtlError(PROTOCOL) for anything else that a walsender may not send between XLogData frames.
     """
-    if frame[0] != _KEEPALIVE:
-        raise broken("XLogData" if frame[0] == _XLOG_DATA else "unknown", "header")
+    kind = frame[:1].tobytes()
+    if kind != b"k":
+        raise broken("XLogData" if kind == b"w" else "unknown", "header")
     if len(frame) != 1 + _KEEPALIVE_BODY.size:
         raise broken("keepalive", "length")
     wal_end, _, wants_reply = _KEEPALIVE_BODY.unpack_from(frame, 1)

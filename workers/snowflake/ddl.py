@@ -25,8 +25,10 @@ from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
+from etl_supervisor.model.types import is_special
 from workers.snowflake.connection import classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
+from workers.snowflake.ndjson import constant
 from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
 from workers.snowflake.sftypes import LANDING_META, TARGET_META, column_type
 
@@ -192,10 +194,16 @@ def _fill(cursor: Any, table_sql: str, column: Column) -> None:
     name, default = quoted(names.column(column.name)), column.default or ""
     value = f"CAST({literal(default)} AS {column_type(column.type)})"
     if column_type(column.type) == "VARIANT":
-        value = f"PARSE_JSON({literal(default)})"
+        value = f"PARSE_JSON({literal(constant(default, column.type.kind))})"
     if column_type(column.type) == "BINARY":
         value = f"TO_BINARY({literal(default.removeprefix(chr(92) + 'x'))}, 'HEX')"
-    cursor.execute(f"UPDATE {table_sql} SET {name} = {value} WHERE {name} IS NULL")
+    where = f"{name} IS NULL"
+    if is_special(default, column.type.kind):
+        member = orjson.dumps({column.name: default}).decode()
+        where += f" AND COALESCE(NOT CONTAINS(_ETL_SPECIAL, {literal(member[1:-1])}), TRUE)"
+        name, rest = "_ETL_SPECIAL", literal("," + member[1:])
+        value = f"COALESCE(LEFT(_ETL_SPECIAL, LENGTH(_ETL_SPECIAL) - 1) || {rest}, {literal(member)})"
+    cursor.execute(f"UPDATE {table_sql} SET {name} = {value} WHERE {where}")
 
 
 def _told(step: Step) -> str:

@@ -100,6 +100,17 @@ class Desk:
         self.opening = replace(opening, table=prepared.ensured.table)
         self.watermark, self.limits = prepared.ensured.watermark, prepared.limits
 
+    def alter(self) -> OpenTable:
+        """The next shape is under way."""
+        shape = self.reshapes.popleft()
+        self.state, self.sql_busy = State.ALTERING, True
+        return replace(self.opening, table=shape.table, since=shape.since)
+
+    def altered(self, opening: OpenTable, prepared: Prepared) -> None:
+        """The tables have the next shape."""
+        self.take_shape(opening, prepared)
+        self.state, self.sql_busy = State.OPEN, False
+
     # -- what may start now
 
     def wants_append(self, now: float) -> bool:

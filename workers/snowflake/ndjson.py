@@ -21,9 +21,10 @@ from etl_supervisor.ipc import jsontext
 from etl_supervisor.ipc.arrow import kind_of
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Table
-from etl_supervisor.model.types import ValueKind
+from etl_supervisor.model.types import ValueKind, is_special
 from workers.snowflake import variants
 
+SPECIAL = "_etl_special"
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8)
 
 
@@ -34,16 +35,25 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     default, which is what such rows hold in PostgreSQL.
     """
     line = _Line(f'{{"_ETL_GENERATION":{generation},"_ETL_LOADED_AT":"{loaded_at}"')
+    later = [column for column in table.columns if column.name not in batch.schema.names]
+    special = {c.name: c.default for c in later if c.default is not None and is_special(c.default, c.type.kind)}
     for field, array in zip(batch.schema, batch.columns, strict=True):
+        if special and field.name == SPECIAL:
+            array = _with_members(array, orjson.dumps(special).decode())
         line.add(names.column(field.name), array, kind_of(field))
-    present = set(batch.schema.names)
-    for column in table.columns:
-        if column.name not in present and column.default is not None:
-            line.add_constant(names.column(column.name), _constant(column.default, column.type.kind))
+    for column in later:
+        if column.default is not None and column.name not in special:
+            line.add_constant(names.column(column.name), constant(column.default, column.type.kind))
     return line.end()
 
 
-def _constant(text: str, kind: ValueKind) -> str:
+def _with_members(objects: pa.Array, members: str) -> pa.Array:
+    """JSON objects (NULL: none) with the members of another one after their own."""
+    longer = pc.binary_join_element_wise(pc.utf8_slice_codeunits(objects, 0, -1), members[1:], ",")
+    return pc.coalesce(longer, members)
+
+
+def constant(text: str, kind: ValueKind) -> str:
     """A default (PostgreSQL's text of it) as JSON."""
     if kind is ValueKind.BOOLEAN:
         return "true" if text in ("t", "true") else "false"

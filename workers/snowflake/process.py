@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -244,10 +244,8 @@ class Actor:
             then = partial(self._sifted, guest, desk, suspicion)
             yield _Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
         if desk.wants_alter():
-            shape = desk.reshapes.popleft()
-            opening = replace(desk.opening, table=shape.table, since=shape.since)
-            desk.state, desk.sql_busy = State.ALTERING, True
-            then = partial(self._altered, desk, opening)
+            opening = desk.alter()
+            then = partial(desk.altered, opening)
             yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
@@ -301,11 +299,6 @@ class Actor:
     def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Prepared]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
-
-    @staticmethod
-    def _altered(desk: Desk, opening: OpenTable, prepared: Prepared) -> None:
-        desk.take_shape(opening, prepared)
-        desk.sql_busy, desk.state = False, State.OPEN
 
     def _tell_opened(self, guest: Guest, desk: Desk) -> None:
         channel, opening = desk.channel, desk.opening
