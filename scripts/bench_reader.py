@@ -35,6 +35,7 @@ from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
 
 RESULTS = Path(".local/results/bench-reader.json")
+SPOOL_BYTES = 32 << 20  # the default of SPOOL_MEMORY_MB
 SLAB_BYTES = 64 << 20  # a quarter of the default budget: what is beyond is only waiting
 BATCH_ROWS = 10_000  # batch_max_size of the pipelines that are measured
 ROUNDS = 5
@@ -97,6 +98,7 @@ class Run:
     walsender_cpu_seconds: float
     rss_mb: float
     rows: int
+    pieces: int = 0  # of transactions that were streamed
 
 
 def works(scale: float) -> list[Work]:
@@ -158,10 +160,12 @@ END $$
 
 def measure(dsn: str, slot: str, end: int, transfer: str, decode: bool) -> Run:
     """Read `slot` to `end` as the reader does; with `decode` false the frames are dropped as they come."""
-    from workers.reader.stream import ReplicationStream  # children only: the parent measures, it does not compute
+    from workers.reader.assembler import Assembler  # children only: the parent measures, it does not compute
+    from workers.reader.stream import ReplicationStream
 
     stream = ReplicationStream(_source(dsn), str(conninfo.conninfo_to_dict(dsn)["password"]))
-    take = _pipeline(dsn) if decode else lambda chunk, _: len(chunk)
+    assembler = Assembler(SPOOL_BYTES, 20 << 30, None, "bench")
+    take = _pipeline(dsn, assembler) if decode else lambda chunk, _: len(chunk)
     walsender = stream.backend_pid
     cpu_before, started = time.process_time(), time.monotonic()
     stream.start(slot, 0, ["p"], binary=transfer == "binary", streaming=True)
@@ -178,13 +182,12 @@ def measure(dsn: str, slot: str, end: int, transfer: str, decode: bool) -> Run:
         if turns % 64 == 0:
             rss = max(rss, _rss_anon_mb())
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu_before
-    return Run(seconds, cpu, _cpu_of(walsender), max(rss, _rss_anon_mb()), rows)
+    return Run(seconds, cpu, _cpu_of(walsender), max(rss, _rss_anon_mb()), rows, assembler.pieces)
 
 
-def _pipeline(dsn: str) -> Any:
+def _pipeline(dsn: str, assembler: Any) -> Any:
     from etl_supervisor.ipc.arrow import ipc_size
     from etl_supervisor.ipc.segment import SlabWriter
-    from workers.reader.assembler import Assembler
     from workers.reader.batcher import Batcher
     from workers.reader.catalog import read_catalog
     from workers.reader.pgoutput import Decoder
@@ -193,7 +196,6 @@ def _pipeline(dsn: str) -> Any:
     catalog = psycopg.connect(dsn, autocommit=True)
     decoder = Decoder(Relations(lambda oid: read_catalog(catalog, oid)))
     batcher, slab = Batcher(BATCH_ROWS, 16 << 20, 0.1), SlabWriter(SLAB_BYTES)
-    assembler = Assembler(32 << 20, 20 << 30, None, "bench")
     kept: deque[Any] = deque()
 
     def seal() -> int:
