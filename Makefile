@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 ARGS ?=
 SECONDS = 60
-PARSERS = pgoutput stream_frame copy_rows wire_message mailbox_bytes
+PARSERS = pgoutput server_bytes stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
 
 .PHONY: help
