@@ -40,6 +40,10 @@ test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 1
 	@scripts/fetch_postgres_versions.sh
 	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
 
+.PHONY: bench-reader
+bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 minutes)
+	@$(BIN)/python -m scripts.bench_reader $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done

@@ -189,7 +189,7 @@ class Decoder:
                 alike.setdefault(self._shape_of(table), []).append((table, part))
         segments: list[tuple[int, TableBatch]] = []
         for shape, parts in alike.items():
-            first_frames = [int(rows.frame[part[0]]) for _, part in parts]
+            first_frames = rows.frame[[part[0] for _, part in parts]].tolist()
             segments += zip(first_frames, _decode_alike(rows, parts, shape.schema), strict=True)
         segments.sort(key=lambda item: item[0])
         return [segment for _, segment in segments]
@@ -199,8 +199,8 @@ class Decoder:
         known = self._shapes.get((table.oid, table.version))
         if known is None:
             columns = tuple((column.name, column.type, column.key) for column in table.columns)
-            known = self._distinct.setdefault(columns, _Shape(change_log_schema(table)))
-            self._shapes[table.oid, table.version] = known
+            known = self._distinct.get(columns) or _Shape(change_log_schema(table))
+            self._shapes[table.oid, table.version] = self._distinct[columns] = known
         return known
 
     def _split(
@@ -210,12 +210,18 @@ class Decoder:
         known = versions.get(oid)
         if known is None:
             table = self._relations.get(oid)
-            known = [(-1, table)] if table is not None else []
+            if table is None:
+                raise _unknown()
+            return [(table, places)]
         if not known or known[0][0] > rows.frame[places[0]]:
-            raise EtlError(Kind.PROTOCOL, "pgoutput", "a change came before its Relation message", "report it")
+            raise _unknown()
         edges = np.searchsorted(rows.frame[places], [frame for frame, _ in known[1:]])
         parts = np.split(places, edges)
         return [(table, part) for (_, table), part in zip(known, parts, strict=True) if len(part)]
+
+
+def _unknown() -> EtlError:
+    return EtlError(Kind.PROTOCOL, "pgoutput", "a change came before its Relation message", "report it")
 
 
 def _decode_alike(rows: Rows, parts: list[tuple[Table, Integers]], schema: pa.Schema) -> list[TableBatch]:

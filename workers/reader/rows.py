@@ -56,8 +56,13 @@ class Rows:
         oids = self.data.uint32(at)
         if len(plain):
             order = np.argsort(oids, kind="stable")
-            distinct, first = np.unique(oids[order], return_index=True)
-            tables = dict(zip(distinct.tolist(), np.split(plain[order], first[1:]), strict=True))
+            oids, places = oids[order], plain[order]
+            first = np.flatnonzero(np.concatenate([[True], oids[1:] != oids[:-1]]))
+            edges = [*first.tolist(), len(oids)]
+            tables = {
+                oid: places[begin:end]
+                for oid, begin, end in zip(oids[first].tolist(), edges[:-1], edges[1:], strict=True)
+            }
         truncates: dict[int, list[int]] = {}
         for place in np.flatnonzero(self.kind == ord("T")).tolist():
             for oid in self._truncated(int(self.frame[place])):
