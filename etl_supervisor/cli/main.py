@@ -61,6 +61,17 @@ def status() -> None:
 
 
 @app.command()
+def resync(
+    pipeline: Annotated[str, typer.Argument(help="Name")],
+    table: Annotated[str | None, typer.Argument(help="schema.table; every table when not given")] = None,
+) -> None:
+    """Copy a table, or all of a pipeline, again while the rest streams; the target is replaced in one step."""
+    from etl_supervisor.cli.resync import request
+
+    request(_configured(), pipeline, table, console)
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One SQL statement")],
     destination: Annotated[

@@ -71,6 +71,21 @@ class PostgresStore:
         )
         self._do(sql, source, pipeline, table.schema, table.name)
 
+    def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        sql = (
+            "INSERT INTO etl.resync (source, pipeline, table_schema, table_name) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING"
+        )
+        self._do(sql, source, pipeline, *_parts(table))
+
+    def resyncs(self, source: str, pipeline: str) -> list[TableName | None]:
+        sql = "SELECT table_schema, table_name FROM etl.resync WHERE source = %s AND pipeline = %s"
+        return [TableName(schema, name) if name else None for schema, name in self._do(sql, source, pipeline)]
+
+    def end_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        sql = "DELETE FROM etl.resync WHERE source = %s AND pipeline = %s AND table_schema = %s AND table_name = %s"
+        self._do(sql, source, pipeline, *_parts(table))
+
     def save_report(self, source: str, report: SourceReport) -> None:
         sql = (
             "INSERT INTO etl.report (source, value) VALUES (%s, %s)"
@@ -83,7 +98,7 @@ class PostgresStore:
         return store.load_report(rows[0][0]) if rows else None
 
     def forget(self, source: str) -> None:
-        for table in ("progress", "table_state", "report"):
+        for table in ("progress", "table_state", "report", "resync"):
             self._do(f"DELETE FROM etl.{table} WHERE source = %s", source)
 
     def close(self) -> None:
@@ -112,3 +127,8 @@ class PostgresStore:
             self.close()
             raise
         return cursor.fetchall() if cursor.description else []
+
+
+def _parts(table: TableName | None) -> tuple[str, str]:
+    """A table as the columns of etl.resync have it; the whole pipeline has no name."""
+    return (table.schema, table.name) if table is not None else ("", "")

@@ -4,6 +4,7 @@
     etl:<source>:epoch               integer
     etl:<source>:report              JSON
     etl:<source>:<pipeline>:tables   hash, field <schema>.<table> (JSON array of both), JSON values
+    etl:<source>:<pipeline>:resync   set of such arrays; an empty one is the whole pipeline
 
 `:` and `%` in names are percent-encoded. Progress is written by a script that compares epochs, so check and write are one step. After a write that
 counts the server is asked to have it on disk (WAITAOF), where it can.
@@ -84,14 +85,26 @@ class RedisStore:
         return {state.table: state for state in states}
 
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        field = orjson.dumps([state.table.schema, state.table.name])
         key = _key(source, pipeline, "tables")
-        self._do("save_table", lambda: self._redis.hset(key, field, store.dump(state)))
+        self._do("save_table", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
         self._to_disk()
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         key = _key(source, pipeline, "tables")
-        self._do("drop_table", lambda: self._redis.hdel(key, orjson.dumps([table.schema, table.name])))
+        self._do("drop_table", lambda: self._redis.hdel(key, _member(table)))
+        self._to_disk()
+
+    def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        self._do("ask_resync", lambda: self._redis.sadd(_key(source, pipeline, "resync"), _member(table)))
+        self._to_disk()
+
+    def resyncs(self, source: str, pipeline: str) -> list[TableName | None]:
+        members = self._do("resyncs", lambda: self._redis.smembers(_key(source, pipeline, "resync")))
+        asked = [orjson.loads(member) for member in members]
+        return [TableName(*parts) if parts else None for parts in asked]
+
+    def end_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        self._do("end_resync", lambda: self._redis.srem(_key(source, pipeline, "resync"), _member(table)))
         self._to_disk()
 
     def save_report(self, source: str, report: SourceReport) -> None:
@@ -140,6 +153,10 @@ class RedisStore:
 
 def _key(*parts: str) -> str:
     return ":".join(["etl", *(part.replace("%", "%25").replace(":", "%3A") for part in parts)])
+
+
+def _member(table: TableName | None) -> bytes:
+    return orjson.dumps([table.schema, table.name] if table is not None else [])
 
 
 def _pattern(key: str) -> str:

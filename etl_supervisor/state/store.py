@@ -43,6 +43,15 @@ class StateStore(Protocol):
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         """Forget one table."""
 
+    def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        """Ask for a table to be copied again, or (None) for every table of the pipeline. Asked for twice it is one request."""
+
+    def resyncs(self, source: str, pipeline: str) -> list[TableName | None]:
+        """What was asked for, in no order."""
+
+    def end_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
+        """The request has been carried out, or can't be."""
+
     def save_report(self, source: str, report: SourceReport) -> None:
         """Write what `status` shows; may be lost."""
 

@@ -102,3 +102,16 @@ def test_a_table_that_is_dropped_is_forgotten_and_the_others_stay(store: StateSt
     store.drop_table("shop", "pipe", STATE.table)
     store.drop_table("shop", "pipe", STATE.table)
     assert store.tables("shop", "pipe") == {other.table: other}
+
+
+def test_requests_to_copy_again_are_kept_until_they_end(store: StateStore) -> None:
+    assert store.resyncs("shop", "pipe") == []
+    for table in (STATE.table, None, STATE.table):
+        store.ask_resync("shop", "pipe", table)
+    assert set(store.resyncs("shop", "pipe")) == {STATE.table, None}
+    assert store.resyncs("shop", "other") == []
+    store.end_resync("shop", "pipe", None)
+    store.end_resync("shop", "pipe", None)
+    assert store.resyncs("shop", "pipe") == [STATE.table]
+    store.forget("shop")
+    assert store.resyncs("shop", "pipe") == []

@@ -30,6 +30,8 @@ attnums     which column is which (pure)
 change      what a change of shape means: followed, or copied again (pure)
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
+rounds      what is looked at every few seconds: rewrites, requests of people
+stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)

@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.ipc.messages import Durable, Failed, TableOpened
+from etl_supervisor.ipc.messages import Durable, Failed, OpenTable, TableOpened
+from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
@@ -67,6 +69,22 @@ class Follower:
     def place(self) -> str:
         """For errors and logs."""
         return f"pipeline {self.pipeline.name}, table {self.table.name}"
+
+    def opening(self, owner: str, epoch: int) -> OpenTable:
+        """How its actor is to open it. The shape is taken as the oldest one: what the tables have from a later place stays."""
+        return OpenTable(
+            handle=self.handle,
+            pipeline_id=self.pipeline.id,
+            pipeline=self.pipeline.name,
+            owner=owner,
+            epoch=epoch,
+            generation=self.state.generation,
+            channel=names.stream_channel(self.pipeline.id, self.state.generation),
+            destination=self.pipeline.destination,
+            table=self.table,
+            since=Position(self.state.generation, 0, 0, 0).token,
+            errors=self.state.errors,
+        )
 
     # -- facts
 

@@ -47,6 +47,7 @@ from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.rounds import Rounds
 from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
 from workers.reader.transfer import BinaryForms, Manner, TextNeededError, choose
@@ -55,7 +56,6 @@ from workers.reader.watch import Watch
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
 CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the store: at most five a second
 REPORT_SECONDS = 1.0
-LOOK_SECONDS = 5.0  # one small query of the catalog; a rewrite without rows is noticed within it
 PROBE_SECONDS = 15.0  # nothing heard for so long: ask the walsender to answer
 SILENCE_SECONDS_MAX = 60.0  # still nothing: the connection is dead, whatever TCP says
 WAIT_SECONDS_MAX = 1.0  # the longest sleep: well below the heartbeat limit
@@ -104,7 +104,7 @@ class Reader:
         self._rows = 0
         self._received = 0
         self._oldest_commit: float | None = None
-        self._next_status = self._next_confirm = self._next_report = self._next_look = 0.0
+        self._next_status = self._next_confirm = self._next_report = self._next_round = 0.0
 
     def __enter__(self) -> Reader:
         try:
@@ -170,6 +170,7 @@ class Reader:
             lambda oids: read_storage(self._catalog, oids),
             hold_rewritten=self._settings.on_rewrite == "hold",
         )
+        self._rounds = Rounds(self._spec, self._catalog, self._store, self._roster)
         self._relations = Relations(lambda oid: read_catalog(self._catalog, oid), self._roster.remembered)
         self._decoder = Decoder(self._relations, forms if binary else None)
         intake = intake_of(self._stream, self._spec, self._settings)
@@ -248,8 +249,9 @@ class Reader:
             self._tell_status(now)
         if now >= self._next_report:
             self._report(now)
-        if now >= self._next_look and not self._draining:
-            self._look_at_storage(now)
+        if now >= self._next_round and not self._draining:
+            self._next_round = now + self._settings.pipeline_poll_interval_secs
+            self._rounds.make()
 
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
@@ -344,12 +346,6 @@ class Reader:
         for wanted in self._roster.copies_wanted:
             self._parent.send(wanted)
         self._roster.copies_wanted.clear()
-
-    def _look_at_storage(self, now: float) -> None:
-        """What the stream does not tell. The end of WAL is asked first: what is gone now may have rows before it."""
-        self._next_look = now + LOOK_SECONDS
-        end = sources.wal_end(self._catalog)
-        self._roster.observe(read_storage(self._catalog, self._roster.oids), end)
 
     # -- confirming
 

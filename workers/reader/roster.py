@@ -21,11 +21,9 @@ from etl_supervisor.ipc.messages import (
     CopyWanted,
     Durable,
     Failed,
-    OpenTable,
     TableOpened,
     ToPublisher,
 )
-from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline, SourceSpec
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
@@ -39,6 +37,7 @@ from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
 from workers.reader.storage import Storage, rewritten
+from workers.reader.stored import StoredTables
 
 COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
 PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
@@ -68,7 +67,6 @@ class Roster:
         self._spec = spec
         self._progress = progress
         self._epoch = epoch
-        self._store = store
         self._publisher = publisher
         self._frontier = frontier
         self._look = look
@@ -78,7 +76,7 @@ class Roster:
         self._retired = Retired(publisher, frontier)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
-        self._stored = {pipeline.name: store.tables(spec.source.name, pipeline.name) for pipeline in spec.pipelines}
+        self._stored = StoredTables(store, spec.source.name, spec.pipelines)
         self.copies_wanted: list[CopyWanted] = []
         self.trouble = ""
 
@@ -167,34 +165,49 @@ class Roster:
             if reason is not None:
                 known[number] = self._copy_again(follower, follower.table, reason, "")
 
+    def resync(self, pipeline: str, name: TableName | None) -> bool:
+        """Copy a table of a pipeline (None: each one) again, whatever has become of it; False when it is not followed.
+
+        One whose copy is under way is left to it.
+        """
+        found = False
+        for known in self._by_oid.values():
+            for number, follower in enumerate(known):
+                if follower.pipeline.name == pipeline and name in (None, follower.table.name):
+                    found = True
+                    if follower.held or not follower.copying:
+                        known[number] = self._begin_anew(follower, follower.table, "a person asked for it", "")
+        return found
+
     def _copy_again(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
-        """The table begins anew, in a generation of its own; its target is replaced by the first apply. Or it is held, by policy."""
-        hold, name = self._hold_rewritten, follower.table.name
-        log.warning(
-            "table_copied_again" if not hold else "table_held",
-            pipeline=follower.pipeline.name,
-            table=str(table.name),
-            reason=reason,
-        )
+        """The rows that were landed are not the table's any more: it begins anew, or it is held, by policy."""
+        if not self._hold_rewritten:
+            return self._begin_anew(follower, table, reason, place)
+        log.warning("table_held", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
+        remedy = "PAUSE and START: it goes on as it is; or copy it again with `etl-supervisor resync`"
+        error = EtlError(Kind.SCHEMA, follower.place, reason, remedy)
+        self.trouble = error.line
+        state = self._shaped(follower.state, follower, table, place)
+        state = state.to(Phase.ERRORED, resume=follower.phase, trouble=error.line)
+        return self._replace(follower, table, state, held=True)
+
+    def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
+        """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
+        log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
+        state = self._shaped(self._new_state(table, follower.state.generation), follower, table, place)
+        return self._replace(follower, table, replace(state, began=place), held=False)
+
+    def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
         storage = self._look([table.oid]).get(table.oid)
-        state = replace(
-            follower.state if hold else self._new_state(table, follower.state.generation),
-            shape=wire.dump(table),
-            shape_at=place or follower.state.shape_at,
-            storage=storage.text if storage else "",
-        )
-        if hold:
-            error = EtlError(
-                Kind.SCHEMA, follower.place, reason, "PAUSE and START: it goes on as it is; or ON_REWRITE=resync"
-            )
-            state = state.to(Phase.ERRORED, resume=follower.phase, trouble=error.line)
-            self.trouble = error.line
-        else:
-            state = replace(state, began=place)
-        if name != table.name:
+        shape_at = place or follower.state.shape_at
+        return replace(state, shape=wire.dump(table), shape_at=shape_at, storage=storage.text if storage else "")
+
+    def _replace(self, follower: Follower, table: Table, state: TableState, *, held: bool) -> Follower:
+        """Another handle for the table."""
+        if follower.table.name != table.name:
             self._forget(follower)
-        self._retire(follower, keep=hold)
-        return self._begin(follower.pipeline, table, state, held=hold)
+        self._retire(follower, keep=held)
+        return self._begin(follower.pipeline, table, state, held=held)
 
     def _new_state(self, table: Table, older: int) -> TableState:
         """A generation of the table's own, later than any before."""
@@ -205,8 +218,7 @@ class Roster:
         self._retired.add(follower.handle, keep=keep)
 
     def _forget(self, follower: Follower) -> None:
-        self._stored[follower.pipeline.name].pop(follower.state.table, None)
-        self._store.drop_table(self._spec.source.name, follower.pipeline.name, follower.state.table)
+        self._stored.drop(follower.pipeline, follower.state.table)
 
     def _let_go(self) -> None:
         """Tables that are gone from the source, once the stream has told all of them; their targets stay."""
@@ -273,8 +285,7 @@ class Roster:
         name = TableName(message.schema, message.table)
         for follower in list(self.followers):
             if follower.pipeline.id == message.pipeline_id and follower.table.name == name:
-                found = self._store.tables(self._spec.source.name, follower.pipeline.name).get(name)
-                follower.copy_ended(found, now)
+                follower.copy_ended(self._stored.read(follower.pipeline, name), now)
                 self._save(follower)
                 if (reason := follower.doubted()) is not None:
                     known = self._by_oid[follower.table.oid]
@@ -318,7 +329,7 @@ class Roster:
     def _follow(self, pipeline_number: int, table: Table) -> Follower:
         """A table that this reader has not followed yet, where its predecessor left it."""
         pipeline = self._spec.pipelines[pipeline_number]
-        stored = self._of_oid(pipeline, table.oid) or self._stored[pipeline.name].get(table.name)
+        stored = self._stored.find(pipeline, table)
         if stored is None or stored.generation < self._progress.generation:
             return self._begin(pipeline, table, TableState(table.name, table.oid, self._progress.generation))
         if stored.oid != table.oid:  # made anew under its name
@@ -333,10 +344,6 @@ class Roster:
         shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
         return self._begin(pipeline, shape, stored)
 
-    def _of_oid(self, pipeline: Pipeline, oid: int) -> TableState | None:
-        """The table may have had another name."""
-        return next((state for state in self._stored[pipeline.name].values() if state.oid == oid), None)
-
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
         self._handles += 1
@@ -349,25 +356,10 @@ class Roster:
         elif state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
-        self._publisher.open(self._opening(follower), held=follower.held)
+        self._publisher.open(follower.opening(owner(self._progress), self._epoch), held=follower.held)
         if follower.held:
             self._frontier.hold(follower.handle)
         return follower
-
-    def _opening(self, follower: Follower) -> OpenTable:
-        return OpenTable(
-            handle=follower.handle,
-            pipeline_id=follower.pipeline.id,
-            pipeline=follower.pipeline.name,
-            owner=owner(self._progress),
-            epoch=self._epoch,
-            generation=follower.state.generation,
-            channel=names.stream_channel(follower.pipeline.id, follower.state.generation),
-            destination=follower.pipeline.destination,
-            table=follower.table,
-            since=Position(follower.state.generation, 0, 0, 0).token,
-            errors=follower.state.errors,
-        )
 
     def _want_copy(self, follower: Follower) -> None:
         follower.copying, follower.retry_at = True, None
@@ -387,8 +379,7 @@ class Roster:
         )
 
     def _save(self, follower: Follower) -> None:
-        self._stored[follower.pipeline.name][follower.state.table] = follower.state
-        self._store.save_table(self._spec.source.name, follower.pipeline.name, follower.state)
+        self._stored.save(follower.pipeline, follower.state)
 
     def _report(self, follower: Follower, error: EtlError) -> None:
         self.trouble = error.line
