@@ -28,9 +28,11 @@ relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
 attnums     which column is which (pure)
 change      what a change of shape means: followed, or copied again (pure)
+membership  how a table is published, and what a change of that means (pure, but for one query)
+sight       the catalog now, as far as it is published
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
-rounds      what is looked at every few seconds: rewrites, requests of people
+rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.ipc.messages import Durable, Failed, OpenTable, TableOpened
+from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.position import Position
@@ -85,6 +85,11 @@ class Follower:
             since=Position(self.state.generation, 0, 0, 0).token,
             errors=self.state.errors,
         )
+
+    def copy(self, source: str, epoch: int) -> CopyWanted:
+        """What a copy worker is asked for."""
+        name = self.table.name
+        return CopyWanted(source, self.pipeline.id, name.schema, name.name, self.state.generation, epoch)
 
     # -- facts
 

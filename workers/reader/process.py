@@ -32,12 +32,10 @@ from etl_supervisor.ipc.mailbox import Connection
 from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
-from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import leave_word, open_store
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
-from workers.reader.catalog import CatalogTable, published_tables, read_catalog
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
@@ -45,10 +43,10 @@ from workers.reader.intake import intake_of
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
-from workers.reader.relations import Relations, table_of
+from workers.reader.relations import Relations
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.rounds import Rounds
-from workers.reader.storage import read_storage
+from workers.reader.sight import Sight
 from workers.reader.stream import ReplicationStream, broken_off, connect
 from workers.reader.transfer import BinaryForms, Manner, TextNeededError, choose
 from workers.reader.watch import Watch
@@ -135,8 +133,8 @@ class Reader:
         watch = Watch(access, self._progress.slot, standby=standby)
         self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
-        publications = sources.publications_of(source)
-        tables = self._published(publications)
+        sight = Sight(self._catalog, source, beat)
+        tables = sight.published()
         forms = BinaryForms(self._catalog)
         binary = self._manner.binary and choose(source, forms, tables)
         if self._manner != Manner():
@@ -144,7 +142,7 @@ class Reader:
         self._stream.start(
             self._progress.slot,
             self._progress.confirmed,
-            publications,
+            sight.publications,
             binary=binary,
             streaming=self._manner.in_progress and source.stream_in_progress,
         )
@@ -167,17 +165,18 @@ class Reader:
             self._store,
             self._publisher,
             self._frontier,
-            lambda oids: read_storage(self._catalog, oids),
+            sight,
             hold_rewritten=self._settings.on_rewrite == "hold",
         )
-        self._rounds = Rounds(self._spec, self._catalog, self._store, self._roster)
-        self._relations = Relations(lambda oid: read_catalog(self._catalog, oid), self._roster.remembered)
+        self._rounds = self._resources.enter_context(
+            contextlib.closing(Rounds(self._spec, access, sight, self._store, self._roster))
+        )
+        self._relations = Relations(sight.table, self._roster.remembered)
         self._decoder = Decoder(self._relations, forms if binary else None)
         intake = intake_of(self._stream, self._spec, self._settings)
         self._intake = self._resources.enter_context(contextlib.closing(intake))
         self._publisher.connect()
-        for _, table in tables:
-            self._roster.introduce(table)
+        self._roster.introduce([table for _, table in tables])
         waited_for = [follower.handle for follower in self._roster.followers if not follower.held]
         self._lineage = Lineage(self._progress.forked_at, waited_for)
         self._note_proof()
@@ -192,16 +191,6 @@ class Reader:
             confirmed=self._progress.confirmed,
             transfer=Transfer.BINARY if binary else Transfer.TEXT,
         )
-
-    def _published(self, publications: list[str]) -> list[tuple[CatalogTable, Table]]:
-        """What is published now: in the catalog, and as the stream will have it."""
-        tables = []
-        for published in published_tables(self._catalog, publications, f"source {self._spec.source.name}"):
-            self._context.heartbeat.beat()
-            found = read_catalog(self._catalog, published.oid)
-            if found is not None:
-                tables.append((found, table_of(found, published.columns)))
-        return tables
 
     def _watch_signals(self) -> None:
         ours, theirs = socket.socketpair()
@@ -405,7 +394,7 @@ class Reader:
             wal_end=max(self._received, facts.wal_end),
             lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
             rows=self._rows,
-            trouble=self._roster.trouble or self._watch.trouble,
+            trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
             reported_at=time.time(),
             wal_status=facts.slot.wal_status if facts.slot else "",
             safe_wal_bytes=facts.slot.safe_wal_bytes if facts.slot else None,

@@ -7,7 +7,7 @@ depends on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -36,6 +36,7 @@ from workers.reader.follower import Action, Follower
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
+from workers.reader.sight import Sight
 from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
 
@@ -60,7 +61,7 @@ class Roster:
         store: StateStore,
         publisher: Publisher,
         frontier: Frontier,
-        look: Callable[[list[int]], dict[int, Storage]],
+        sight: Sight,
         *,
         hold_rewritten: bool = False,
     ) -> None:
@@ -69,7 +70,7 @@ class Roster:
         self._epoch = epoch
         self._publisher = publisher
         self._frontier = frontier
-        self._look = look
+        self._sight = sight
         self._hold_rewritten = hold_rewritten
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
@@ -85,16 +86,22 @@ class Roster:
         """Every table in every pipeline."""
         return self._followers.values()
 
-    def introduce(self, table: Table) -> None:
-        """A table that the catalog has. Its shape may be newer than the stream: it counts only until the first row comes."""
-        self._followers_of(replace(table, version=PROVISIONAL))
+    def introduce(self, tables: Iterable[Table]) -> None:
+        """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
+
+        Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
+        """
+        for table in tables:
+            self._followers_of(replace(table, version=PROVISIONAL))
+        for state in self._stored.others(self._by_oid):
+            self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
 
         A table that is gone from the source and was never followed has none.
         """
-        if table.oid not in self._by_oid and table.oid not in self._look([table.oid]):
+        if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
             return []
         known = self._followers_of(table)
         for number, follower in enumerate(known):
@@ -125,10 +132,24 @@ class Roster:
                 if follower.state.phase in (Phase.CATCHUP, Phase.READY):
                     known[number] = self._observed(follower, storage[oid])
 
+    def published(self, oids: set[int], known: set[int], wal_end: int) -> None:
+        """These tables are published now, at this end of WAL; `known` are the tables that were followed before that was looked up."""
+        for oid in known - oids:
+            self._gone.setdefault(oid, wal_end)
+        for oid in oids & self._gone.keys():
+            del self._gone[oid]
+        for oid in sorted(oids - self._by_oid.keys()):
+            table = self._sight.shape(oid)
+            if table is not None:
+                log.info("table_published", table=str(table.name))
+                self.introduce([table])
+
     def _observed(self, follower: Follower, storage: Storage) -> Follower:
         reason = rewritten(Storage.parse(follower.state.storage), storage) if follower.state.storage else None
         if reason is not None:
-            return self._copy_again(follower, follower.table, reason, "")
+            shape = self._sight.shape(follower.table.oid)  # no row need come to tell it
+            table = follower.table if shape is None else replace(shape, version=PROVISIONAL)
+            return self._copy_again(follower, table, reason, "")
         if follower.state.storage != storage.text:
             follower.state = replace(follower.state, storage=storage.text)
             self._save(follower)
@@ -148,7 +169,7 @@ class Roster:
         return follower
 
     def _why_copy(self, follower: Follower, table: Table, first: Position) -> str | None:
-        storage = self._look([table.oid]).get(table.oid)
+        storage = self._sight.storage([table.oid]).get(table.oid)
         if storage is None:
             return None  # there is nothing to copy any more
         if follower.table.name != table.name:
@@ -198,7 +219,7 @@ class Roster:
         return self._replace(follower, table, replace(state, began=place), held=False)
 
     def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
-        storage = self._look([table.oid]).get(table.oid)
+        storage = self._sight.storage([table.oid]).get(table.oid)
         shape_at = place or follower.state.shape_at
         return replace(state, shape=wire.dump(table), shape_at=shape_at, storage=storage.text if storage else "")
 
@@ -347,7 +368,7 @@ class Roster:
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
         self._handles += 1
-        if not state.storage and (storage := self._look([table.oid]).get(table.oid)) is not None:
+        if not state.storage and (storage := self._sight.storage([table.oid]).get(table.oid)) is not None:
             state = replace(state, storage=storage.text)
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
         self._followers[follower.handle] = follower
@@ -366,17 +387,7 @@ class Roster:
         if follower.state.phase is Phase.INIT:
             follower.state = follower.state.to(Phase.DATASYNC)
         self._save(follower)
-        name = follower.table.name
-        self.copies_wanted.append(
-            CopyWanted(
-                self._spec.source.name,
-                follower.pipeline.id,
-                name.schema,
-                name.name,
-                follower.state.generation,
-                self._epoch,
-            )
-        )
+        self.copies_wanted.append(follower.copy(self._spec.source.name, self._epoch))
 
     def _save(self, follower: Follower) -> None:
         self._stored.save(follower.pipeline, follower.state)

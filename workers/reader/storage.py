@@ -6,17 +6,20 @@
     a partition made as one (CREATE … PARTITION OF)  another member; it was empty                        nothing
     TRUNCATE of a partition                          new files, and no statistics any more               copy again
 
-Partitions count where the table is published through its root: then nothing is sent for these commands. VACUUM FULL changes the row of a column that
-had a missing value (it has none afterwards): such columns are left out. A partition that was truncated and analyzed between two looks is not seen.
+What of it is published, and whether it was all the time, is part of it (`membership`). Partitions count where the table is published through its
+root: then nothing is sent for these commands. VACUUM FULL changes the row of a column that had a missing value (it has none afterwards): such
+columns are left out. A partition that was truncated and analyzed between two looks is not seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 import psycopg
+
+from workers.reader.membership import Membership, Way, missed
 
 _STORAGE = """
 WITH RECURSIVE tree AS (
@@ -47,11 +50,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where a table's rows are. `rows` maps attnum to the transaction that last changed its pg_attribute row."""
+    """Where a table's rows are. `rows` maps attnum to the transaction that last changed its pg_attribute row. `ways`: how it is published."""
 
     file: str
     rows: dict[str, str]
     members: dict[str, Member] = field(default_factory=dict)
+    ways: Membership = ()
+
+    def published_by(self, ways: Membership) -> Storage:
+        """The same, with how it is published."""
+        return replace(self, ways=ways)
 
     @property
     def text(self) -> str:
@@ -63,7 +71,7 @@ class Storage:
         """What `text` wrote."""
         plain = orjson.loads(text)
         members = {oid: Member(**member) for oid, member in plain["members"].items()}
-        return cls(plain["file"], plain["rows"], members)
+        return cls(plain["file"], plain["rows"], members, tuple(Way(**way) for way in plain.get("ways", ())))
 
 
 def read_storage(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, Storage]:
@@ -88,4 +96,4 @@ def rewritten(old: Storage, new: Storage) -> str | None:
     changed = any(new.rows[number] != xmin for number, xmin in old.rows.items() if number in new.rows)
     if changed and (moved or old.file != new.file):
         return "its rows were rewritten"
-    return None
+    return missed(old.ways, new.ways)

@@ -5,7 +5,7 @@ The store is read once, and again only where somebody else writes (a copy worker
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
@@ -25,6 +25,11 @@ class StoredTables:
         states = self._states[pipeline.name]
         same = (state for state in states.values() if state.oid == table.oid)
         return next(same, None) or states.get(table.name)
+
+    def others(self, oids: Collection[int]) -> list[TableState]:
+        """The tables that are not among these, in any pipeline."""
+        found = {state.oid: state for states in self._states.values() for state in states.values()}
+        return [state for oid, state in found.items() if oid not in oids and state.shape]
 
     def read(self, pipeline: Pipeline, name: TableName) -> TableState | None:
         """What the store has now."""

@@ -1,0 +1,50 @@
+"""The source's catalog as it is now, as far as the publications publish it. It may be newer than the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from etl_supervisor.model.pipeline import Source
+from etl_supervisor.model.table import Table
+from workers.reader.catalog import CatalogTable, published_tables, read_catalog
+from workers.reader.membership import read_memberships
+from workers.reader.relations import table_of
+from workers.reader.source import publications_of
+from workers.reader.storage import Storage, read_storage
+
+
+class Sight:
+    """One reader's look at it. `beat` is called while many tables are looked at."""
+
+    def __init__(self, connection: psycopg.Connection[Any], source: Source, beat: Callable[[], None]) -> None:
+        self.connection = connection
+        self.publications = publications_of(source)
+        self.place = f"source {source.name}"
+        self._beat = beat
+
+    def table(self, oid: int) -> CatalogTable | None:
+        """A table, whether it is published or not."""
+        return read_catalog(self.connection, oid)
+
+    def storage(self, oids: list[int]) -> dict[int, Storage]:
+        """Where the rows of these tables are, and how they are published; those that are gone are missing."""
+        found = read_storage(self.connection, oids)
+        ways = read_memberships(self.connection, self.publications, oids)
+        return {oid: storage.published_by(ways.get(oid, ())) for oid, storage in found.items()}
+
+    def published(self, oid: int | None = None) -> list[tuple[CatalogTable, Table]]:
+        """What is published (of one table, if `oid` is given): in the catalog, and as the stream will have it."""
+        tables = []
+        for listed in published_tables(self.connection, self.publications, self.place, oid):
+            self._beat()
+            found = self.table(listed.oid)
+            if found is not None:
+                tables.append((found, table_of(found, listed.columns)))
+        return tables
+
+    def shape(self, oid: int) -> Table | None:
+        """A table as the stream will have it; None when it is not published."""
+        return next((table for _, table in self.published(oid)), None)
