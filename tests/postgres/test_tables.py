@@ -14,6 +14,13 @@ from workers.reader.copy import CopyWorker
 from workers.reader.relations import table_of
 
 
+@pytest.fixture(params=["database", "old_database"], ids=["newest", "old"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """Everything here holds for a server of an older version too."""
+    found: Database = request.getfixturevalue(request.param)
+    return found
+
+
 def shapes(database: Database, *publications: str) -> dict[str, Table]:
     """The published tables' shapes as the catalog alone has them."""
     with database.connect() as connection:
@@ -44,7 +51,8 @@ def test_a_column_that_is_not_published_is_in_no_shape(database: Database) -> No
     assert batch.table == before
 
 
-def test_generated_columns_are_published_where_the_publication_says_so(database: Database) -> None:
+def test_generated_columns_are_published_where_the_publication_says_so(second_database: Database) -> None:
+    database = second_database  # of the newest version
     database.execute("create table t (id int primary key, twice int generated always as (id * 2) stored, v int)")
     database.execute("create publication p for table t")
     database.execute("create publication g for table t with (publish_generated_columns = stored)")
