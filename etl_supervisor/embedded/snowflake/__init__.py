@@ -6,6 +6,7 @@ server        the web application and its clean end
 launch        starts it as a process of its own
 certificates  a throw-away authority and the server's certificate
 warehouse     DuckDB files, one per Snowflake database; one statement at a time
+gaps          where fakesnow's ways lose what we need
 sql           the connector's protocol, over fakesnow
 statements    statements that fakesnow does not know: left out, rewritten, or run here
 scripting     Snowflake Scripting, as far as an apply block needs it

@@ -33,6 +33,7 @@ from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
 DOOR = "/__local"
+STREAMING = "/v2/streaming/"
 
 
 class Faults:
@@ -49,6 +50,8 @@ class Faults:
         if scope["type"] != "http" or scope["path"].startswith(DOOR):
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith(STREAMING):  # a name may have a slash in it: only what comes percent-encoded tells
+            scope = {**scope, "path": scope["raw_path"].decode("ascii")}
         await self.blackhole.wait()
         fault = self._match(scope)
         if fault is None:
