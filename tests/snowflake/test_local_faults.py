@@ -143,5 +143,5 @@ def test_a_dropped_connection_has_no_answer(local_snowflake: LocalSnowflake) -> 
     local_snowflake.set(faults=[{"path": "hostname", "count": 1, "drop": True}])
     context = ssl.create_default_context(cafile=str(local_snowflake.bundle_file))
     url = f"https://{local_snowflake.host}/v2/streaming/hostname"
-    with pytest.raises(http.client.IncompleteRead), urllib.request.urlopen(url, context=context, timeout=10) as answer:  # noqa: S310 - https, ours
+    with pytest.raises(http.client.IncompleteRead), urllib.request.urlopen(url, context=context, timeout=10) as answer:
         answer.read()
