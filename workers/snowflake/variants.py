@@ -40,10 +40,9 @@ _QUOTE, _BACKSLASH, _COLON, _OPEN, _CLOSE = b'"\\:{}'
 def unfit(documents: pa.Array, kind: ValueKind) -> pa.Array | None:
     """Flags of the documents that VARIANT can't hold as they are; None when it can hold all. NULL is no flag."""
     written = kind is ValueKind.JSON_TEXT
-    if written:
-        found = [_with_number(documents, f"{_LONG}|{_INEXACT}")]
-    else:
-        found = [_with_number(documents, _LONG)] if _perhaps_long(documents) else []
+    found: list[pa.Array | None] = []
+    if written or _perhaps_long(documents):
+        found.append(_with_number(documents, f"{_LONG}|{_INEXACT}" if written else _LONG))
     if written:
         found += [_with_escape(documents), _with_key_twice(documents)]
     flags = [flag for flag in found if flag is not None]
