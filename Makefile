@@ -44,6 +44,10 @@ test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 1
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done
 
+.PHONY: bench-load
+bench-load: .installed-embedded ## measure the way into Snowflake: encoder, rows per second, latency, memory (minutes)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_load.py $(ARGS)
+
 .PHONY: check
 check: lint ## lint, then the tests that take seconds (unit, property, architecture)
 	@$(BIN)/pytest -m 'not slow' tests/unit tests/property tests/architecture $(ARGS)
