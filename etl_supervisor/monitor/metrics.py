@@ -43,6 +43,13 @@ values.ValueClass = _value_class()  # prometheus_client.metrics looks it up in t
 
 READER_ROWS = Counter("etl_reader_rows", "Change-log rows decoded", ["source"])
 READER_BATCHES = Counter("etl_reader_batches", "Batches sealed", ["source"])
+READER_PIECES = Counter("etl_reader_pieces", "Pieces of transactions that came before their commit", ["source"])
+SPOOLED_BYTES = Gauge(
+    "etl_reader_spooled_bytes",
+    "What transactions in progress hold, in memory and on disk",
+    ["source"],
+    multiprocess_mode="mostrecent",
+)
 THROUGHPUT_ROWS = Gauge(
     "etl_throughput_rows",
     "Rows decoded per second, over the last report interval",
@@ -106,6 +113,12 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
+
+
+def spool_report(source: str, spooled_bytes: int, pieces: int) -> None:
+    """Transactions in progress; `pieces` came since the last report."""
+    SPOOLED_BYTES.labels(source).set(spooled_bytes)
+    READER_PIECES.labels(source).inc(pieces)
 
 
 class SupervisedCollector(Collector):
