@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import time
 
-from workers.reader.batch import Decoded
 from workers.reader.frame import Chunk
 from workers.reader.pgoutput import Decoder
 from workers.reader.relations import Relations
@@ -42,20 +41,17 @@ def scaling(*, spread: bool = False) -> dict[str, float]:
 
 def _seconds(chunks: list[Chunk]) -> float:
     decoder = Decoder(Relations(lambda oid: None))
-    decoder.decode(chunks[:1])  # the shapes
+    decoder.decode(chunks[:1])  # the tables' shapes, and a row of each
     started = time.process_time()
-    rows = sum(_rows(decoder.decode([chunk])) for chunk in chunks[1:])
+    rows = sum(decoder.decode([chunk]).rows for chunk in chunks[1:])
     seconds = time.process_time() - started
     assert rows == ROWS, rows
     return seconds
 
 
-def _rows(decoded: Decoded) -> int:
-    return decoded.rows
-
-
 def _stream(tables: int, *, spread: bool) -> list[Chunk]:
     relations = [_frame(1, _relation(oid)) for oid in range(1, tables + 1)]
+    rows = [_frame(11, _insert(oid, 0)) for oid in range(1, tables + 1)]
     frames, lsn = [], 100
     for transaction in range(ROWS // ROWS_PER_TRANSACTION):
         commit = lsn + 10 * ROWS_PER_TRANSACTION
@@ -69,6 +65,7 @@ def _stream(tables: int, *, spread: bool) -> list[Chunk]:
     first = [
         _frame(10, b"B" + struct.pack("!qqI", 20, 0, 1)),
         *relations,
+        *rows,
         _frame(20, b"C\0" + struct.pack("!qqq", 20, 30, 0)),
     ]
     batches = [frames[at : at + FRAMES_PER_BATCH] for at in range(0, len(frames), FRAMES_PER_BATCH)]

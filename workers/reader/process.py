@@ -107,8 +107,12 @@ class Reader:
         self._next_status = self._next_confirm = self._next_report = self._next_look = 0.0
 
     def __enter__(self) -> Reader:
-        self._watch_signals()
-        self._start()
+        try:
+            self._watch_signals()
+            self._start()
+        except BaseException:
+            self._resources.close()  # nobody calls __exit__
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,6 +196,7 @@ class Reader:
         """What is published now: in the catalog, and as the stream will have it."""
         tables = []
         for published in published_tables(self._catalog, publications, f"source {self._spec.source.name}"):
+            self._context.heartbeat.beat()
             found = read_catalog(self._catalog, published.oid)
             if found is not None:
                 tables.append((found, table_of(found, published.columns)))

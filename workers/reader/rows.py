@@ -67,9 +67,9 @@ class Rows:
         for place in np.flatnonzero(self.kind == ord("T")).tolist():
             for oid in self._truncated(int(self.frame[place])):
                 truncates.setdefault(oid, []).append(place)
-        for oid, named in truncates.items():
+        for oid, cuts in truncates.items():
             known = tables.get(oid, np.empty(0, dtype=np.int64))
-            tables[oid] = np.sort(np.concatenate([known, named]))
+            tables[oid] = np.sort(np.concatenate([known, cuts]))
         return tables
 
     def _truncated(self, frame: int) -> list[int]:

@@ -12,6 +12,7 @@ statements    statements that fakesnow does not know: left out, rewritten, or ru
 scripting     Snowflake Scripting, as far as an apply block needs it
 streaming     Snowpipe Streaming's protocol, for the real SDK
 channels      channels: continuation tokens, fencing, what is pending and what is committed
+counting      what is appended is checked and counted, and not stored
 loading       NDJSON into a table, with Snowflake's row errors
 stagefiles    the stage to which the SDK uploads large flushes
 """
