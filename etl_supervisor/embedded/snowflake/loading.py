@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 OBJECT_BYTES_MIN = (
     1 << 20
 )  # DuckDB allocates buffers of twice the largest object that it must expect: no more than what came
@@ -88,7 +90,14 @@ def _perhaps_long(lines: bytes, floats: set[str]) -> bool:
         member = f",{json.dumps(name, ensure_ascii=False)}:".encode()
         if lines.count(member) == rows:
             lines = re.sub(re.escape(member) + rb"-?[0-9.]+", b"", lines)
-    return LONG_DECIMAL.search(lines) is not None
+    return _digits_in_a_row(lines) and LONG_DECIMAL.search(lines) is not None
+
+
+def _digits_in_a_row(lines: bytes) -> bool:
+    """Whether 17 digits and points may stand together: four of every fourth byte are among them. Far cheaper than the expression."""
+    sample = np.frombuffer(lines, dtype=np.uint8)[::4]
+    digit = (sample - ord(".") < 12) & (sample != ord("/"))  # unsigned: what is below a point is far above
+    return bool((digit[:-3] & digit[1:-2] & digit[2:-1] & digit[3:]).any())
 
 
 def _marked(lines: bytes, variants: set[str]) -> bytes:
