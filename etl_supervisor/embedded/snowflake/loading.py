@@ -94,10 +94,12 @@ def _perhaps_long(lines: bytes, floats: set[str]) -> bool:
 
 
 def _digits_in_a_row(lines: bytes) -> bool:
-    """Whether 17 digits and points may stand together: four of every fourth byte are among them. Far cheaper than the expression."""
-    sample = np.frombuffer(lines, dtype=np.uint8)[::4]
-    digit = (sample - ord(".") < 12) & (sample != ord("/"))  # unsigned: what is below a point is far above
-    return bool((digit[:-3] & digit[1:-2] & digit[2:-1] & digit[3:]).any())
+    """Whether 17 digits and points stand together. Far cheaper than the expression: runs of 2, 4, 8, 16 and 17 from shorter ones."""
+    data = np.frombuffer(lines, dtype=np.uint8)
+    run = (data - ord(".") < 12) & (data != ord("/"))  # unsigned: what is below a point is far above
+    for more in (1, 2, 4, 8, 1):
+        run = run[:-more] & run[more:]
+    return bool(run.any())
 
 
 def _marked(lines: bytes, variants: set[str]) -> bytes:
