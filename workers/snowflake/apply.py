@@ -229,7 +229,8 @@ def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, 
     key_list = ", ".join(key_of(columns))
     lives = f"SUM(IFF(_ETL_OP IN ('I', 'R'), 1, 0)) OVER (PARTITION BY {key_list} ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING)"
     rows = _rows(columns, objects, window, survey)
-    parts = [f"w AS (SELECT l.*, ROW_NUMBER() OVER (ORDER BY {_ORDER}) AS RN, {lives} AS LIFE FROM (\n{rows}\n) l)"]
+    number = f"2 * ROW_NUMBER() OVER (ORDER BY {_ORDER}) + IFF(DEAD, 1, 0)"  # odd: a dead row
+    parts = [f"w AS (SELECT l.*, {number} AS RN, {lives} AS LIFE FROM (\n{rows}\n) l)"]
     root = [f"{key} AS ROOT_{i}" for i, key in enumerate(keys)] + ["w.LIFE AS ROOT_LIFE"]
     joined = "w"
     if survey.moves:
@@ -247,17 +248,18 @@ def _resolved(columns: list[Column], unchanged: list[Column], objects: Objects, 
     )
     parts.append(f"v AS (SELECT c.*, {brought} FROM c)")
     before = " AND ".join(f"{key} = v.ROOT_{i}" for i, key in enumerate(key_of(columns, "t0.")))
-    joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = v.BROUGHT_{i}" for i in range(len(unchanged)))
-    joins += f" LEFT JOIN {objects.target_sql} t0 ON v.ROOT_LIFE = 0 AND {before}"
+    root_row = f"LEFT JOIN {objects.target_sql} t0 ON v.ROOT_LIFE = 0 AND {before}"
+    whole = " AND ".join(["NOT v.DEAD", *(_can_be_had(column, i, survey) for i, column in enumerate(unchanged))])
+    latest = f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(key_of(columns, 'v.'))} ORDER BY v.RN DESC) = 1"
+    parts.append(f"f AS (SELECT v.* FROM v {root_row} WHERE {whole} {latest})")
     places = {column.name: i for i, column in enumerate(unchanged)}
     selected = [
         _value(column, places[column.name], survey) if column.name in places else f"v.{_name(column)}"
         for column in columns
     ]
     selected += ["v._ETL_OP", *(f"v.{name}" for name, _ in TARGET_META)]
-    whole = " AND ".join(["NOT v.DEAD", *(_can_be_had(column, i, survey) for i, column in enumerate(unchanged))])
-    latest = f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(key_of(columns, 'v.'))} ORDER BY v.RN DESC) = 1"
-    return f"WITH RECURSIVE {', '.join(parts)} SELECT {', '.join(selected)} FROM v{joins} WHERE {whole} {latest}"
+    joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = v.BROUGHT_{i}" for i in range(len(unchanged)))
+    return f"WITH RECURSIVE {', '.join(parts)} SELECT {', '.join(selected)} FROM f v {root_row}{joins}"
 
 
 def _rows(columns: list[Column], objects: Objects, window: Window, survey: Survey) -> str:
@@ -326,7 +328,7 @@ def _value(column: Column, number: int, survey: Survey) -> str:
 
 def _can_be_had(column: Column, number: int, survey: Survey) -> str:
     """True where a row brings the column, or a row before it that is not dead did."""
-    there = f"IFF(v.BROUGHT_{number} IS NULL, t0._ETL_COMMIT_LSN IS NOT NULL, NOT b{number}.DEAD)"
+    there = f"IFF(v.BROUGHT_{number} IS NULL, t0._ETL_COMMIT_LSN IS NOT NULL, MOD(v.BROUGHT_{number}, 2) = 0)"
     return f"(v._ETL_OP = 'D' OR NOT COALESCE(v.{_leaves_out(column, survey)}, FALSE) OR {there})"
 
 
