@@ -59,7 +59,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> 0002", "etl: nothing -> 0001"]
+    assert migrate(settings) == ["app: nothing -> load_paths", "etl: nothing -> 0001"]
     assert migrate(settings) == []
 
 

@@ -234,6 +234,8 @@ class Reader:
         if now >= self._intake.due_at() or (self._draining and self._intake.has_open_batch):
             self._decode(self._intake.seal())
         self._publisher.pump()
+        if self._draining:
+            self._publisher.hurry()
         self._roster.act(now)
         self._ask_for_copies()
         if now >= self._next_confirm:

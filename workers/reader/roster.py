@@ -367,6 +367,7 @@ class Roster:
             table=follower.table,
             since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
+            load=follower.pipeline.load,
         )
 
     def _want_copy(self, follower: Follower) -> None:

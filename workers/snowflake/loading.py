@@ -15,24 +15,49 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
-from workers.snowflake.channel import Underway, unsent
+from workers.snowflake.channel import ChannelStatus, Underway, unsent
 from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Cure, explain
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import StreamingChannel
 
 ESCAPED_FACTOR_MAX = 6  # a control character is six in JSON
+
+
+class LoadChannel(Protocol):
+    """A way into the landing table: streaming, or files. All methods may block on the network.
+
+    Rows are encoded, then appended, segment by segment; `seal` ends a job. The committed token tells what need not come again.
+    """
+
+    opened: ChannelStatus
+
+    def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> Any:
+        """Rows in the form that `append` takes."""
+
+    def append(self, data: Any, rows: int, first: str, last: str) -> int:
+        """Take rows that end with token `last`; how many bytes have left for Snowflake by that."""
+
+    def seal(self, alive: Callable[[], bool]) -> str | None:
+        """Everything appended is on its way, up to the token that is returned. None: nothing is, the same rows are to be appended again."""
+
+    def status(self) -> ChannelStatus:
+        """What is committed."""
+
+    def close(self, *, flush: bool, drop: bool = False) -> None:
+        """End it, within a limit; with `drop` Snowflake forgets the channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +106,23 @@ class Loading:
     alive: Callable[[], bool]
 
     def append(
-        self, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
+        self, channel: LoadChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
     ) -> Taken:
-        """Bring the segments to the SDK; fewer are taken after back-pressure, or when the life is over."""
-        taken = Taken()
+        """Bring the segments to the channel; fewer are taken after back-pressure, or when the life is over."""
+        taken, appended = Taken(), False
         for segment, batch in segments:
             rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
             if rest is None:
                 break
             if rest.num_rows:
-                if not self._append(sdk, rest, segment):
+                if not self._append(channel, rest, segment):
                     break
-                handed = segment.last
+                handed, appended = segment.last, True
             reached = max(reached, segment.last)
             taken.handed.append(handed)
+        if appended:
+            sealed = self._seal(channel)
+            taken.handed = [] if sealed is None else [min(token, sealed) for token in taken.handed]
         return taken
 
     def sift(self, suspicion: Suspicion, batches: list[pa.RecordBatch]) -> tuple[int, int | None]:
@@ -112,23 +140,30 @@ class Loading:
 
     # -- inside
 
-    def _append(self, sdk: StreamingChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
+    def _append(self, channel: LoadChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
         opening = self.opening
-        data = encode(rows, opening.table, opening.generation, _now())
+        data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
             return False
         try:
-            sdk.append(data, rows.num_rows, segment.first, segment.last)
+            size = channel.append(data, rows.num_rows, segment.first, segment.last)
         except Exception as error:
             if explain(error, "")[0] is Cure.AGAIN:
                 return False
             raise in_our_words(error, opening) from None
-        labels = (opening.pipeline, str(opening.table.name))
-        metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
-        metrics.SNOWFLAKE_BYTES.labels(*labels).inc(data.size)
+        if size:
+            labels = (opening.pipeline, str(opening.table.name))
+            metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
+            metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
         failpoint("actor.after_append")
         return True
+
+    def _seal(self, channel: LoadChannel) -> str | None:
+        try:
+            return channel.seal(self.alive)
+        except Exception as error:
+            raise in_our_words(error, self.opening) from None
 
     def _loadable(self, batch: pa.RecordBatch, taken: Taken) -> pa.RecordBatch | None:
         """The rows that can be loaded, once the others are in the dead letter; None when the life is over."""

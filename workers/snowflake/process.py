@@ -40,6 +40,7 @@ from etl_supervisor.ipc.messages import (
     Durable,
     Failed,
     Hello,
+    Hurry,
     OpenTable,
     Ready,
     ReshapeTable,
@@ -52,14 +53,13 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
-from workers.snowflake.channel import Underway
+from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.guest import Guest
 from workers.snowflake.jobs import Jobs, Lane
-from workers.snowflake.loading import Prepared, Suspicion, Taken, Tools
+from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 WAIT_SECONDS_MAX = 1.0
 WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
@@ -168,6 +168,8 @@ class Actor:
                     close_descriptor(fd)
                 else:
                     desk.channel.waiting.append((message, fd))
+            case Hurry(handle=handle, seq=seq) if handle in guest.desks:
+                guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence) if handle in guest.desks:
                 guest.desks[handle].fence = max(guest.desks[handle].fence, fence)
             case CloseTable(handle=handle, drop=drop) if handle in guest.desks:
@@ -282,11 +284,10 @@ class Actor:
 
     # -- results
 
-    def _opened(self, guest: Guest, desk: Desk, result: tuple[StreamingChannel, Prepared]) -> None:
-        desk.sdk, prepared = result
+    def _opened(self, guest: Guest, desk: Desk, result: tuple[LoadChannel, Prepared]) -> None:
+        sdk, prepared = result
         desk.take_shape(desk.opening, prepared)
-        desk.sdk_busy, desk.state = False, State.OPEN
-        desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors, desk.opening.errors)
+        desk.take_channel(sdk)
         metrics.CHANNELS_OPEN.inc()
         log.info(
             "channel_opened",
@@ -296,7 +297,7 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Prepared]) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[LoadChannel, Prepared]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
@@ -318,7 +319,7 @@ class Actor:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
         for handed in taken.handed:
-            desk.channel.took(handed)
+            desk.took(desk.channel.took(handed))
         if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
         if taken.handed:
@@ -379,7 +380,7 @@ class Actor:
             self._close_later(desk.opening, sdk, drop=drop)
 
     def _close_later(
-        self, opening: OpenTable, sdk: StreamingChannel, *, flush: bool = False, drop: bool = False
+        self, opening: OpenTable, sdk: LoadChannel, *, flush: bool = False, drop: bool = False
     ) -> Future[Any]:
         job = partial(sdk.close, flush=flush, drop=drop)
         return self._jobs.start(opening.destination.id, Lane.STREAM, job, _closed)
