@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from snowflake.connector.errors import ProgrammingError
 
-from tests.support.fix_deployment import Deployment
+from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -54,8 +55,57 @@ def test_changes_and_first_copies_travel_as_files(deploy: Deployment, path: str)
     deploy.same("shop", items=("id",))
     assert deploy.stop() == 0
     assert asked(deploy, f"LIST @{stage(deploy)}") == []
-    assert deploy.server.state()["channels"] == {} or not any(
-        deploy.destination.database in name for name in deploy.server.state()["channels"]
-    )
+    streamed = [name for name in deploy.server.state()["channels"] if name.startswith(deploy.destination.database)]
+    assert streamed == []
     assert "child_crashed" not in deploy.log
     assert "table_stopped" not in deploy.log
+
+
+def test_a_change_of_the_load_path_needs_no_copy_and_doubles_nothing(deploy: Deployment) -> None:
+    prepare(deploy, 500)
+    deploy.add("shop", load_path="streaming", **SMALL_FILES)
+    deploy.start()
+    deploy.ready("shop")
+    for number, path in enumerate(["snowpipe", "streaming", "copy", "snowpipe", "streaming"]):
+        change(deploy, 10_000 + number * 200)
+        deploy.add("shop", load_path=path, **SMALL_FILES)
+        change(deploy, 10_100 + number * 200)
+        wait_for(f"the path {path}", lambda p=path: recorded(deploy) == ([] if p == "streaming" else [(p,)]))  # type: ignore[misc]
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    assert deploy.stop() == 0
+    assert deploy.log.count('"event":"copy_started"') == 1
+
+
+def recorded(deploy: Deployment) -> list[tuple[Any, ...]]:
+    table = stage(deploy).replace("_ETL_STAGE", "_ETL_FILES")
+    try:
+        return asked(deploy, f"SELECT LOAD_PATH FROM {table} WHERE CHANNEL NOT LIKE '%copy%'")
+    except ProgrammingError:
+        return []
+
+
+@pytest.mark.parametrize("path", ["snowpipe", "copy"])
+def test_refused_rows_of_files_are_dead_lettered_and_the_others_loaded(deploy: Deployment, path: str) -> None:
+    deploy.source.execute("create table items (id int primary key, note text)")
+    deploy.source.execute(
+        "insert into items select g, case when g % 100 = 0 then 'bad' else 'n' end from generate_series(1, 500) g"
+    )
+    deploy.source.execute("create publication p for all tables")
+    deploy.server.set(reject=[{"table": "LANDING_ITEMS", "column": "NOTE", "like": "bad%"}])
+    deploy.add("shop", load_path=path, copy_load_path=path, **SMALL_FILES)
+    deploy.start()
+    deploy.ready("shop")
+    deploy.source.execute(
+        "insert into items values (1001, 'n'), (1002, 'bad'), (1003, repeat('x', 16777217)), (1004, 'n')"
+    )
+    deploy.caught_up("shop")
+    deploy.source.execute("insert into items select g, 'bad' from generate_series(2001, 2010) g")
+    deploy.caught_up("shop")
+    landing = stage(deploy).replace('"_ETL_STAGE"', "")
+    (dead,) = asked(
+        deploy, f"SELECT COUNT(*), COUNT_IF(REASON LIKE '%refuses%') FROM {landing}_ETL_DEAD_LETTER WHERE PART = 0"
+    )
+    assert dead == (17, 16)
+    assert asked(deploy, f"SELECT COUNT(*), COUNT(DISTINCT ID) FROM {landing}LANDING_ITEMS") == [(497, 497)]
+    assert deploy.stop() == 0
