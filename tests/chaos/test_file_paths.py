@@ -19,9 +19,7 @@ STEPS = sorted(name for name in NAMES if name.startswith("files."))
 def add(deploy: Deployment, path: str) -> None:
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)
-    deploy.add(
-        "shop", load_path=path, copy_load_path=path, file_max_age_seconds=0.3, table_error_retry_max_attempts=50
-    )
+    deploy.add("shop", load_path=path, copy_load_path=path, file_max_age_seconds=0.3, table_error_retry_max_attempts=50)
 
 
 def finish(deploy: Deployment) -> None:

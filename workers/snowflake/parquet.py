@@ -49,7 +49,7 @@ def form(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -
     for field, array in zip(batch.schema, batch.columns, strict=True):
         if special and field.name == SPECIAL:
             array = with_members(array, orjson.dumps(special).decode())
-        columns[names.column(field.name)] = _written(array, kind_of(field))
+        columns[names.column(field.name)] = written(array, kind_of(field))
     for column in later:
         columns[names.column(column.name)] = _default(column, batch.num_rows, known=column.name not in special)
     return pa.RecordBatch.from_pydict({name: columns[name] for name, _ in _landing(table)})
@@ -79,11 +79,8 @@ def selection(table: Table) -> tuple[str, str]:
     return ", ".join(quoted(name) for name, _ in columns), ", ".join(items)
 
 
-def _landing(table: Table) -> list[tuple[str, str]]:
-    return [*LANDING_META, *((names.column(column.name), column_type(column.type)) for column in table.columns)]
-
-
-def _written(array: pa.Array, kind: ValueKind) -> pa.Array:
+def written(array: pa.Array, kind: ValueKind) -> pa.Array:
+    """The values of a column as a file has them."""
     if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
         return documents(array, kind)
     if pa.types.is_float32(array.type):
@@ -94,6 +91,10 @@ def _written(array: pa.Array, kind: ValueKind) -> pa.Array:
     if pa.types.is_uint64(array.type):
         return array.cast(_LSN)
     return array.cast(pa.int64()) if pa.types.is_uint32(array.type) else array
+
+
+def _landing(table: Table) -> list[tuple[str, str]]:
+    return [*LANDING_META, *((names.column(column.name), column_type(column.type)) for column in table.columns)]
 
 
 def _default(column: Column, rows: int, *, known: bool) -> pa.Array:
@@ -107,4 +108,4 @@ def _default(column: Column, rows: int, *, known: bool) -> pa.Array:
         one = pa.array([text in ("t", "true")])
     else:
         one = pa.array([text]).cast(wanted)
-    return pa.repeat(_written(one, kind)[0], rows)
+    return pa.repeat(written(one, kind)[0], rows)
