@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
+from etl_supervisor.model import lsn
+from etl_supervisor.state.choose import open_store
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -77,6 +80,15 @@ def test_a_change_of_the_load_path_needs_no_copy_and_doubles_nothing(deploy: Dep
     assert deploy.log.count('"event":"copy_started"') == 1
 
 
+def received(deploy: Deployment) -> int:
+    store = open_store(deploy.settings)
+    try:
+        report = store.report("shop")
+        return report.received if report else 0
+    finally:
+        store.close()
+
+
 def recorded(deploy: Deployment) -> list[tuple[Any, ...]]:
     table = stage(deploy).replace("_ETL_STAGE", "_ETL_FILES")
     try:
@@ -109,3 +121,26 @@ def test_refused_rows_of_files_are_dead_lettered_and_the_others_loaded(deploy: D
     assert dead == (17, 16)
     assert asked(deploy, f"SELECT COUNT(*), COUNT(DISTINCT ID) FROM {landing}LANDING_ITEMS") == [(497, 497)]
     assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("path", ["snowpipe", "copy"])
+def test_nobody_waits_for_the_age_of_a_file_when_memory_is_short_or_the_end_has_come(
+    deploy: Deployment, path: str
+) -> None:
+    prepare(deploy, 20_000)
+    deploy.add("shop", load_path=path, copy_load_path=path, file_max_age_seconds=600)
+    deploy.start(SHARED_MEMORY_BUDGET_MB="4")
+    deploy.ready("shop")
+    deploy.source.execute("insert into items select g, repeat(md5(g::text), 30) from generate_series(100001, 120000) g")
+    count = f"SELECT COUNT(*) FROM {stage(deploy).replace('_ETL_STAGE', 'LANDING_ITEMS')}"
+    wait_for("rows that made room for others", lambda: asked(deploy, count)[0][0] > 30_000)
+    deploy.source.execute("alter table items add column extra int default 7")
+    deploy.source.execute("insert into items values (200001, 'last')")
+    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    wait_for("the last row to be read", lambda: received(deploy) >= lsn.parse(end))
+    started = time.monotonic()
+    assert deploy.stop() == 0
+    assert time.monotonic() - started < 20
+    assert "drain_cut_short" not in deploy.log
+    assert asked(deploy, f"{count} WHERE ID = 200001") == [(1,)]
+    assert asked(deploy, count) == [(40_001,)]

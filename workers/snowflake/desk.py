@@ -30,6 +30,7 @@ from workers.snowflake import ddl
 from workers.snowflake.channel import Channel, ChannelStatus, Underway
 from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
+from workers.snowflake.jobs import Lane
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
@@ -117,6 +118,11 @@ class Desk:
         """The tables have the next shape."""
         self.take_shape(opening, prepared)
         self.state, self.sql_busy = State.OPEN, False
+
+    @property
+    def lane(self) -> Lane:
+        """Where appends and statuses run: uploads and loads of files keep no streaming table waiting."""
+        return Lane.STREAM if self.gathering is None else Lane.FILES
 
     # -- what may start now
 

@@ -29,6 +29,7 @@ REQUEST_SECONDS = (10.0, 30.0)  # connect, read: snowflake-ingest has no limits 
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
 REPORT_SECONDS = 540  # the report tells of ten minutes; what is older stands in the history, which is asked seldom
 HISTORY_SECONDS = 60.0
+SILENCE_SECONDS_MAX = 1800.0  # a pipe that loads takes a minute or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Snowpipe:
 
     stage: Stage
     manager: SimpleIngestManager
+    _heard_at: float = field(default_factory=time.monotonic)
     _poll_at: float = 0.0
     _pause: float = POLL_SECONDS_MIN
     _history_at: float = field(default_factory=lambda: time.monotonic() + HISTORY_SECONDS)
@@ -89,6 +91,7 @@ class Snowpipe:
         """Tell the pipe."""
         staged = [StagedFile(self.stage.path(file.name), file.size) for file in files]
         if staged:
+            self._heard_at = time.monotonic()
             self._ask(self.manager.ingest_files, staged)
             self._poll_at, self._pause = 0.0, POLL_SECONDS_MIN
 
@@ -103,16 +106,24 @@ class Snowpipe:
         if now >= self._history_at:
             self._history_at = now + HISTORY_SECONDS
             told += self._ask(self.manager.get_history_range, min(file.planned_at for file in files))["files"]
-        return [
+        ended = [
             Outcome(file, int(row["rowsInserted"]), "" if row["rowsParsed"] else f"{row['status']} without a row")
             for file in files
             for row in told
             if row["complete"] and row["path"].endswith(self.stage.path(file.name))
         ]
+        self._heard_at = now if ended else self._heard_at
+        if now - self._heard_at > SILENCE_SECONDS_MAX:
+            reason = f"the pipe {self.stage.pipe} has loaded nothing for {SILENCE_SECONDS_MAX / 60:.0f} minutes"
+            raise EtlError(Kind.CHANNEL, self._place, reason, "look at SYSTEM$PIPE_STATUS of it", transient=True)
+        return ended
+
+    @property
+    def _place(self) -> str:
+        return f"pipeline {self.stage.opening.pipeline}, table {self.stage.opening.table.name}"
 
     def _ask(self, request: Any, *arguments: Any) -> Any:
-        opening = self.stage.opening
-        place = f"pipeline {opening.pipeline}, table {opening.table.name}"
+        place = self._place
         try:
             return request(*arguments)
         except IngestResponseError as error:

@@ -235,12 +235,12 @@ class Actor:
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
             job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield _Errand("append", Lane.STREAM, job, then)
+            yield _Errand("append", desk.lane, job, then)
             del segments, job  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
+            yield _Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
