@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 ARGS ?=
 SECONDS = 60
-PARSERS = pgoutput stream_frame copy_rows wire_message mailbox_bytes
+PARSERS = pgoutput server_bytes stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
 
 .PHONY: help
@@ -40,9 +40,17 @@ test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 1
 	@scripts/fetch_postgres_versions.sh
 	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
 
+.PHONY: bench-reader
+bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 minutes)
+	@$(BIN)/python -m scripts.bench_reader $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done
+
+.PHONY: bench-load
+bench-load: .installed-embedded ## measure the way into Snowflake: encoder, rows per second, latency, memory (minutes)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_load.py $(ARGS)
 
 .PHONY: check
 check: lint ## lint, then the tests that take seconds (unit, property, architecture)

@@ -54,3 +54,19 @@ def test_everything_may_die_while_files_are_under_way(deploy: Deployment, path: 
             wait_for("load", lambda b=before: done[0] > b + 30)  # type: ignore[misc]
             os.kill(pid, signal.SIGKILL)
     finish(deploy)
+
+
+def test_answers_that_are_lost_or_wrong_double_nothing(deploy: Deployment) -> None:
+    add(deploy, "snowpipe")
+    deploy.start()
+    deploy.ready("shop", 2)
+    paths = ("insertFiles", "insertReport", "__stage")
+    with load_on(deploy.source) as done:
+        for apply in (False, True):
+            for status in (400, 503):
+                fault = {"count": 2, "status": status, "apply": apply, "body": {}}
+                deploy.server.set(faults=[{**fault, "path": path} for path in paths])
+                before = done[0]
+                wait_for("load", lambda b=before: done[0] > b + 60)  # type: ignore[misc]
+    deploy.server.set(faults=[])
+    finish(deploy)

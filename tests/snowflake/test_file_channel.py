@@ -28,7 +28,7 @@ from workers.snowflake.sessions import Sessions
 from workers.snowflake.stage import Stage
 
 TABLE = Table(
-    TableName("a schema", "a table"),
+    TableName("a schema", "it's a table"),
     1,
     (Column("k", ValueType(ValueKind.INT32), key=True), Column('the "note"', ValueType(ValueKind.TEXT))),
 )
