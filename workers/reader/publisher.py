@@ -196,11 +196,11 @@ class Publisher:
         """Shared memory in use."""
         return self._slab.used_bytes
 
-    def pump(self) -> None:
+    def pump(self, *, hurry: bool = False) -> None:
         """Move what waits into memory and to the actors, in order, as far as there is room."""
         while self._waiting and self._place(self._waiting[0]):
             self._waiting.popleft()
-        if self._waiting:
+        if hurry or self._waiting:
             self.hurry()
 
     def hurry(self) -> None:
