@@ -52,7 +52,8 @@ class OpenTable:
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
-    accounted for. `load` is the path that the rows take.
+    accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
+    `load` is the path that the rows take.
     """
 
     handle: int
@@ -66,6 +67,7 @@ class OpenTable:
     table: Table
     since: str
     errors: int = 0
+    fill_ms: int = 0
     load: Load = field(default_factory=Load)
 
 

@@ -22,6 +22,7 @@ from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake import ddl
 from workers.snowflake.files import FileChannel
 from workers.snowflake.identifiers import objects_of
+from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.ledger import Ledger
 from workers.snowflake.loading import Tools
 from workers.snowflake.sessions import Sessions
@@ -32,7 +33,7 @@ TABLE = Table(
     1,
     (Column("k", ValueType(ValueKind.INT32), key=True), Column('the "note"', ValueType(ValueKind.TEXT))),
 )
-TOOLS = Tools(Sessions(lambda _: "", Path(), "test"), lambda _: "", Path(), 1)
+TOOLS = Tools(Sessions(lambda _: "", Path(), "test"), Inquiries(lambda _: "", Path()), lambda _: "", Path(), 1)
 Run = Callable[[Callable[[Any], Any]], Any]
 
 

@@ -367,6 +367,7 @@ class Roster:
             table=follower.table,
             since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
+            fill_ms=follower.pipeline.batch_max_fill_ms,
             load=follower.pipeline.load,
         )
 

@@ -38,6 +38,7 @@ from etl_supervisor.monitor import metrics
 from workers.snowflake import parquet, rejected
 from workers.snowflake.channel import ChannelStatus, unsent
 from workers.snowflake.connection import classify
+from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.ledger import Books, File, Ledger
 from workers.snowflake.loaders import CopyInto, Loader, Outcome, snowpipe
 from workers.snowflake.loading import Tools
@@ -104,7 +105,11 @@ class FileChannel:
             self._again = ()
         return parts[-1].last if parts else None
 
-    def status(self) -> ChannelStatus:
+    def flush(self) -> bool:
+        """A file that is not sealed yet waits for its size or age."""
+        return False
+
+    def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
         """What is committed. Files that have ended are noted, and removed from the stage."""
         waiting = [file for file in self._staged if file.name not in self._ended]
         if waiting:

@@ -20,7 +20,7 @@ from snowflake.ingest.utils.network import SnowflakeRestful
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
-from workers.snowflake.connection import Decrypt, is_local, load_private_key, trust_local
+from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
 from workers.snowflake.ledger import File
 from workers.snowflake.stage import Stage
 
@@ -147,7 +147,7 @@ def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    host, _, port = (destination.host or f"{destination.account}.snowflakecomputing.com").partition(":")
+    host, _, port = host_of(destination).partition(":")
     if is_local(destination):
         trust_local(destination)
     manager = SimpleIngestManager(

@@ -160,7 +160,9 @@ def documents(array: pa.Array, kind: ValueKind) -> pa.Array:
 
 
 def _base64(array: pa.Array) -> pa.Array:
-    """All values at once: each padded to whole triples, triples to quadruples, the padding marked."""
+    """All values at once: each padded to whole triples, triples to quadruples, the padding marked. A large value comes alone."""
+    if len(array) == 1 and array.null_count == 0:
+        return pa.array([base64.b64encode(array[0].as_buffer())]).cast(pa.string())
     lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy().astype(np.int64)
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int32, count=array.offset + len(array) + 1)[array.offset :]
     source = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)

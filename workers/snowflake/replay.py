@@ -16,7 +16,7 @@ Every step may come twice: the row is merged into the log by its position, and l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -113,7 +113,9 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
         return Outcome.OVERTAKEN
     if dead.left_out:
         return Outcome.INCOMPLETE
-    if _members(cursor, dead) != _columns(table).keys():
+    if (
+        _members(cursor, dead) | dict(LANDING_META).keys() != _columns(table).keys()
+    ):  # its line has no empty fields of ours
         return Outcome.RESHAPED
     if table.key and applied <= dead.position[0]:
         return Outcome.TOO_EARLY
@@ -126,8 +128,8 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
         f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND GENERATION = {dead.generation} AND APPLIED = {applied}",
         f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{applying.MOVED}';\n  END IF",
-        *_derive(cursor, dead, table, applied),
         forget,
+        *_derive(cursor, dead, table, applied),
     ]
     (outcome,) = cursor.execute(applying.transaction(steps, "replayed")).fetchone()
     return Outcome.TOO_EARLY if outcome == applying.MOVED else Outcome.REPLAYED
@@ -170,12 +172,12 @@ def _member(name: str, kind: str) -> str:
 def _derive(cursor: Any, dead: Dead, table: Table, applied: int) -> list[str]:
     """The MERGE that brings the target's rows to what the log says."""
     objects = dead.objects
-    window = applying.window_of(dead.generation, 0, applied)
+    window = applying.Window(dead.generation, 0, applied)
     if not applying.survey(cursor, objects, window).moves:
         here = " AND ".join(f"{name} = {value}" for name, value in zip(applying.POSITION, dead.position, strict=True))
         own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
         same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in applying.key_of(list(table.columns)))
-        window += f" AND (_ETL_OP = 'T' OR ({same}))"
+        window = replace(window, also=f" AND (_ETL_OP = 'T' OR ({same}))")
     found = applying.survey(cursor, objects, window)
     return [applying.merge(table, objects, window, found)] if found.rows else []
 
