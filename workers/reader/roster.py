@@ -368,6 +368,7 @@ class Roster:
             since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
             fill_ms=follower.pipeline.batch_max_fill_ms,
+            load=follower.pipeline.load,
         )
 
     def _want_copy(self, follower: Follower) -> None:

@@ -35,7 +35,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
+from etl_supervisor.embedded.snowflake.parquetload import FileLoader
+from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.sql import routes as sql_routes
+from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
@@ -113,17 +116,21 @@ async def _hang_up(send: Send) -> None:
 
 
 def application(warehouse: Warehouse, streaming: Streaming) -> Starlette:
-    """All routes, and the committer beside them."""
+    """All routes, and beside them what commits rows and what loads files."""
+    stages = Stages(warehouse.directory)
+    pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        committer = asyncio.create_task(streaming.commit_forever())
+        tasks = [asyncio.create_task(work) for work in (streaming.commit_forever(), pipes.load_forever())]
         yield
-        committer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await committer
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
-    return Starlette(routes=[*sql_routes(warehouse), *streaming.routes()], lifespan=lifespan)
+    routes = [*sql_routes(warehouse, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 def _door(faults: Faults, streaming: Streaming) -> list[Route]:
