@@ -28,6 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from etl_supervisor.errors import Kind
+from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination, SourceSpec
 from etl_supervisor.model.table import Table
 
@@ -51,7 +52,7 @@ class OpenTable:
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
-    accounted for.
+    accounted for. `policy` is how the table is applied.
     """
 
     handle: int
@@ -65,6 +66,7 @@ class OpenTable:
     table: Table
     since: str
     errors: int = 0
+    policy: ApplyPolicy = ApplyPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end."""
+    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end. The rows of the copy have
+    the commit_lsn `copied`."""
 
     handle: int
     fence: int
+    copied: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""What a policy offers beside landing table and target: columns for deleted rows, history, the live view.
+
+`_ETL_WATERMARK.OFFERED` notes for which shape and policy this was done; while neither changes, an open does nothing here. `POLICY` is what the command line
+needs to know. Every step is idempotent.
+
+A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the target is a
+version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from etl_supervisor.ipc import wire
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.table import Table
+from workers.snowflake import history, live
+from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.script import swapped, transaction
+from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
+from workers.snowflake.window import name_of
+
+
+def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
+    """Make what the policy offers, if shape or policy changed."""
+    where = f"LANDING_TABLE = {literal(objects.landing)}"
+    policy = wire.dump(opening.policy)
+    wanted = hashlib.sha256(f"{wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    if offered != wanted:
+        _make(cursor, opening, objects)
+    if opening.policy.history and opening.table.key and opening.policy.mode.has_target and applied != int(kept):
+        _begin_history(cursor, opening, objects, applied)
+    if offered != wanted:
+        cursor.execute(
+            f"UPDATE {objects.watermark_sql} SET POLICY = {literal(policy)}, OFFERED = {literal(wanted)} WHERE {where}"
+        )
+
+
+def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
+    table, policy = opening.table, opening.policy
+    if not policy.mode.has_target:
+        return
+    columns = SOFT_META if policy.soft and table.key else ()
+    if not table.key:
+        columns = KEYLESS_META
+    for name, kind in columns:
+        cursor.execute(f"ALTER TABLE {objects.target_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
+    if policy.history and table.key:
+        cursor.execute(_history_table(table, objects))
+    cursor.execute(live.view(opening, objects))
+
+
+def _history_table(table: Table, objects: Objects) -> str:
+    columns = [
+        f"{name_of(column)} {column_type(column.type)} COMMENT"
+        f" {literal(f'etl: {table.oid}.{column.attnum} {column.name}')}"
+        for column in table.columns
+    ]
+    meta = [f"{name} {kind}" for name, kind in HISTORY_META]
+    return f"CREATE TABLE IF NOT EXISTS {objects.history_sql} ({', '.join([*columns, *meta])})"
+
+
+def _begin_history(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
+    """The history catches up with the target; under the watermark, so that it happens once and no apply comes between."""
+    soft = opening.policy.soft
+    update = (
+        f"UPDATE {objects.watermark_sql} SET HISTORY = APPLIED WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND APPLIED = {applied} AND HISTORY <> APPLIED"
+    )
+    steps = [
+        *swapped(update),
+        history.closed(objects, str(applied)),
+        history.begun(objects, opening.table.columns, soft=soft),
+    ]
+    cursor.execute(transaction(steps, "begun"))
