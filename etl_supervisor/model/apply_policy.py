@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from etl_supervisor.model.table import TableName
+
 
 class ApplyMode(StrEnum):
     """Who keeps the current table, and how."""
@@ -48,3 +50,18 @@ class ApplyPolicy:
     def soft(self) -> bool:
         """True when deleted rows stay."""
         return self.delete is Deletes.SOFT
+
+    @property
+    def problem(self) -> str:
+        """Why this can't be; empty when it can."""
+        if self.mode.has_target or not (self.soft or self.history):
+            return ""
+        return f"apply {self.mode} keeps no target of its own, so neither deleted rows nor a history"
+
+
+@dataclass(frozen=True, slots=True)
+class TablePolicy:
+    """A table that is applied in a way of its own."""
+
+    table: TableName
+    policy: ApplyPolicy

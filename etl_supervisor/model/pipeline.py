@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.table import TableName
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptedText:
@@ -85,7 +88,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One source into one destination, with its batching and retry policy."""
+    """One source into one destination, with its batching and retry policy, and how its tables are applied (`exceptions`: in ways of their own)."""
 
     id: int
     name: str
@@ -97,6 +100,12 @@ class Pipeline:
     table_error_retry_delay_ms: int
     table_error_retry_max_attempts: int
     max_table_sync_workers: int
+    policy: ApplyPolicy = ApplyPolicy()
+    exceptions: tuple[TablePolicy, ...] = ()
+
+    def policy_of(self, table: TableName) -> ApplyPolicy:
+        """How a table is applied."""
+        return next((own.policy for own in self.exceptions if own.table == table), self.policy)
 
 
 @dataclass(frozen=True, slots=True)

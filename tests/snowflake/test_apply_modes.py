@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model.apply_policy import ApplyPolicy, Deletes
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import History, commit_of, insert, opening
 from workers.snowflake import ddl
 from workers.snowflake.apply import apply
 from workers.snowflake.identifiers import objects_of
+from workers.snowflake.purge import pause_seconds, purge
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -78,3 +79,75 @@ def test_soft_deletes_history_and_live_view_do_not_depend_on_where_windows_are_c
         assert with_deleted(session, it) == history.kept
         assert versions(session, it) == history.seen
         assert live(session, it) == history.rows
+
+
+def test_rows_leave_the_change_log_when_they_are_applied_and_old_and_not_before(
+    session: Any, destination: Destination
+) -> None:
+    it = opening(destination, policy=ApplyPolicy(retention_hours=1.0))
+    mark = ddl.ensure(session, it).watermark
+    landing = objects_of(destination, it.table).landing_sql
+    insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(4)])
+    session.cursor().execute(
+        f"UPDATE {landing} SET _ETL_LOADED_AT = DATEADD(hour, IFF(K < 2, -2, 0), CURRENT_TIMESTAMP())"
+    )
+    assert purge(session, it) == 0, "not applied yet"
+    apply(session, it, mark, 20)
+    insert(session, destination, [("I", 100, 30, 1, 0, None, None, 9, 1, "x", None)])
+    session.cursor().execute(f"UPDATE {landing} SET _ETL_LOADED_AT = '2020-01-01 00:00:00+00:00' WHERE K = 9")
+    assert purge(session, it) == 2
+    assert sorted(query(session, f"SELECT K FROM {landing}")) == [(2,), (3,), (9,)]
+    assert sorted(live(session, it)) == [0, 1, 2, 3, 9]
+
+
+def test_nothing_is_purged_where_the_log_is_all_there_is(destination: Destination) -> None:
+    for mode in (ApplyMode.APPEND, ApplyMode.DYNAMIC_TABLE):
+        assert pause_seconds(opening(destination, policy=ApplyPolicy(mode=mode, retention_hours=1.0))) is None
+
+
+def test_a_generation_that_is_not_whole_is_not_shown(session: Any, destination: Destination) -> None:
+    policy = ApplyPolicy(delete=Deletes.SOFT, history=True)
+    it = opening(destination, policy=policy)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", "y") for n in range(3)])
+    apply(session, it, mark, 20)
+    later = opening(destination, policy=policy, generation=200)
+    mark = ddl.ensure(session, later).watermark
+    stale = [("U", 200, 5, 1, 0, '["big"]', None, 0, 7, None, "old"), ("D", 200, 7, 1, 0, None, None, 8, None, None, None)]
+    insert(session, destination, [*stale, ("R", 200, 9, 1, 0, None, None, 0, 2, "y", "z")])
+    assert sorted(live(session, later)) == [0, 1, 2], "the last state that was whole"
+    insert(session, destination, [("U", 200, 12, 1, 0, '["big"]', None, 0, 3, None, "new")])
+    apply(session, later, mark, 20, 9)
+    assert live(session, later) == {0: (3, "y", "new")}
+    text = f"SELECT K, A, BIG, OTHER, _ETL_DELETED FROM {objects_of(destination, it.table).target_sql} ORDER BY K"
+    assert query(session, text) == [(0, 3, "y", "new", False), (1, 1, "x", "y", True), (2, 1, "x", "y", True)]
+    history = f"SELECT K, A, OTHER, _ETL_FROM_LSN, _ETL_TO_LSN FROM {objects_of(destination, it.table).history_sql} ORDER BY 4, 1"
+    older = [(k, 1, "y", 10, 9) for k in range(3)]
+    assert query(session, history) == [(0, 2, "z", 9, 12), *older, (0, 3, "new", 12, None)]
+
+
+def test_a_history_that_was_switched_off_begins_again(session: Any, destination: Destination) -> None:
+    plain, kept = opening(destination), opening(destination, policy=ApplyPolicy(history=True))
+    mark = ddl.ensure(session, plain).watermark
+    insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in (1, 2)])
+    mark = apply(session, plain, mark, 20)
+    assert ddl.ensure(session, kept).watermark == mark
+    assert versions(session, kept) == [(n, (1, "x", None), 10, None) for n in (1, 2)]
+    ddl.ensure(session, plain)
+    insert(session, destination, [("D", 100, 25, 1, 0, None, None, 1, None, None, None)])
+    mark = apply(session, plain, mark, 30)
+    ddl.ensure(session, kept)
+    ddl.ensure(session, kept)
+    rows = query(session, f"SELECT K, _ETL_FROM_LSN, _ETL_TO_LSN FROM {objects_of(destination, kept.table).history_sql}")
+    assert sorted(rows, key=repr) == [(1, 10, 30), (2, 10, 30), (2, 10, None)]
+
+
+def test_deleted_rows_go_when_they_are_no_longer_kept(session: Any, destination: Destination) -> None:
+    soft = opening(destination, policy=ApplyPolicy(delete=Deletes.SOFT))
+    mark = ddl.ensure(session, soft).watermark
+    rows = [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in (1, 2)]
+    insert(session, destination, [*rows, ("D", 100, 12, 1, 0, None, None, 1, None, None, None)])
+    apply(session, soft, mark, 20)
+    assert sorted(with_deleted(session, soft)) == [1, 2]
+    ddl.ensure(session, opening(destination))
+    assert sorted(with_deleted(session, soft)) == [2]

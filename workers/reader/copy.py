@@ -256,6 +256,7 @@ class CopyWorker:
                 destination=self._pipeline.destination,
                 table=table,
                 since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
+                policy=self._pipeline.policy_of(table.name),
             )
         )
         return publisher

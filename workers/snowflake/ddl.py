@@ -28,13 +28,11 @@ from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
 from workers.snowflake import offers
-from workers.snowflake.connection import classify
+from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
 from workers.snowflake.ndjson import constant
 from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, LANDING_META, SOFT_META, TARGET_META, column_type
-
-DOES_NOT_EXIST = 2003
 
 log = structlog.get_logger()
 
@@ -83,12 +81,13 @@ def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
 
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
-    target = _described(cursor, objects.target_sql)
+    aims = opening.policy.mode.has_target
+    target = _described(cursor, objects.target_sql) if aims else []
     if landing is None or target is None:
-        _create(cursor, opening.table, objects)
+        _create(cursor, opening.table, objects, aims=aims)
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
-        target = target or _described(cursor, objects.target_sql) or []
+        target = target or (aims and _described(cursor, objects.target_sql)) or []
     watermark, shape, since = _own(cursor, opening, objects, place)
     if shape and opening.since <= since:
         table = replace(wire.load(Table, shape), version=opening.table.version)
@@ -99,8 +98,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
                 _take(cursor, table_sql, step, landed=landed)
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
         _keep_shape(cursor, opening, objects)
-    offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
-    return Ensured(watermark, table)
+    applied = offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied, place)
+    return Ensured(replace(watermark, applied=applied), table)
 
 
 def _shaped(
@@ -108,6 +107,8 @@ def _shaped(
 ) -> Iterator[tuple[str, list[Present], bool]]:
     """The tables that have the shape of the source: name, columns, and whether it is the change log."""
     yield objects.landing_sql, landing, True
+    if not opening.policy.mode.has_target:
+        return
     yield objects.target_sql, target, False
     history = _described(cursor, objects.history_sql) if opening.table.key else None
     if history is not None:
@@ -147,7 +148,7 @@ def _spelled(described: str) -> str:
     return described if kind == "NUMBER" else kind
 
 
-def _create(cursor: Any, table: Table, objects: Objects) -> None:
+def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
     cursor.execute(
@@ -165,7 +166,8 @@ def _create(cursor: Any, table: Table, objects: Objects) -> None:
     )
     meta = TARGET_META if table.key else (*TARGET_META, *KEYLESS_META)
     target = ", ".join(columns + [f"{name} {kind}" for name, kind in meta])
-    cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
+    if aims:
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
 
 
 def _definition(column: Column, mark: Mark) -> str:
@@ -267,7 +269,7 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
     if found.generation < opening.generation:
         cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0,"
+            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
             f" EPOCH = {opening.epoch} WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
         )
         found = Watermark(opening.generation, 0, opening.epoch)

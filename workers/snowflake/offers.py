@@ -14,6 +14,7 @@ from typing import Any
 
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import history, live
 from workers.snowflake.identifiers import Objects, literal
@@ -22,20 +23,40 @@ from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, col
 from workers.snowflake.window import name_of
 
 
-def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
-    """Make what the policy offers, if shape or policy changed."""
+def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
+    """Make what the policy offers, if shape or policy changed; how far the target is applied then."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     policy = wire.dump(opening.policy)
     wanted = hashlib.sha256(f"{wire.dump(opening.table)} {policy}".encode()).hexdigest()
-    offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    offered, before, kept = cursor.execute(
+        f"SELECT OFFERED, POLICY, HISTORY FROM {objects.watermark_sql} WHERE {where}"
+    ).fetchone()
     if offered != wanted:
+        older = wire.load(ApplyPolicy, before) if before else opening.policy
+        applied = _leave(cursor, opening, objects, older, applied)
         _make(cursor, opening, objects)
-    if opening.policy.history and opening.table.key and opening.policy.mode.has_target and applied != int(kept):
+    keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
+    if keeps and applied not in (0, int(kept)):
         _begin_history(cursor, opening, objects, applied)
     if offered != wanted:
         cursor.execute(
             f"UPDATE {objects.watermark_sql} SET POLICY = {literal(policy)}, OFFERED = {literal(wanted)} WHERE {where}"
         )
+    return applied
+
+
+def _leave(cursor: Any, opening: OpenTable, objects: Objects, older: ApplyPolicy, applied: int) -> int:
+    """From another policy to this one: how far the target is applied."""
+    policy = opening.policy
+    if policy.mode.has_target and not older.mode.has_target:  # the log is whole, the target is not there yet
+        cursor.execute(
+            f"UPDATE {objects.watermark_sql} SET APPLIED = 0 WHERE LANDING_TABLE = {literal(objects.landing)}"
+            f" AND EPOCH <= {opening.epoch}"
+        )
+        return 0
+    if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
+        cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
+    return applied
 
 
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:

@@ -32,8 +32,7 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake import apply as applying
 from workers.snowflake import keyless, target
-from workers.snowflake.connection import classify
-from workers.snowflake.ddl import DOES_NOT_EXIST
+from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.script import MOVED, swapped, transaction
 from workers.snowflake.sftypes import LANDING_META, column_type
