@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 ARGS ?=
 SECONDS = 60
-PARSERS = pgoutput stream_frame copy_rows wire_message mailbox_bytes
+PARSERS = pgoutput server_bytes stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
 
 .PHONY: help
@@ -39,6 +39,10 @@ test: .installed-dev ## run all tests
 test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
 	@scripts/fetch_postgres_versions.sh
 	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
+
+.PHONY: bench-reader
+bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 minutes)
+	@$(BIN)/python -m scripts.bench_reader $(ARGS)
 
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz

@@ -33,11 +33,14 @@ from psycopg import conninfo
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
+from scripts.bench_tables import scaling
 
 RESULTS = Path(".local/results/bench-reader.json")
+SPOOL_BYTES = 32 << 20  # the default of SPOOL_MEMORY_MB
 SLAB_BYTES = 64 << 20  # a quarter of the default budget: what is beyond is only waiting
 BATCH_ROWS = 10_000  # batch_max_size of the pipelines that are measured
 ROUNDS = 5
+GOALS = {"10col": 0.90, "3col": 0.75, "mixed": 0.75, "100col": 0.85}  # of the floor's rows per second
 DSN_VARIABLE = "BENCH_DSN"  # holds a password: not for a command line
 SETTINGS = {
     "fsync": "off",
@@ -76,7 +79,6 @@ class Work:
     rows: int
     tables: list[str]
     statements: list[str]
-    goal: float
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Run:
     walsender_cpu_seconds: float
     rss_mb: float
     rows: int
+    pieces: int = 0  # of transactions that were streamed
 
 
 def works(scale: float) -> list[Work]:
@@ -119,10 +122,10 @@ def works(scale: float) -> list[Work]:
         for i in range(20)
     ]
     return [
-        Work("10col", million, [TEN_COLUMNS], ten, 0.90),
-        Work("3col", million, ["CREATE TABLE t (id bigint PRIMARY KEY, a int, b text)"], three, 0.75),
-        Work("mixed", int(500_000 * scale), twenty, [MIXED.format(transactions=int(50_000 * scale))], 0.75),
-        Work("100col", wide, [f"CREATE TABLE t (id bigint PRIMARY KEY, {columns})"], hundred, 0.85),
+        Work("10col", million, [TEN_COLUMNS], ten),
+        Work("3col", million, ["CREATE TABLE t (id bigint PRIMARY KEY, a int, b text)"], three),
+        Work("mixed", int(500_000 * scale), twenty, [MIXED.format(transactions=int(50_000 * scale))]),
+        Work("100col", wide, [f"CREATE TABLE t (id bigint PRIMARY KEY, {columns})"], hundred),
     ]
 
 
@@ -158,10 +161,12 @@ END $$
 
 def measure(dsn: str, slot: str, end: int, transfer: str, decode: bool) -> Run:
     """Read `slot` to `end` as the reader does; with `decode` false the frames are dropped as they come."""
-    from workers.reader.stream import ReplicationStream  # children only: the parent measures, it does not compute
+    from workers.reader.assembler import Assembler  # children only: the parent measures, it does not compute
+    from workers.reader.stream import ReplicationStream
 
     stream = ReplicationStream(_source(dsn), str(conninfo.conninfo_to_dict(dsn)["password"]))
-    take = _pipeline(dsn) if decode else lambda chunk, _: len(chunk)
+    assembler = Assembler(SPOOL_BYTES, 20 << 30, None, "bench")
+    take = _pipeline(dsn, assembler) if decode else lambda chunk, _: len(chunk)
     walsender = stream.backend_pid
     cpu_before, started = time.process_time(), time.monotonic()
     stream.start(slot, 0, ["p"], binary=transfer == "binary", streaming=True)
@@ -178,13 +183,12 @@ def measure(dsn: str, slot: str, end: int, transfer: str, decode: bool) -> Run:
         if turns % 64 == 0:
             rss = max(rss, _rss_anon_mb())
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu_before
-    return Run(seconds, cpu, _cpu_of(walsender), max(rss, _rss_anon_mb()), rows)
+    return Run(seconds, cpu, _cpu_of(walsender), max(rss, _rss_anon_mb()), rows, assembler.pieces)
 
 
-def _pipeline(dsn: str) -> Any:
+def _pipeline(dsn: str, assembler: Any) -> Any:
     from etl_supervisor.ipc.arrow import ipc_size
     from etl_supervisor.ipc.segment import SlabWriter
-    from workers.reader.assembler import Assembler
     from workers.reader.batcher import Batcher
     from workers.reader.catalog import read_catalog
     from workers.reader.pgoutput import Decoder
@@ -193,7 +197,6 @@ def _pipeline(dsn: str) -> Any:
     catalog = psycopg.connect(dsn, autocommit=True)
     decoder = Decoder(Relations(lambda oid: read_catalog(catalog, oid)))
     batcher, slab = Batcher(BATCH_ROWS, 16 << 20, 0.1), SlabWriter(SLAB_BYTES)
-    assembler = Assembler(32 << 20, 20 << 30, None, "bench")
     kept: deque[Any] = deque()
 
     def seal() -> int:
@@ -296,7 +299,16 @@ class Bench:
         return time.monotonic() - started
 
     def _measured(self, dsn: str, slot: str, end: int, transfer: str, *, decode: bool) -> Run:
-        command = [sys.executable, __file__, "--measure", slot, str(end), transfer, str(int(decode))]
+        command = [
+            sys.executable,
+            "-m",
+            "scripts.bench_reader",
+            "--measure",
+            slot,
+            str(end),
+            transfer,
+            str(int(decode)),
+        ]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, DSN_VARIABLE: dsn})
         return Run(**orjson.loads(done.stdout))
 
@@ -327,7 +339,7 @@ def _summary(work: Work, figures: Figures, transfer: str) -> dict[str, float]:
     rss = max(run.rss_mb for run in runs)
     print(
         f"{work.name:7} {transfer:7} floor {work.rows / floor:>8,.0f} rows/s  receive {work.rows / receiver:>8,.0f}"
-        f"  reader {work.rows / reader:>8,.0f}  ratio {floor / reader:.2f} (goal {work.goal})"
+        f"  reader {work.rows / reader:>8,.0f}  ratio {floor / reader:.2f} (goal {GOALS[work.name]})"
         f"  CPU s/M rows: reader {cpu / millions:.2f} walsender {walsender / millions:.2f}"
         f"  RssAnon {rss:.0f} MB",
         flush=True,
@@ -350,7 +362,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--works", default="10col,3col,mixed,100col")
+    parser.add_argument("--works", default=",".join(GOALS))
     parser.add_argument("--scale", type=float, default=1.0, help="a part of the rows, for a quick look")
     parser.add_argument("--transfer", default="text,binary")
     given = parser.parse_args()
@@ -365,8 +377,25 @@ def main() -> None:
                     transfers = given.transfer.split(",")
                     figures = bench.run(work, transfers)
                     results[work.name] = {transfer: _summary(work, figures, transfer) for transfer in transfers}
+    results["tables"] = {"in_turn": scaling(), "spread": scaling(spread=True)}
+    for name, found in results["tables"].items():
+        print(
+            f"decoder, tables {name}: " + "  ".join(f"{tables}: {value}" for tables, value in found.items()),
+            "(us of CPU per row)",
+        )
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
+    RESULTS.write_bytes(orjson.dumps(_headline(results) | results, option=orjson.OPT_INDENT_2))
+
+
+def _headline(results: dict[str, Any]) -> dict[str, float]:
+    """The figures that are watched: of the form in which the reader reads such tables by itself, binary."""
+    found = {name: results[name]["binary"] for name in GOALS if "binary" in results.get(name, {})}
+    headline = {f"ratio_{name}": figures["ratio"] for name, figures in found.items()}
+    if "10col" in found:
+        headline["cpu_ratio_10col"] = found["10col"]["cpu_ratio"]
+    if found:
+        headline["rss_mb"] = max(figures["rss_mb"] for figures in found.values())
+    return headline | {"table_scaling": results["tables"]["in_turn"]["ratio"]}
 
 
 if __name__ == "__main__":

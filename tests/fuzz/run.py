@@ -27,6 +27,7 @@ SEED_HISTORIES = 60
 GROWTH_BYTES_MAX = 16  # of a frame in one mutation
 READY, FAILED = b'["Ready"]', b'["Failed",1,"open","schema","place","reason","remedy",true]'
 SEEDS = {
+    "server_bytes": [b"d\0\0\0\x05wN\0\0\0\x04d\0\0\0\x06wk", b"E\0\0\0\x0aSERR\0\0"],
     "stream_frame": [b"k" + bytes(17)],
     "copy_rows": [b'\1a,"b"\n\\N,"""\n"\n'],
     "wire_message": [READY, FAILED, b'["Desired",[]]', b'["Supervised",[["a",true,1,"open"]]]'],

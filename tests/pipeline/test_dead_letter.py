@@ -175,3 +175,29 @@ def test_dropped_rows_are_forgotten_and_wrong_words_are_one_clear_line(deploy: D
     assert "1 dropped" in cli(deploy, "drop", "shop", "--all")
     assert "no row is in the dead letter" in cli(deploy, "list")
     assert deploy.stop() == 0
+
+
+def test_values_of_hundreds_of_megabytes_pass_or_are_kept_by_their_digest(deploy: Deployment) -> None:
+    database = deploy.source
+    database.execute("create table items (id int primary key, note text, doc jsonb)")
+    database.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    database.execute(f"insert into items values (1, 'good'), (2, repeat('x', {300 * MB})), (3, 'good')")
+    deploy.caught_up("shop")
+    database.execute(f"insert into items values (4, 'passes', to_jsonb(repeat('d', {40 * MB})))")
+    deploy.caught_up("shop")
+    database.execute(f"insert into items values (5, 'refused', to_jsonb(repeat('d', {100 * MB}))), (6, 'good', '1')")
+    deploy.caught_up("shop")
+    assert target_ids(deploy) == [1, 3, 4, 6]
+    found = dead(deploy)
+    assert [(row["ROW_KEY"], orjson.loads(row["LEFT_OUT"])) for row in found] == [
+        ('{"id":2}', {"note": {"bytes": 300 * MB, "sha256": hashlib.sha256(b"x" * 300 * MB).hexdigest()}}),
+        (
+            '{"id":5}',
+            {"doc": {"bytes": 100 * MB + 2, "sha256": hashlib.sha256(b'"%s"' % (b"d" * 100 * MB)).hexdigest()}},
+        ),
+    ]
+    assert found[1]["REASON"].startswith("Snowflake refuses the row")
+    assert deploy.stop() == 0

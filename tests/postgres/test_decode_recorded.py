@@ -9,7 +9,7 @@ import pytest
 from tests.support.fix_postgres import Database
 from tests.support.pgoutput_comparison import Rows, assembler, columnar, decoder, plain
 from tests.support.pgoutput_reference import Options, reference
-from tests.support.streaming import streaming
+from tests.support.streaming import make_slot, streaming
 
 TABLES = """
 create table plain (id int primary key, name text, big text);
@@ -108,10 +108,13 @@ def test_a_recorded_stream_cut_everywhere_gives_the_rows_of_the_plain_decoder(se
 def test_text_and_binary_plain_and_streamed_are_the_same_rows(server: Database) -> None:
     found = []
     with contextlib.ExitStack() as stack:
-        ways = [{"binary": binary, "streaming": streamed} for binary in (False, True) for streamed in (False, True)]
+        ways = [(binary, in_progress) for binary in (False, True) for in_progress in (False, True)]
+        slots = [f"slot_{server.name}_{number}" for number in range(len(ways))]
+        for slot in slots:
+            make_slot(server, slot)
         recordings = [
-            stack.enter_context(streaming(server, slot=f"slot_{server.name}_{number}", **way))
-            for number, way in enumerate(ways)
+            stack.enter_context(streaming(server, slot=slot, binary=binary, in_progress=in_progress))
+            for slot, (binary, in_progress) in zip(slots, ways, strict=True)
         ]
         server.execute(TYPED)
         server.execute(SMALL)
@@ -124,10 +127,10 @@ def test_text_and_binary_plain_and_streamed_are_the_same_rows(server: Database) 
                 one.execute(statement.encode())
             other.execute("commit")
         keys = keys_of(server)
-        for recording, way in zip(recordings, ways, strict=True):
+        for recording, (_, in_progress) in zip(recordings, ways, strict=True):
             frames = recording.frames()
             kinds = {frame[25] for frame in frames}
-            assert (set(b"SEcA") <= kinds) == way["streaming"]
+            assert (set(b"SEcA") <= kinds) == in_progress
             found.append(both(frames, keys, list(range(0, len(frames), 7))))
     assert sum(map(len, found[0].tables.values())) > 1_000  # of every table
     assert all(rows.tables == found[0].tables for rows in found)

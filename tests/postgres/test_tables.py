@@ -11,7 +11,7 @@ import pytest
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
-from tests.support.streaming import rows_of, streaming
+from tests.support.streaming import make_slot, rows_of, streaming
 from workers.reader.catalog import published_tables, read_catalog
 from workers.reader.copy import CopyWorker
 from workers.reader.relations import table_of
@@ -56,7 +56,8 @@ def test_generated_columns_are_published_where_the_publication_says_so(database:
     database.execute("create publication named for table t (id, twice)")
     for publication, expected in (("p", ["id", "v"]), ("g", ["id", "twice", "v"]), ("named", ["id", "twice"])):
         before = shapes(database, publication)["t"]
-        with streaming(database, publication, slot=f"slot_{publication}") as decoding:
+        make_slot(database, f"{database.name}_{publication}")
+        with streaming(database, publication, slot=f"{database.name}_{publication}") as decoding:
             database.execute("truncate t; insert into t (id, v) values (3, 4)")
             rows = decoding.batches()
         assert names(before) == expected

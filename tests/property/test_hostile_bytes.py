@@ -205,3 +205,14 @@ def test_a_message_that_claims_descriptors_it_does_not_bring_is_refused_at_once(
         connection.receive()
     connection.close()
     left.close()
+
+
+MESSAGES = st.tuples(st.sampled_from([b"d", b"d", b"N", b"S", b"E", b"c", b"W"]), st.binary(max_size=9)).map(
+    lambda parts: parts[0] + struct.pack("!I", len(parts[1]) + 4) + parts[1]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(MESSAGES, max_size=6), st.binary(max_size=9))
+def test_any_bytes_of_a_server_are_payloads_and_then_an_error_of_the_connection(messages, rest):
+    hostile.server_bytes(b"".join(messages) + rest)

@@ -19,6 +19,7 @@ from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.pgoutput_comparison import assembler, columnar, decoder, plain
 from tests.support.pgoutput_reference import Malformed, Options, Reading, reference
 from tests.support.pgoutput_streams import PRIMARY_KEYS
+from workers.reader import copyboth
 from workers.reader.copy import parse_rows
 from workers.reader.stream import keepalive
 
@@ -123,3 +124,34 @@ def _messages(data: bytes) -> Iterator[object]:
             return
         yield wire.decode(data[at + 5 : at + 5 + length])
         at += 5 + length
+
+
+def server_bytes(data: bytes) -> None:
+    """What a server sends in the COPY BOTH phase: whole payloads in order, then an error of the connection."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs, contextlib.closing(copyboth.Direct(ours.fileno())) as stream:
+        theirs.sendall(data[:_SOCKET_BYTES])
+        theirs.shutdown(socket.SHUT_WR)
+        expected, found = _payloads(data[:_SOCKET_BYTES]), []
+        with pytest.raises((copyboth.ServerError, copyboth.BrokenOffError)):
+            _drain(stream, found, len(data) + 2)
+    assert found == expected[: len(found)]
+
+
+def _drain(stream: copyboth.Direct, found: list[bytes], reads_max: int) -> None:
+    for _ in range(reads_max):
+        if (chunk := stream.read()) is not None:
+            found += [bytes(chunk.data[first:last]) for first, last in zip(chunk.start, chunk.end, strict=True)]
+
+
+def _payloads(data: bytes) -> list[bytes]:
+    """CopyData payloads up to the first thing that ends the stream."""
+    found, at = [], 0
+    while at + 5 <= len(data):
+        (length,) = struct.unpack_from("!I", data, at + 1)
+        if length < 4 or at + 1 + length > len(data) or data[at : at + 1] not in (b"d", b"N", b"S"):
+            break
+        if data[at : at + 1] == b"d":
+            found.append(data[at + 5 : at + 1 + length])
+        at += 1 + length
+    return found

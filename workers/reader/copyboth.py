@@ -263,7 +263,8 @@ class ThroughLibpq:
             self._pg.put_copy_data(payload)
             self._pg.flush()
         except psycopg.Error as error:
-            raise BrokenOffError(str(error)) from None
+            result = self._pg.get_result()  # the server's word, if it said one, tells more than ours
+            raise BrokenOffError(str(error)) if result is None else _end_of(result) from None
 
     def flush(self) -> bool:
         """As far as the socket takes it."""

@@ -1,7 +1,7 @@
 """pgoutput frames -> change-log batches, by column: no Python statement runs per row or per value.
 
     frames ─► kinds (one gather) ─► transactions (repeat from Begin) ─► ordinals (runs of equal WAL start)
-           ─► groups by table version and shape ─► tuples, column by column ─► rows in stream order ─► Arrow
+           ─► groups of tables that are alike ─► tuples, column by column ─► rows in stream order ─► Arrow, cut by table
 
 A tuple is `count(2)` and for each column a kind byte: n(ull), u(nchanged TOAST), t(ext) or b(inary) followed by a length(4) and the value. With the
 places of the n tuples in one array, a step reads kind and length of column j in all of them and moves all places on.
@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Table
+from etl_supervisor.model.types import ValueType
 from workers.reader.batch import Decoded, TableBatch
 from workers.reader.frame import START, WAL_END, Chunk, Frames, Integers, broken
 from workers.reader.order import check_commits, check_nesting, check_starts, check_times
@@ -54,6 +57,13 @@ class Transactions:
     number: Integers
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """Names, types and keys of columns, which several tables may have."""
+
+    schema: pa.Schema
+
+
 class Decoder:
     """Decodes the frames of one replication connection, batch by batch. `forms` watches the types of a stream of binary values."""
 
@@ -64,6 +74,8 @@ class Decoder:
         self._commit_lsn = 0  # of the newest transaction
         self._run_start = -1  # WAL start of the last row frame, and how many row frames had it
         self._run_length = 0
+        self._shapes: dict[tuple[int, int], _Shape] = {}  # by oid and version
+        self._distinct: dict[tuple[tuple[str, ValueType, bool], ...], _Shape] = {}
 
     @property
     def in_transaction(self) -> bool:
@@ -170,13 +182,26 @@ class Decoder:
         return versions
 
     def _segments(self, rows: Rows, versions: dict[int, list[tuple[int, Table]]]) -> list[TableBatch]:
-        segments: list[tuple[int, TableBatch]] = []
+        """Tables that are alike are decoded together, so that thousands of them cost no more than one."""
+        alike: dict[_Shape, list[tuple[Table, Integers]]] = {}
         for oid, places in rows.by_table().items():
             for table, part in self._split(oid, places, rows, versions):
-                changes = read_changes(rows, part, table)
-                segments.append((int(rows.frame[part[0]]), TableBatch(table, build(rows, changes, table))))
+                alike.setdefault(self._shape_of(table), []).append((table, part))
+        segments: list[tuple[int, TableBatch]] = []
+        for shape, parts in alike.items():
+            first_frames = rows.frame[[part[0] for _, part in parts]].tolist()
+            segments += zip(first_frames, _decode_alike(rows, parts, shape.schema), strict=True)
         segments.sort(key=lambda item: item[0])
         return [segment for _, segment in segments]
+
+    def _shape_of(self, table: Table) -> _Shape:
+        """The same object for all tables that have the same columns."""
+        known = self._shapes.get((table.oid, table.version))
+        if known is None:
+            columns = tuple((column.name, column.type, column.key) for column in table.columns)
+            known = self._distinct.get(columns) or _Shape(change_log_schema(table))
+            self._shapes[table.oid, table.version] = self._distinct[columns] = known
+        return known
 
     def _split(
         self, oid: int, places: Integers, rows: Rows, versions: dict[int, list[tuple[int, Table]]]
@@ -185,9 +210,27 @@ class Decoder:
         known = versions.get(oid)
         if known is None:
             table = self._relations.get(oid)
-            known = [(-1, table)] if table is not None else []
+            if table is None:
+                raise _unknown()
+            return [(table, places)]
         if not known or known[0][0] > rows.frame[places[0]]:
-            raise EtlError(Kind.PROTOCOL, "pgoutput", "a change came before its Relation message", "report it")
+            raise _unknown()
         edges = np.searchsorted(rows.frame[places], [frame for frame, _ in known[1:]])
         parts = np.split(places, edges)
         return [(table, part) for (_, table), part in zip(known, parts, strict=True) if len(part)]
+
+
+def _unknown() -> EtlError:
+    return EtlError(Kind.PROTOCOL, "pgoutput", "a change came before its Relation message", "report it")
+
+
+def _decode_alike(rows: Rows, parts: list[tuple[Table, Integers]], schema: pa.Schema) -> list[TableBatch]:
+    """The rows of tables that have the same columns, decoded in one go and cut afterwards."""
+    table = parts[0][0]
+    changes = read_changes(rows, np.concatenate([part for _, part in parts]), table)
+    batch = build(rows, changes, table, schema)
+    edges = np.searchsorted(changes.number, np.cumsum([0, *(len(part) for _, part in parts)])).tolist()
+    return [
+        TableBatch(table, batch.slice(first, last - first))
+        for (table, _), first, last in zip(parts, edges[:-1], edges[1:], strict=True)
+    ]

@@ -49,7 +49,7 @@ from workers.reader.relations import Relations, table_of
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.storage import read_storage
 from workers.reader.stream import ReplicationStream, broken_off, connect
-from workers.reader.transfer import BinaryForms, TextNeededError, choose, unreadable
+from workers.reader.transfer import BinaryForms, Manner, TextNeededError, choose
 from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
@@ -67,16 +67,17 @@ log = structlog.get_logger()
 def main(context: ChildContext) -> int:
     """Entry point of the reader process; returns the exit code."""
     assert context.spec is not None
+    manner = Manner()
     try:
-        try:
-            with Reader(context) as reader:
-                return reader.run()
-        except TextNeededError as column:
-            if context.spec.source.transfer is Transfer.BINARY:
-                raise unreadable(context.spec.source, column) from None
-            log.info("stream_restarts", reason="a column can't be read in binary", place=str(column))
-            with Reader(context, in_text=True) as reader:
-                return reader.run()
+        while True:
+            try:
+                with Reader(context, manner) as reader:
+                    return reader.run()
+            except (TextNeededError, EtlError) as error:
+                manner = manner.after(error, context.spec.source)
+                log.warning(
+                    "stream_starts_again", reason=str(error), binary=manner.binary, in_progress=manner.in_progress
+                )
     except EtlError as error:
         leave_word(context.settings, context.spec.source.name, error)
         raise
@@ -89,10 +90,10 @@ def main(context: ChildContext) -> int:
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext, *, in_text: bool = False) -> None:
+    def __init__(self, context: ChildContext, manner: Manner) -> None:
         assert context.spec is not None
         self._context = context
-        self._in_text = in_text  # whatever the catalog says: the stream is behind it
+        self._manner = manner
         self._spec = context.spec
         self._settings = context.settings
         self._parent: Connection = context.parent
@@ -106,8 +107,12 @@ class Reader:
         self._next_status = self._next_confirm = self._next_report = self._next_look = 0.0
 
     def __enter__(self) -> Reader:
-        self._watch_signals()
-        self._start()
+        try:
+            self._watch_signals()
+            self._start()
+        except BaseException:
+            self._resources.close()  # nobody calls __exit__
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,15 +138,15 @@ class Reader:
         publications = sources.publications_of(source)
         tables = self._published(publications)
         forms = BinaryForms(self._catalog)
-        binary = not self._in_text and choose(source, forms, tables)
-        if self._in_text:
+        binary = self._manner.binary and choose(source, forms, tables)
+        if self._manner != Manner():
             sources.await_free(self._catalog, self._progress.slot, beat)  # our last walsender may still be ending
         self._stream.start(
             self._progress.slot,
             self._progress.confirmed,
             publications,
             binary=binary,
-            streaming=source.stream_in_progress,
+            streaming=self._manner.in_progress and source.stream_in_progress,
         )
         self._epoch = self._store.next_epoch(source.name)
         self._progress = sources.newer(self._progress, self._store.progress(source.name), source)
@@ -191,6 +196,7 @@ class Reader:
         """What is published now: in the catalog, and as the stream will have it."""
         tables = []
         for published in published_tables(self._catalog, publications, f"source {self._spec.source.name}"):
+            self._context.heartbeat.beat()
             found = read_catalog(self._catalog, published.oid)
             if found is not None:
                 tables.append((found, table_of(found, published.columns)))

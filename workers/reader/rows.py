@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_supervisor.ipc import jsontext
-from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Column, Table
 from workers.reader import binary
 from workers.reader.columns import convert
@@ -24,9 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Changes:
-    """Rows of one table in stream order. `place` indexes `Rows`; `half` is 1 for the insert of a key change."""
+    """Rows of the change log, in the order of the changes that were asked for.
+
+    `number` says which of these changes a row is of, `place` which row of `Rows`; `half` is 1 for the insert of a key change.
+    """
 
     op: Octets
+    number: Integers
     place: Integers
     half: Integers
     columns: list[ColumnValues]
@@ -53,15 +56,20 @@ class Rows:
         oids = self.data.uint32(at)
         if len(plain):
             order = np.argsort(oids, kind="stable")
-            distinct, first = np.unique(oids[order], return_index=True)
-            tables = dict(zip(distinct.tolist(), np.split(plain[order], first[1:]), strict=True))
+            oids, places = oids[order], plain[order]
+            first = np.flatnonzero(np.concatenate([[True], oids[1:] != oids[:-1]]))
+            edges = [*first.tolist(), len(oids)]
+            tables = {
+                oid: places[begin:end]
+                for oid, begin, end in zip(oids[first].tolist(), edges[:-1], edges[1:], strict=True)
+            }
         truncates: dict[int, list[int]] = {}
         for place in np.flatnonzero(self.kind == ord("T")).tolist():
             for oid in self._truncated(int(self.frame[place])):
                 truncates.setdefault(oid, []).append(place)
-        for oid, places in truncates.items():
+        for oid, cuts in truncates.items():
             known = tables.get(oid, np.empty(0, dtype=np.int64))
-            tables[oid] = np.sort(np.concatenate([known, places]))
+            tables[oid] = np.sort(np.concatenate([known, cuts]))
         return tables
 
     def _truncated(self, frame: int) -> list[int]:
@@ -76,12 +84,12 @@ class Rows:
         return oids
 
 
-def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
-    """The change-log batch of one table."""
+def build(rows: Rows, changes: Changes, table: Table, schema: pa.Schema) -> pa.RecordBatch:
+    """The change-log batch of changes to tables that are like `table`; `schema` is `change_log_schema(table)`."""
     place = changes.place
     moved = changes.half == 1
     columns, special = [], []
-    where = f"table {table.name}"
+    where = f"table {table.name} or one like it"
     for definition, column in zip(table.columns, changes.columns, strict=True):
         array, odd, text = _convert(rows.data, column, definition, where)
         columns.append(array)
@@ -98,7 +106,7 @@ def build(rows: Rows, changes: Changes, table: Table) -> pa.RecordBatch:
         _old_key(rows.data, changes, table, moved),
         specials(special, len(place)),
     ]
-    return pa.RecordBatch.from_arrays([*meta, *columns], schema=change_log_schema(table))
+    return pa.RecordBatch.from_arrays([*meta, *columns], schema=schema)
 
 
 def _convert(data: Frames, column: ColumnValues, definition: Column, place: str) -> binary.Converted:

@@ -1,4 +1,4 @@
-"""Text or binary: in which form the values of a source travel.
+"""In which manner a source is read: values as text or binary, transactions before or after their commit.
 
 pgoutput decides per stream, not per column: with `binary` every type that has a send function comes in its binary form. That costs the server
 less and us less, and a bytea of more than half a gigabyte has no text at all; but not every type's binary form is read here.
@@ -11,12 +11,15 @@ less and us less, and a bytea of more than half a gigabyte has no text at all; b
 
 The choice is made when a stream starts, and made again when a Relation message brings a type that can't be read: then the stream starts again in
 text. Both forms give the same rows at the same positions, so it does not matter in the middle of what.
+
+Transactions in progress are streamed if the source allows it. PostgreSQL (15 to 18) can't decode some of them before their commit: a DDL that was
+rolled back to a savepoint gives "could not map filenumber". So after an error of the walsender the stream is tried once more with whole transactions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -46,6 +49,24 @@ SELECT b.oid::bigint, b.typmod, p.proname::text FROM base b JOIN pg_proc p ON p.
 
 class TextNeededError(Exception):
     """A column came that can't be read in binary: the stream is to start again in text. Its text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What may be asked of the walsender: binary values (where they can be read), transactions in progress."""
+
+    binary: bool = True
+    in_progress: bool = True
+
+    def after(self, error: TextNeededError | EtlError, source: Source) -> Manner:
+        """How to go on after an error of the stream; the error itself (or what it means for this source) when no other manner helps."""
+        if isinstance(error, TextNeededError):
+            if source.transfer is Transfer.BINARY or not self.binary:
+                raise unreadable(source, error) from None
+            return replace(self, binary=False)
+        if error.kind is Kind.WALSENDER and self.in_progress and source.stream_in_progress:
+            return replace(self, in_progress=False)
+        raise error
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,56 +30,64 @@ _KNOWN[[NULL, UNCHANGED]] = True
 
 @dataclass(slots=True)
 class _Group:
-    """Rows of one operation: which row frames, 0 or 1 for the half of a key change, their columns, and old key if it changed."""
+    """Rows of one operation: which of the changes, 0 or 1 for the half of a key change, their columns, and old key if it changed."""
 
     op: str
-    places: Integers
+    number: Integers
     half: int
     columns: list[ColumnValues]
     old: list[ColumnValues] | None = None
 
 
+@dataclass(slots=True)
+class _Messages:
+    """Changes of tables of one shape: their frames, by number."""
+
+    data: Frames
+    frame: Integers
+    table: Table
+
+    def start(self, number: Integers) -> Integers:
+        """Where the first tuple begins: after the oid and the marker."""
+        return self.data.body[self.frame[number]] + _OID_BYTES + 1
+
+
 def read_changes(rows: Rows, places: Integers, table: Table) -> Changes:
-    """The changes of one table (`places` index `rows`), in stream order; a key change is two rows."""
-    data, kinds = rows.data, rows.kind[places]
+    """The changes at `places` (they index `rows`), in that order; a key change is two rows. All are of tables that are like `table`."""
+    messages, kinds = _Messages(rows.data, rows.frame[places], table), rows.kind[places]
     groups: list[_Group] = []
-    truncates = places[kinds == ord("T")]
+    truncates = np.flatnonzero(kinds == ord("T"))
     if len(truncates):
         groups.append(_Group("T", truncates, 0, [_nothing(len(truncates))] * len(table.columns)))
-    changes = places[kinds != ord("T")]
-    at = data.body[rows.frame[changes]] + _OID_BYTES
-    data.need(at, 1, rows.frame[changes], "Insert, Update or Delete", "marker")
-    marker = data.byte(at)
-    kind = rows.kind[changes]
-    for code, op in ((ord("I"), "I"), (ord("U"), "U")):
-        part = changes[(kind == code) & (marker == ord("N"))]
-        if len(part):
-            groups.append(_Group(op, part, 0, _last_tuple(rows, part, _start(rows, part), table)))
+    changes = np.flatnonzero(kinds != ord("T"))
+    at = messages.start(changes) - 1
+    rows.data.need(at, 1, messages.frame[changes], "Insert, Update or Delete", "marker")
+    marker, kind = rows.data.byte(at), kinds[changes]
+    for op in "IU":
+        number = changes[(kind == ord(op)) & (marker == ord("N"))]
+        if len(number):
+            groups.append(_Group(op, number, 0, _last_tuple(messages, number, messages.start(number))))
     old = (marker == ord("K")) | (marker == ord("O"))
     deleted = changes[(kind == ord("D")) & old]
     if len(deleted):
-        columns = _last_tuple(rows, deleted, _start(rows, deleted), table)
+        columns = _last_tuple(messages, deleted, messages.start(deleted))
         groups.append(_Group("D", deleted, 0, _key_only(columns, table)))
     for code in (ord("K"), ord("O")):
-        part = changes[(kind == ord("U")) & (marker == code)]
-        if len(part):
-            groups += _updates_with_old(rows, part, table, whole=code == ord("O"))
-    if sum(len(group.places) for group in groups if group.half == 0) != len(places):
+        number = changes[(kind == ord("U")) & (marker == code)]
+        if len(number):
+            groups += _updates_with_old(messages, number, whole=code == ord("O"))
+    if sum(len(group.number) for group in groups if group.half == 0) != len(places):
         raise broken("Insert, Update or Delete", "marker")
-    return _in_order(groups, len(table.columns))
+    return _in_order(groups, places, len(table.columns))
 
 
-def _start(rows: Rows, places: Integers) -> Integers:
-    return rows.data.body[rows.frame[places]] + _OID_BYTES + 1
-
-
-def _tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> tuple[list[ColumnValues], Integers]:
+def _tuple(messages: _Messages, number: Integers, at: Integers) -> tuple[list[ColumnValues], Integers]:
     """All columns of the tuples that begin at `at`, and where they end.
 
     Places only grow, and `limit` lies behind every frame: a length that is wrong anywhere makes the last place wrong, which is checked.
     """
-    data, frames = rows.data, rows.frame[places]
-    data.need(at, 2, frames, "tuple", "column count")
+    data, table = messages.data, messages.table
+    data.need(at, 2, messages.frame[number], "tuple", "column count")
     if bool((data.uint16(at) != len(table.columns)).any()):
         raise broken("tuple", "column count")
     at = at + 2
@@ -98,47 +106,47 @@ def _tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> tuple[li
         if not known:
             raise broken("tuple", f"kind of column {column.name}")
         columns.append(ColumnValues(kind, begin, at))
-    data.need(at, 0, frames, "tuple", "length of a column")
+    data.need(at, 0, messages.frame[number], "tuple", "length of a column")
     return columns, at
 
 
-def _last_tuple(rows: Rows, places: Integers, at: Integers, table: Table) -> list[ColumnValues]:
+def _last_tuple(messages: _Messages, number: Integers, at: Integers) -> list[ColumnValues]:
     """All columns of tuples with which their frames end."""
-    columns, end = _tuple(rows, places, at, table)
-    rows.data.at_end(end, rows.frame[places], "tuple")
+    columns, end = _tuple(messages, number, at)
+    messages.data.at_end(end, messages.frame[number], "tuple")
     return columns
 
 
-def _updates_with_old(rows: Rows, places: Integers, table: Table, *, whole: bool) -> list[_Group]:
+def _updates_with_old(messages: _Messages, number: Integers, *, whole: bool) -> list[_Group]:
     """Updates that bring their old key ('K': it changed, or lies out of line) or their whole old row ('O'): compare the keys."""
-    data, frames = rows.data, rows.frame[places]
-    old, at = _tuple(rows, places, _start(rows, places), table)
-    data.need(at, 1, frames, "Update", "marker of the new tuple")
+    data, table = messages.data, messages.table
+    old, at = _tuple(messages, number, messages.start(number))
+    data.need(at, 1, messages.frame[number], "Update", "marker of the new tuple")
     if bool(np.any(data.byte(at) != ord("N"))):
         raise broken("Update", "marker of the new tuple")
-    new = _last_tuple(rows, places, at + 1, table)
+    new = _last_tuple(messages, number, at + 1)
     new = [
         _filled(after, before) if whole or definition.key else after
         for definition, before, after in zip(table.columns, old, new, strict=True)
     ]
     # Without a key only the old row tells which row it was: the log has it as a delete.
-    moved = _key_differs(data, old, new, table) if table.key else np.ones(len(places), dtype=bool)
-    groups = _halves(places, old, new, table, moved)
+    moved = _key_differs(data, old, new, table) if table.key else np.ones(len(number), dtype=bool)
+    groups = _halves(number, old, new, table, moved)
     stayed = ~moved
     if bool(stayed.any()):
-        groups.append(_Group("U", places[stayed], 0, [column.pick(stayed) for column in new]))
+        groups.append(_Group("U", number[stayed], 0, [column.pick(stayed) for column in new]))
     return groups
 
 
 def _halves(
-    places: Integers, old: list[ColumnValues], new: list[ColumnValues], table: Table, moved: Flags
+    number: Integers, old: list[ColumnValues], new: list[ColumnValues], table: Table, moved: Flags
 ) -> list[_Group]:
     """A key change: the delete of the old key, then the insert of the new row."""
     if not bool(moved.any()):
         return []
     before = _key_only([column.pick(moved) for column in old], table)
     after = [column.pick(moved) for column in new]
-    return [_Group("D", places[moved], 0, before), _Group("I", places[moved], 1, after, before)]
+    return [_Group("D", number[moved], 0, before), _Group("I", number[moved], 1, after, before)]
 
 
 def _filled(new: ColumnValues, old: ColumnValues) -> ColumnValues:
@@ -181,25 +189,28 @@ def _nothing(count: int) -> ColumnValues:
     return ColumnValues(np.full(count, NULL, dtype=np.uint8), zeros, zeros)
 
 
-def _in_order(groups: list[_Group], width: int) -> Changes:
-    """All groups as one, ordered by frame and half."""
+def _in_order(groups: list[_Group], places: Integers, width: int) -> Changes:
+    """All groups as one, ordered by change and half."""
     if len(groups) == 1 and groups[0].half == 0:
         (only,) = groups
-        op = np.full(len(only.places), ord(only.op), dtype=np.uint8)
-        return Changes(op, only.places, np.zeros(len(only.places), dtype=np.int64), only.columns, None)
-    places = np.concatenate([group.places for group in groups])
-    halves = np.concatenate([np.full(len(group.places), group.half, dtype=np.int64) for group in groups])
-    ops = np.concatenate([np.full(len(group.places), ord(group.op), dtype=np.uint8) for group in groups])
-    order = np.lexsort((halves, places))
+        zeros = np.zeros(len(places), dtype=np.int64)
+        return Changes(
+            np.full(len(places), ord(only.op), dtype=np.uint8), only.number, places, zeros, only.columns, None
+        )
+    number = np.concatenate([group.number for group in groups])
+    halves = np.concatenate([np.full(len(group.number), group.half, dtype=np.int64) for group in groups])
+    ops = np.concatenate([np.full(len(group.number), ord(group.op), dtype=np.uint8) for group in groups])
+    order = np.lexsort((halves, number))
     columns = [_joined([group.columns[i] for group in groups], order) for i in range(width)]
     old = None
     if any(group.old is not None for group in groups):
         old = [_joined([_old_of(group, i) for group in groups], order) for i in range(width)]
-    return Changes(ops[order], places[order], halves[order], columns, old)
+    number = number[order]
+    return Changes(ops[order], number, places[number], halves[order], columns, old)
 
 
 def _old_of(group: _Group, number: int) -> ColumnValues:
-    return group.old[number] if group.old is not None else _nothing(len(group.places))
+    return group.old[number] if group.old is not None else _nothing(len(group.number))
 
 
 def _joined(columns: list[ColumnValues], order: Integers) -> ColumnValues:

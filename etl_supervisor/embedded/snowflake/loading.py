@@ -26,6 +26,7 @@ MARK = "\x01as written\x01"
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
+LINE_BYTES_MAX = 48 << 20  # DuckDB reads a document in several times its size, within warehouse.MEMORY_LIMIT
 WIDTHS = {"VARCHAR": ("length", 16 << 20), "BLOB": ("octet_length", 8 << 20)}  # characters, bytes
 
 
@@ -46,6 +47,7 @@ def load(
     refused: Sequence[dict[str, str]] = (),
 ) -> Loaded:
     """Insert what fits; runs in the caller's transaction. `target` is the quoted name, `columns` are (name, type, nullable)."""
+    lines, too_long = _without_too_long(lines)
     with tempfile.NamedTemporaryFile(dir=directory, suffix=".ndjson") as file:
         file.write(_marked(lines, {name for name, kind, _ in columns if kind == "JSON"}))
         file.flush()
@@ -66,7 +68,16 @@ def load(
         names = ", ".join(_name(name) for name, _, _ in columns)
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad")
     connection.execute("DROP TABLE _arriving")
-    return Loaded(int(parsed), int(fit))
+    return Loaded(int(parsed) + too_long, int(fit))
+
+
+def _without_too_long(lines: bytes) -> tuple[bytes, int]:
+    """The lines that can be held, and how many can't: those are refused."""
+    if len(lines) <= LINE_BYTES_MAX:
+        return lines, 0
+    rows = [line for line in lines.split(b"\n") if line]
+    kept = [line for line in rows if len(line) <= LINE_BYTES_MAX]
+    return b"\n".join(kept), len(rows) - len(kept)
 
 
 def _marked(lines: bytes, variants: set[str]) -> bytes:
