@@ -25,7 +25,7 @@ tables again and sends again what was not durable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
@@ -66,7 +66,7 @@ class OpenTable:
     table: Table
     since: str
     errors: int = 0
-    policy: ApplyPolicy = ApplyPolicy()
+    policy: ApplyPolicy = field(default_factory=ApplyPolicy)
 
 
 @dataclass(frozen=True, slots=True)

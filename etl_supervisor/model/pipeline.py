@@ -100,7 +100,7 @@ class Pipeline:
     table_error_retry_delay_ms: int
     table_error_retry_max_attempts: int
     max_table_sync_workers: int
-    policy: ApplyPolicy = ApplyPolicy()
+    policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
 
     def policy_of(self, table: TableName) -> ApplyPolicy:

@@ -59,7 +59,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> 0002", "etl: nothing -> 0001"]
+    assert migrate(settings) == ["app: nothing -> apply_modes", "etl: nothing -> 0001"]
     assert migrate(settings) == []
 
 
@@ -209,7 +209,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         connection.commit()
     ((before,),) = database.execute(columns)
     assert newest - before == 5
-    assert migrate(settings, "app") == ["app: 0001 -> 0002"]
+    assert migrate(settings, "app") == ["app: 0001 -> apply_modes"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:

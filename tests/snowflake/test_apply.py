@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Column
 from etl_supervisor.model.types import ValueKind, ValueType
@@ -20,6 +20,7 @@ from tests.support.histories import TABLE, TEXT, History, insert, opening
 from workers.snowflake import ddl
 from workers.snowflake.apply import apply
 from workers.snowflake.identifiers import objects_of
+
 
 @pytest.fixture
 def session(destination: Destination) -> Iterator[Any]:

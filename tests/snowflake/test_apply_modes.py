@@ -40,7 +40,9 @@ def live(session: Any, it: OpenTable) -> dict[int, tuple[Any, ...]]:
 
 
 def with_deleted(session: Any, it: OpenTable) -> dict[int, tuple[Any, ...]]:
-    text = f"SELECT K, A, BIG, OTHER, _ETL_DELETED_AT, _ETL_DELETED FROM {objects_of(it.destination, it.table).target_sql}"
+    text = (
+        f"SELECT K, A, BIG, OTHER, _ETL_DELETED_AT, _ETL_DELETED FROM {objects_of(it.destination, it.table).target_sql}"
+    )
     found = {}
     for k, a, big, other, deleted_at, deleted in query(session, text):
         assert deleted == (deleted_at is not None)
@@ -113,7 +115,10 @@ def test_a_generation_that_is_not_whole_is_not_shown(session: Any, destination: 
     apply(session, it, mark, 20)
     later = opening(destination, policy=policy, generation=200)
     mark = ddl.ensure(session, later).watermark
-    stale = [("U", 200, 5, 1, 0, '["big"]', None, 0, 7, None, "old"), ("D", 200, 7, 1, 0, None, None, 8, None, None, None)]
+    stale = [
+        ("U", 200, 5, 1, 0, '["big"]', None, 0, 7, None, "old"),
+        ("D", 200, 7, 1, 0, None, None, 8, None, None, None),
+    ]
     insert(session, destination, [*stale, ("R", 200, 9, 1, 0, None, None, 0, 2, "y", "z")])
     assert sorted(live(session, later)) == [0, 1, 2], "the last state that was whole"
     insert(session, destination, [("U", 200, 12, 1, 0, '["big"]', None, 0, 3, None, "new")])
@@ -138,7 +143,9 @@ def test_a_history_that_was_switched_off_begins_again(session: Any, destination:
     mark = apply(session, plain, mark, 30)
     ddl.ensure(session, kept)
     ddl.ensure(session, kept)
-    rows = query(session, f"SELECT K, _ETL_FROM_LSN, _ETL_TO_LSN FROM {objects_of(destination, kept.table).history_sql}")
+    rows = query(
+        session, f"SELECT K, _ETL_FROM_LSN, _ETL_TO_LSN FROM {objects_of(destination, kept.table).history_sql}"
+    )
     assert sorted(rows, key=repr) == [(1, 10, 30), (2, 10, 30), (2, 10, None)]
 
 

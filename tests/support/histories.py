@@ -42,7 +42,9 @@ class History:
     generation: int = 100
     rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)
     landed: list[tuple[Any, ...]] = field(default_factory=list)
-    kept: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # with the rows that are gone: k, values, commit that deleted it
+    kept: dict[int, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # with the rows that are gone: k, values, commit that deleted it
     versions: list[list[Any]] = field(default_factory=list)  # k, values, from, to
     lsn: int = 1000
     number: int = 0
@@ -144,7 +146,8 @@ def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) 
         " _ETL_COMMIT_TS"
     )
     values = ", ".join(
-        "(" + ", ".join([*map(_literal, row), f"'{time_of(row[2])}'" if row[0] != "R" else "NULL"]) + ")" for row in rows
+        "(" + ", ".join([*map(_literal, row), f"'{time_of(row[2])}'" if row[0] != "R" else "NULL"]) + ")"
+        for row in rows
     )
     with session.cursor() as cursor:
         cursor.execute(f"INSERT INTO {objects_of(destination, TABLE).landing_sql} ({names}) VALUES {values}")

@@ -147,7 +147,11 @@ class Follower:
 
     def settled(self, fence: int) -> bool:
         """A table that is appended only has no target to build: READY as soon as its copy and stream meet. True when it changed."""
-        if self.policy.mode is not ApplyMode.APPEND or self.state.phase is not Phase.CATCHUP or fence < self.state.copy_lsn:
+        if (
+            self.policy.mode is not ApplyMode.APPEND
+            or self.state.phase is not Phase.CATCHUP
+            or fence < self.state.copy_lsn
+        ):
             return False
         self.state = self.state.to(Phase.READY)
         return True

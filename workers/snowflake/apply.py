@@ -7,11 +7,11 @@
 The compare-and-set comes first in the transaction. A block that comes twice, or that a dead actor left running, finds the watermark moved and does
 nothing; two blocks at once wait for each other at the watermark's row. That makes a guard on positions inside the MERGE unnecessary.
 
-The first apply of a generation replaces the target (rows deleted in a gap disappear, or are marked). It begins at the copy: rows of the stream from before it are
-in it. A truncate in the window empties the target, and only rows after the last one count.
+The first apply of a generation replaces the target (rows deleted in a gap disappear, or are marked). It begins at the copy: rows of the stream
+from before it are in it. A truncate in the window empties the target, and only rows after the last one count.
 
-What is written into the target is the policy's business: `target` (of each key the latest row decides), `keyless` (a difference of multisets), `history`
-beside it. A policy without a target moves the watermark only: it tells from where on the change log is whole.
+What is written into the target is the policy's business: `target` (of each key the latest row decides), `keyless` (a difference of multisets),
+`history` beside it. A policy without a target moves the watermark only: it tells from where on the change log is whole.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def surveyed(table: Table, objects: Objects, rows: str, found: Survey) -> Window
     return Window(table.columns, source, objects.target_sql, unchanged, found.moves, bool(found.truncates))
 
 
-def block(
-    opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int, found: Survey
-) -> str:
+def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int, found: Survey) -> str:
     """The whole apply as one statement."""
     policy = opening.policy
     steps = swapped(

@@ -24,8 +24,7 @@ _OPEN = "h._ETL_TO_LSN IS NULL"
 def closed(objects: Objects, at_lsn: str) -> str:
     """All versions end now: what follows is a copy of the whole table."""
     return (
-        f"UPDATE {objects.history_sql} h SET _ETL_VALID_TO = CURRENT_TIMESTAMP(), _ETL_TO_LSN = {at_lsn}"
-        f" WHERE {_OPEN}"
+        f"UPDATE {objects.history_sql} h SET _ETL_VALID_TO = CURRENT_TIMESTAMP(), _ETL_TO_LSN = {at_lsn} WHERE {_OPEN}"
     )
 
 
@@ -49,9 +48,7 @@ def steps(window: Window, objects: Objects) -> list[str]:
 
 def _ended_by_change(window: Window, objects: Objects) -> str:
     """The first change of each key before the first truncate."""
-    first = (
-        f"SELECT * FROM v WHERE _ETL_OP <> 'T' QUALIFY ROW_NUMBER() OVER (PARTITION BY {window.key_list} ORDER BY {ORDER}) = 1"
-    )
+    first = f"SELECT * FROM v WHERE _ETL_OP <> 'T' QUALIFY ROW_NUMBER() OVER (PARTITION BY {window.key_list} ORDER BY {ORDER}) = 1"
     return (
         f"UPDATE {objects.history_sql} h SET {_end('s')} FROM (\n{with_clause([*window.rows, f'f AS ({first})'])}"
         f"SELECT * FROM f WHERE ERA = 0\n) s WHERE {_OPEN} AND {same_key(window.columns, 'h.', 's.')}"

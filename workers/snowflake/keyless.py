@@ -1,7 +1,7 @@
 """The target of a table without a key: a multiset, brought forward by the difference that a window makes.
 
-Equal rows have numbers, `_ETL_COPY` 1 to n. Of each value the window's inserts and deletes cancel out; what is left takes the next numbers or gives back the
-last ones. Under the watermark's compare-and-set a window counts once, however often its block comes.
+Equal rows have numbers, `_ETL_COPY` 1 to n. Of each value the window's inserts and deletes cancel out; what is left takes the next numbers or
+gives back the last ones. Under the watermark's compare-and-set a window counts once, however often its block comes.
 
 A delete must bring the whole row: the source needs REPLICA IDENTITY FULL (or it has no updates and deletes).
 """

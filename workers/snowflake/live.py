@@ -1,8 +1,8 @@
 """The view `<TABLE>_LIVE`: the rows as of the last landed change, which is the target and what landed since.
 
-It takes the window beyond the watermark as an apply would, without waiting for one. While a generation has not been applied yet (its copy is under way) the
-view shows the target alone: the last state that was whole. One statement reads one state of Snowflake, so watermark, target and change log are of one
-moment.
+It takes the window beyond the watermark as an apply would, without waiting for one. While a generation has not been applied yet (its copy is
+under way) the view shows the target alone: the last state that was whole. One statement reads one state of Snowflake, so watermark, target and
+change log are of one moment.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What a policy offers beside landing table and target: columns for deleted rows, history, the live view.
 
-`_ETL_WATERMARK.OFFERED` notes for which shape and policy this was done; while neither changes, an open does nothing here. `POLICY` is what the command line
-needs to know. Every step is idempotent.
+`_ETL_WATERMARK.OFFERED` notes for which shape and policy this was done; while neither changes, an open does nothing here. `POLICY` is what the
+command line needs to know. Every step is idempotent.
 
-A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the target is a
-version.
+A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the
+target is a version.
 """
 
 from __future__ import annotations
@@ -63,10 +63,8 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     if not policy.mode.has_target:
         return
-    columns = SOFT_META if policy.soft and table.key else ()
-    if not table.key:
-        columns = KEYLESS_META
-    for name, kind in columns:
+    soft = SOFT_META if policy.soft else ()
+    for name, kind in soft if table.key else KEYLESS_META:
         cursor.execute(f"ALTER TABLE {objects.target_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
     if policy.history and table.key:
         cursor.execute(_history_table(table, objects))

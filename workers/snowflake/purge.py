@@ -1,8 +1,8 @@
 """Applied rows leave the change log after a retention.
 
-Never before: a row goes when it lies behind the watermark (or is of a generation before the one that is shown) and has been landed longer than the retention. The
-statement reads the watermark itself, so it can't be late. While rows of the table are in the dead letter nothing goes: a replay derives a key's row from
-the log. A policy without a target needs the whole log and is never purged.
+Never before: a row goes when it lies behind the watermark (or is of a generation before the one that is shown) and has been landed longer than
+the retention. The statement reads the watermark itself, so it can't be late. While rows of the table are in the dead letter nothing goes: a
+replay derives a key's row from the log. A policy without a target needs the whole log and is never purged.
 """
 
 from __future__ import annotations

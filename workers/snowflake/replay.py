@@ -7,9 +7,9 @@ passed it), so its target rows are then derived anew from the log, in one block 
     all rows of the generation                 else: a row's value may have come from another key
     the row alone                              in a table without a key: one more or one less of its kind
 
-Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A history keeps the versions that it has.
-Where the policy has no target, rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table; one of another shape has
-members that are no columns any more, or lacks some: nobody can say what they would hold.
+Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A history keeps the versions
+that it has. Where the policy has no target, rows go into the log and that is all. A row of an older generation was overtaken by a copy of the
+whole table; one of another shape has members that are no columns any more, or lacks some: nobody can say what they would hold.
 
 Every step may come twice: the row is merged into the log by its position, and leaves the dead letter in the block that changes the target.
 """

@@ -1,8 +1,8 @@
 """What moves the target of a table with a key: of each key the latest row of the window decides.
 
-    hard    D deletes, anything else is upserted; a truncate empties the target first
-    soft    what a D or a truncate ends stays as it last was, with `_ETL_DELETED` and `_ETL_DELETED_AT`: also a row that came and went in one window, so
-            that the target does not depend on where windows are cut
+hard    D deletes, anything else is upserted; a truncate empties the target first
+soft    what a D or a truncate ends stays as it last was, with `_ETL_DELETED` and `_ETL_DELETED_AT`: also a row that came and went in one window, so
+        that the target does not depend on where windows are cut
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def _soft(window: Window, on: str, columns: list[str], plain: list[str]) -> str:
 
 def _ended(window: Window) -> list[str]:
     last = f"OVER (PARTITION BY {window.key_list} ORDER BY {LATEST}) AS LAST_"
-    seen = ", ".join(f"FIRST_VALUE({name}) {last}{number}" for number, name in enumerate(("_ETL_OP", "ERA", *POSITION[:1], "_ETL_COMMIT_TS")))
+    seen = ", ".join(
+        f"FIRST_VALUE({name}) {last}{number}"
+        for number, name in enumerate(("_ETL_OP", "ERA", *POSITION[:1], "_ETL_COMMIT_TS"))
+    )
     wanted = (
         f"SELECT * FROM (SELECT v.*, {seen} FROM v WHERE _ETL_OP <> 'T') q QUALIFY ROW_NUMBER() OVER"
         f" (PARTITION BY {window.key_list} ORDER BY IFF(_ETL_OP = 'D', 1, 0), {LATEST}) = 1"

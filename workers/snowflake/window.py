@@ -11,9 +11,10 @@ lives, a new one at each I or R. The I of a key change continues the life that i
     row        U k=1       D k=1    I k=2 ←1     U k=2            D k=2 …
     life       (1, 0)      (1, 0)   (2, 1)       (2, 1)           chain: (2, 1) → (1, 0), whose root is the target's row k=1
 
-A copy can't cut a chain: it is one snapshot at S, and its rows are whole and begin a life just below S. Windows begin there: a change before S comes
-before the copy and counts no more; a change from S on finds its row in the copy or in an I of the window. The first window holds the whole copy. What no message has
-(a row that comes into a row filter) never gets here unresolved: the reader has the table copied again (`roster`), in a later generation.
+A copy can't cut a chain: it is one snapshot at S, and its rows are whole and begin a life just below S. Windows begin there: a change before S
+comes before the copy and counts no more; a change from S on finds its row in the copy or in an I of the window. The first window holds the whole
+copy. What no message has (a row that comes into a row filter) never gets here unresolved: the reader has the table copied again (`roster`), in a
+later generation.
 
 `_ETL_SPECIAL` is always the latest row's: special values are all small, and only large values are left out by TOAST. A special value in a key is
 NULL in its column; its text takes part in telling rows apart (`key_of`).
