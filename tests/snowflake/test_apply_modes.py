@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_local_snowflake import sql_session
-from tests.support.histories import History, commit_of, insert, opening
+from tests.support.histories import TABLE, History, commit_of, insert, opening
 from workers.snowflake import ddl
 from workers.snowflake.apply import apply
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.purge import pause_seconds, purge
 
+KEYLESS = replace(TABLE, columns=tuple(replace(column, key=False) for column in TABLE.columns))
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -158,3 +162,68 @@ def test_deleted_rows_go_when_they_are_no_longer_kept(session: Any, destination:
     assert sorted(with_deleted(session, soft)) == [1, 2]
     ddl.ensure(session, opening(destination))
     assert sorted(with_deleted(session, soft)) == [2]
+
+
+class Bag:
+    """A table without a key: equal rows, changed by whole rows."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.rows, self.landed, self.lsn = chance, Counter[tuple[Any, ...]](), [], 1000
+
+    def transaction(self) -> int:
+        commit = self.lsn + 500
+        for _ in range(self.chance.randint(1, 8)):
+            self.lsn += 10
+            kind, row = self.chance.random(), (self.chance.randint(1, 2), 1, self.chance.choice(["x", None]), None)
+            if kind < 0.03:
+                self.rows.clear()
+                self.land(commit, "T", (None, None, None, None))
+            elif kind < 0.5 or not self.rows:
+                self.take(commit, row, +1)
+            else:
+                self.take(commit, self.chance.choice(sorted(self.rows.elements(), key=repr)), -1)
+                if kind > 0.75:
+                    self.take(commit, row, +1, index=1)
+        self.lsn = commit + 50
+        return self.lsn
+
+    def take(self, commit: int, row: tuple[Any, ...], number: int, index: int = 0) -> None:
+        self.rows[row] += number
+        self.land(commit, "I" if number > 0 else "D", row, index)
+
+    def land(self, commit: int, op: str, row: tuple[Any, ...], index: int = 0) -> None:
+        self.landed.append((op, 100, commit, self.lsn, index, None, None, *row))
+
+
+def bag(session: Any, name: str) -> Counter[tuple[Any, ...]]:
+    return Counter(query(session, f"SELECT K, A, BIG, OTHER FROM {name}"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_table_without_a_key_has_as_many_equal_rows_as_its_source(
+    session: Any, destination: Destination, seed: int
+) -> None:
+    it, source = opening(destination, KEYLESS), Bag(random.Random(seed))
+    mark, objects = ddl.ensure(session, it).watermark, objects_of(destination, KEYLESS)
+    for number in range(8):
+        for _ in range(source.chance.randint(1, 6)):
+            fence = source.transaction()
+        insert(session, destination, source.landed)
+        source.landed.clear()
+        if number:
+            assert bag(session, objects.live_sql) == +source.rows
+        before, mark = mark, apply(session, it, mark, fence)
+        assert bag(session, objects.target_sql) == bag(session, objects.live_sql) == +source.rows
+        assert apply(session, it, before, fence) == mark, "a block that comes again counts nothing twice"
+        assert bag(session, objects.target_sql) == +source.rows
+
+
+def test_an_update_that_does_not_tell_which_row_it_replaces_stops_a_table_without_a_key(
+    session: Any, destination: Destination
+) -> None:
+    it = opening(destination, KEYLESS)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [("U", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    with pytest.raises(EtlError, match="an update does not bring the row that it replaces") as caught:
+        apply(session, it, mark, 20)
+    assert caught.value.kind is Kind.SCHEMA
