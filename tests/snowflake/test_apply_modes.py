@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes
 from etl_supervisor.model.pipeline import Destination
+from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import TABLE, History, commit_of, insert, opening
 from workers.snowflake import ddl
@@ -40,6 +42,11 @@ def query(session: Any, text: str) -> list[tuple[Any, ...]]:
 def live(session: Any, it: OpenTable) -> dict[int, tuple[Any, ...]]:
     rows = query(session, f"SELECT K, A, BIG, OTHER FROM {objects_of(it.destination, it.table).live_sql}")
     assert len({row[0] for row in rows}) == len(rows)
+    return {k: tuple(rest) for k, *rest in rows}
+
+
+def target(session: Any, it: OpenTable) -> dict[int, tuple[Any, ...]]:
+    rows = query(session, f"SELECT K, A, BIG, OTHER FROM {objects_of(it.destination, it.table).target_sql}")
     return {k: tuple(rest) for k, *rest in rows}
 
 
@@ -178,7 +185,7 @@ class Bag:
             if kind < 0.03:
                 self.rows.clear()
                 self.land(commit, "T", (None, None, None, None))
-            elif kind < 0.5 or not self.rows:
+            elif kind < 0.5 or not self.rows.total():
                 self.take(commit, row, +1)
             else:
                 self.take(commit, self.chance.choice(sorted(self.rows.elements(), key=repr)), -1)
@@ -227,3 +234,97 @@ def test_an_update_that_does_not_tell_which_row_it_replaces_stops_a_table_withou
     with pytest.raises(EtlError, match="an update does not bring the row that it replaces") as caught:
         apply(session, it, mark, 20)
     assert caught.value.kind is Kind.SCHEMA
+
+
+@pytest.fixture
+def fast_minutes(local_snowflake: LocalSnowflake) -> Iterator[None]:
+    local_snowflake.set(minute_s=0.3)
+    yield
+    local_snowflake.set(minute_s=60)
+
+
+def task_reaches(session: Any, it: OpenTable, fence: int) -> None:
+    objects = objects_of(it.destination, it.table)
+    mark = f"SELECT APPLIED FROM {objects.watermark_sql} WHERE LANDING_TABLE = '{objects.landing}'"
+    wait_for("the task to apply", lambda: query(session, mark) == [(fence,)])
+
+
+@pytest.mark.usefixtures("fast_minutes")
+@pytest.mark.parametrize(
+    "policy", [ApplyPolicy(), ApplyPolicy(delete=Deletes.SOFT, history=True)], ids=["hard", "soft"]
+)
+def test_a_task_applies_as_far_as_the_log_is_whole(session: Any, destination: Destination, policy: ApplyPolicy) -> None:
+    it = opening(destination, policy=replace(policy, mode=ApplyMode.TASK, schedule_minutes=1))
+    history, mark = History(random.Random(5)), ddl.ensure(session, it).watermark
+    for _ in range(5):
+        for _ in range(history.chance.randint(1, 8)):
+            fence = history.transaction()
+        seen = dict(history.rows), dict(history.kept), history.seen
+        whole, history.landed = history.landed, []
+        history.transaction()  # lands too, beyond the fence
+        insert(session, destination, [*whole, *history.landed])
+        history.landed.clear()
+        mark = apply(session, it, mark, fence)
+        task_reaches(session, it, mark.applied)
+        if policy.soft:
+            assert (with_deleted(session, it), versions(session, it)) == seen[1:]
+        else:
+            assert target(session, it) == seen[0]
+        assert live(session, it) == history.rows
+
+
+@pytest.mark.usefixtures("fast_minutes")
+def test_a_task_keeps_a_table_without_a_key(session: Any, destination: Destination) -> None:
+    it = opening(destination, KEYLESS, policy=ApplyPolicy(mode=ApplyMode.TASK, schedule_minutes=1))
+    source, mark = Bag(random.Random(1)), ddl.ensure(session, it).watermark
+    for _ in range(3):
+        fence = [source.transaction() for _ in range(5)][-1]
+        insert(session, destination, source.landed)
+        source.landed.clear()
+        mark = apply(session, it, mark, fence)
+        task_reaches(session, it, mark.applied)
+        assert bag(session, objects_of(destination, KEYLESS).target_sql) == +source.rows
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_dynamic_table_shows_what_the_log_says(session: Any, destination: Destination, seed: int) -> None:
+    it = opening(destination, policy=ApplyPolicy(mode=ApplyMode.DYNAMIC_TABLE))
+    history, mark = History(random.Random(seed)), ddl.ensure(session, it).watermark
+    for _ in range(5):
+        fence = [history.transaction() for _ in range(5)][-1]
+        insert(session, destination, history.landed)
+        history.landed.clear()
+        mark = apply(session, it, mark, fence)
+        assert target(session, it) == history.rows
+    later = opening(destination, policy=it.policy, generation=200)
+    mark = ddl.ensure(session, later).watermark
+    insert(session, destination, [("R", 200, 9, 1, 0, None, None, 0, 2, "y", "z")])
+    assert target(session, later) == history.rows, "the copy is not whole"
+    apply(session, later, mark, 20, 9)
+    assert target(session, later) == {0: (2, "y", "z")}
+
+
+def test_modes_change_without_a_copy(session: Any, destination: Destination) -> None:
+    history = History(random.Random(3))
+    for mode in (ApplyMode.APPEND, ApplyMode.MERGE, ApplyMode.TASK, ApplyMode.VIEW):
+        it = opening(destination, policy=ApplyPolicy(mode=mode))
+        mark = ddl.ensure(session, it).watermark
+        fence = [history.transaction() for _ in range(4)][-1]
+        insert(session, destination, history.landed)
+        history.landed.clear()
+        if mode in (ApplyMode.MERGE, ApplyMode.VIEW):
+            apply(session, it, mark, fence)
+            assert target(session, it) == history.rows
+
+
+def test_a_dynamic_table_becomes_a_merged_one(session: Any, destination: Destination) -> None:
+    history, rows = History(random.Random(4)), opening(destination, policy=ApplyPolicy(mode=ApplyMode.DYNAMIC_TABLE))
+    mark = ddl.ensure(session, rows).watermark
+    fence = [history.transaction() for _ in range(9)][-1]
+    insert(session, destination, history.landed)
+    apply(session, rows, mark, fence)
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    assert mark.applied == 0
+    apply(session, it, mark, fence)
+    assert target(session, it) == history.rows

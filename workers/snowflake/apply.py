@@ -10,8 +10,8 @@ nothing; two blocks at once wait for each other at the watermark's row. That mak
 The first apply of a generation replaces the target (rows deleted in a gap disappear, or are marked). It begins at the copy: rows of the stream
 from before it are in it. A truncate in the window empties the target, and only rows after the last one count.
 
-What is written into the target is the policy's business: `target` (of each key the latest row decides), `keyless` (a difference of multisets),
-`history` beside it. A policy without a target moves the watermark only: it tells from where on the change log is whole.
+What is written into the target is the policy's business (`moving`): `target` (of each key the latest row decides), `keyless` (a difference of
+multisets), `history` beside it. A policy without a target moves the watermark only: it tells from where on the change log is whole.
 """
 
 from __future__ import annotations
@@ -24,23 +24,14 @@ from snowflake.connector.errors import Error
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model.table import Column, Table
-from etl_supervisor.model.types import ValueKind
-from workers.snowflake import history, keyless, target
+from etl_supervisor.model.apply_policy import ApplyMode
+from etl_supervisor.model.table import Table
+from workers.snowflake import moving, task
 from workers.snowflake.connection import classify
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.script import MOVED, swapped, transaction
-from workers.snowflake.window import Window, name_of
-
-# Kinds whose order is the same here and there and that have no values beside their column.
-_ORDERED = {
-    ValueKind.INT16: "NUMBER",
-    ValueKind.INT32: "NUMBER",
-    ValueKind.INT64: "NUMBER",
-    ValueKind.TEXT: "VARCHAR",
-    ValueKind.UUID: "VARCHAR",
-}
+from workers.snowflake.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +54,20 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
     if fence <= watermark.applied:
         return watermark
     objects = objects_of(opening.destination, opening.table)
+    mode = opening.policy.mode
     start = watermark.applied or copied
     rows = window_of(opening.generation, start, fence)
     try:
         with connection.cursor() as cursor:
-            found = survey(cursor, objects, rows) if opening.policy.mode.has_target else _NOTHING
+            looks = mode is not ApplyMode.TASK or not opening.table.key
+            found = survey(cursor, objects, rows) if mode.has_target and looks else _NOTHING
             if found.partial and not opening.table.key:
                 remedy = "ALTER TABLE … REPLICA IDENTITY FULL in the source, or set apply to append for this table"
                 reason = "an update does not bring the row that it replaces"
                 raise EtlError(Kind.SCHEMA, place, reason, remedy)
+            if mode is ApplyMode.TASK:
+                cursor.execute(task.reached(opening, objects, fence, start))
+                return Watermark(opening.generation, fence, opening.epoch)
             text = block(opening, objects, watermark, fence, start, found)
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
@@ -144,43 +140,10 @@ def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int
     if policy.mode.has_target:
         window = surveyed(opening.table, objects, window_of(opening.generation, start, fence), found)
         if watermark.applied == 0:
-            steps += first(opening, objects, str(start))
+            steps += moving.first(opening, objects, str(start))
         if found.rows:
-            steps += moved(opening, objects, window)
+            steps += moving.moved(opening, objects, window)
     return transaction(steps, "applied")
-
-
-def first(opening: OpenTable, objects: Objects, start: str) -> list[str]:
-    """What comes before the first window of a generation."""
-    policy, keyed = opening.policy, bool(opening.table.key)
-    closed = [history.closed(objects, start)] if policy.history and keyed else []
-    return [*closed, target.emptied(objects.target_sql, soft=policy.soft and keyed)]
-
-
-def moved(opening: OpenTable, objects: Objects, window: Window) -> list[str]:
-    """What a window does."""
-    policy = opening.policy
-    if not opening.table.key:
-        return [*([target.truncated(window, soft=False)] if window.truncates else []), keyless.merge(window)]
-    steps = history.steps(window, objects) if policy.history else []
-    if window.truncates:
-        steps.append(target.truncated(window, soft=policy.soft))
-    limits, between = pruned(window)
-    return [*limits, *steps, target.merge(window, soft=policy.soft, between=between)]
-
-
-def pruned(window: Window) -> tuple[list[str], str]:
-    """Variables with the first and last key of a window, and the condition that lets Snowflake skip the target's other partitions."""
-    leading: Column = next(column for column in window.columns if column.key)
-    kind = _ORDERED.get(leading.type.kind)
-    if kind is None:
-        return [], ""
-    name = name_of(leading)
-    limits = [
-        f"LET {variable} {kind} := (SELECT {function}({name}) FROM {window.source})"
-        for variable, function in (("first_key", "MIN"), ("last_key", "MAX"))
-    ]
-    return limits, f" AND t.{name} BETWEEN :first_key AND :last_key"
 
 
 def window_of(generation: int, applied: int, fence: int) -> str:

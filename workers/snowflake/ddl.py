@@ -81,6 +81,10 @@ def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
 
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
+    if landing is None:
+        _create_schemas(cursor, objects)
+    watermark, shape, since = _own(cursor, opening, objects, place)
+    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied))
     aims = opening.policy.mode.has_target
     target = _described(cursor, objects.target_sql) if aims else []
     if landing is None or target is None:
@@ -88,7 +92,6 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
-    watermark, shape, since = _own(cursor, opening, objects, place)
     if shape and opening.since <= since:
         table = replace(wire.load(Table, shape), version=opening.table.version)
     else:
@@ -98,8 +101,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
                 _take(cursor, table_sql, step, landed=landed)
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
         _keep_shape(cursor, opening, objects)
-    applied = offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied, place)
-    return Ensured(replace(watermark, applied=applied), table)
+    offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
+    return Ensured(watermark, table)
 
 
 def _shaped(
@@ -148,7 +151,7 @@ def _spelled(described: str) -> str:
     return described if kind == "NUMBER" else kind
 
 
-def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
+def _create_schemas(cursor: Any, objects: Objects) -> None:
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
     cursor.execute(
@@ -159,6 +162,9 @@ def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
         " FENCE NUMBER(20,0) NOT NULL, BASE NUMBER(20,0) NOT NULL, SHOWN NUMBER(10,0) NOT NULL, HISTORY NUMBER(20,0) NOT NULL,"
         " UPDATED_AT TIMESTAMP_TZ(6), PRIMARY KEY (LANDING_TABLE))"
     )
+
+
+def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
     columns = [_definition(column, mark_of(column, table.oid)) for column in table.columns]
     landing = ", ".join([f"{name} {kind}" for name, kind in LANDING_META] + columns)
     cursor.execute(

@@ -26,7 +26,9 @@ def difference(window: Window) -> list[str]:
         f" FROM v WHERE _ETL_OP <> 'T'{after}"
     )
     had = f"SELECT {_named(window)}, MAX({COPY}) AS HAD FROM {window.target_sql} GROUP BY ALL"
-    if window.truncates:
+    if window.target_sql is None:
+        had = f"SELECT {_named(window)}, 0 AS HAD FROM v WHERE FALSE"
+    elif window.truncates:
         had = f"SELECT * FROM ({had}) q WHERE (SELECT COUNT(*) FROM v WHERE _ETL_OP = 'T') = 0"
     number = "IFF(SIDE = 'D', COALESCE(h.HAD, 0) - (NTH - CAME) + 1, COALESCE(h.HAD, 0) + NTH - WENT)"
     same = " AND ".join(f"EQUAL_NULL({one}, h.V{i})" for i, one in enumerate(_value(window, "f.")))

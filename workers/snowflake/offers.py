@@ -1,7 +1,7 @@
 """What a policy offers beside landing table and target: columns for deleted rows, history, the live view.
 
-`_ETL_WATERMARK.OFFERED` notes for which shape and policy this was done; while neither changes, an open does nothing here. `POLICY` is what the
-command line needs to know. Every step is idempotent.
+`leave` goes first: what only the policy before needed is taken away. `_ETL_WATERMARK` notes the policy (`POLICY`; the command line needs it too)
+and for which shape and policy all this was made (`OFFERED`): while neither changes, an open does nothing here. Every step is idempotent.
 
 A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the
 target is a version.
@@ -14,53 +14,56 @@ from typing import Any
 
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model.apply_policy import ApplyPolicy
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
-from workers.snowflake import history, live
+from workers.snowflake import dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
 from workers.snowflake.window import name_of
 
 
-def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
-    """Make what the policy offers, if shape or policy changed; how far the target is applied then."""
+def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
+    """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     policy = wire.dump(opening.policy)
     wanted = hashlib.sha256(f"{wire.dump(opening.table)} {policy}".encode()).hexdigest()
-    offered, before, kept = cursor.execute(
-        f"SELECT OFFERED, POLICY, HISTORY FROM {objects.watermark_sql} WHERE {where}"
-    ).fetchone()
+    offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
-        older = wire.load(ApplyPolicy, before) if before else opening.policy
-        applied = _leave(cursor, opening, objects, older, applied)
         _make(cursor, opening, objects)
     keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
     if keeps and applied not in (0, int(kept)):
         _begin_history(cursor, opening, objects, applied)
     if offered != wanted:
-        cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET POLICY = {literal(policy)}, OFFERED = {literal(wanted)} WHERE {where}"
-        )
-    return applied
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
 
 
-def _leave(cursor: Any, opening: OpenTable, objects: Objects, older: ApplyPolicy, applied: int) -> int:
-    """From another policy to this one: how far the target is applied."""
-    policy = opening.policy
+def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> int:
+    """Take away what only the policy before needed, and note the new one; how far the target is applied then."""
+    policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
+    (before,) = cursor.execute(f"SELECT POLICY FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    older = wire.load(ApplyPolicy, before) if before else policy
+    if before and older == policy:
+        return applied
+    if older.mode is ApplyMode.TASK is not policy.mode:
+        _run(cursor, task.drop(objects))
+    if older.mode is ApplyMode.DYNAMIC_TABLE is not policy.mode:
+        _run(cursor, [dynamic.drop(objects)])
     if policy.mode.has_target and not older.mode.has_target:  # the log is whole, the target is not there yet
         cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET APPLIED = 0 WHERE LANDING_TABLE = {literal(objects.landing)}"
-            f" AND EPOCH <= {opening.epoch}"
+            f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where} AND EPOCH <= {opening.epoch}"
         )
-        return 0
+        applied = 0
     if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
         cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
+    cursor.execute(f"UPDATE {objects.watermark_sql} SET POLICY = {literal(wire.dump(policy))} WHERE {where}")
     return applied
 
 
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
+    if policy.mode is ApplyMode.DYNAMIC_TABLE:
+        cursor.execute(dynamic.create(opening, objects))
     if not policy.mode.has_target:
         return
     soft = SOFT_META if policy.soft else ()
@@ -69,6 +72,13 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     if policy.history and table.key:
         cursor.execute(_history_table(table, objects))
     cursor.execute(live.view(opening, objects))
+    if policy.mode is ApplyMode.TASK:
+        _run(cursor, task.create(opening, objects))
+
+
+def _run(cursor: Any, statements: list[str]) -> None:
+    for statement in statements:
+        cursor.execute(statement)
 
 
 def _history_table(table: Table, objects: Objects) -> str:

@@ -41,7 +41,7 @@ def emptied(target_sql: str, *, soft: bool) -> str:
 def truncated(window: Window, *, soft: bool) -> str:
     """What a truncate in the window does to the rows that are there."""
     if not soft:
-        return f"DELETE FROM {window.target_sql}"
+        return f"DELETE FROM {window.target_sql} WHERE (SELECT COUNT(*) FROM {window.source} AND _ETL_OP = 'T') > 0"
     first = f"SELECT _ETL_COMMIT_LSN, _ETL_COMMIT_TS FROM {window.source} AND _ETL_OP = 'T' ORDER BY {ORDER} LIMIT 1"
     return (
         f"UPDATE {window.target_sql} t SET _ETL_DELETED = TRUE, _ETL_DELETED_AT = e._ETL_COMMIT_TS,"

@@ -41,13 +41,14 @@ LATEST = ", ".join(f"{name} DESC" for name in POSITION)
 class Window:
     """Rows of a landing table and what may be among them.
 
-    `source` is what follows FROM, with the landing table as `l`. `unchanged` maps a column that may be left out to the condition on
-    `f._ETL_UNCHANGED` that tells when it is; `moves`: keys may change; `truncates`: there may be truncates.
+    `source` is what follows FROM, with the landing table as `l`; `target_sql` holds the rows from before it (None: there were none).
+    `unchanged` maps a column that may be left out to the condition on `f._ETL_UNCHANGED` that tells when it is; `moves`: keys may change;
+    `truncates`: there may be truncates.
     """
 
     columns: tuple[Column, ...]
     source: str
-    target_sql: str
+    target_sql: str | None
     unchanged: Mapping[str, str]
     moves: bool
     truncates: bool
@@ -67,10 +68,10 @@ class Window:
         return [*self.rows, f"f AS ({wanted})", f"s AS ({_values(self, extra, joined)})"]
 
 
-def with_clause(parts: Iterable[str]) -> str:
-    """WITH of common table expressions; some may call themselves."""
+def with_clause(parts: Iterable[str], *, recursive: bool = True) -> str:
+    """WITH of common table expressions; `recursive`: one may call itself."""
     text = ",\n".join(parts)
-    return f"WITH RECURSIVE {text}\n"
+    return f"WITH{' RECURSIVE' if recursive else ''} {text}\n"
 
 
 def name_of(column: Column) -> str:
@@ -164,11 +165,15 @@ def _values(window: Window, extra: Iterable[str], joined: str) -> str:
     if not places:
         return text
     text += "".join(f" LEFT JOIN w b{i} ON b{i}.RN = f.BROUGHT_{i}" for i in range(len(places)))
+    if window.target_sql is None:
+        return text
     before = " AND ".join(f"{key} = f.ROOT_{i}" for i, key in enumerate(key_of(window.columns, "t0.")))
     return f"{text} LEFT JOIN {window.target_sql} t0 ON f.ROOT_LIFE = 0 AND {before}"
 
 
 def _value(column: Column, number: int, window: Window) -> str:
     name = name_of(column)
-    resolved = f"IFF(f.BROUGHT_{number} IS NULL, t0.{name}, b{number}.{name})"
+    resolved = f"b{number}.{name}"
+    if window.target_sql is not None:
+        resolved = f"IFF(f.BROUGHT_{number} IS NULL, t0.{name}, {resolved})"
     return f"IFF(COALESCE({window.unchanged[column.name]}, FALSE), {resolved}, f.{name}) AS {name}"

@@ -1,7 +1,7 @@
 """The web application: the connector's and the SDK's protocols on one TLS port, and a door for tests.
 
     GET  /__local/state     channels, their tokens and counters, what is pending
-    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true,
+    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "minute_s": 1,
                              "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, "status": 503, "body": {}, "apply": false}],
                              "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
 
@@ -28,7 +28,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
 from etl_supervisor.embedded.snowflake.sql import routes as sql_routes
+from etl_supervisor.embedded.snowflake.sql import tasks_of
 from etl_supervisor.embedded.snowflake.streaming import Streaming
+from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
@@ -76,21 +78,22 @@ async def _nowhere(_: Any) -> None:
     return
 
 
-def application(warehouse: Warehouse, streaming: Streaming) -> Starlette:
-    """All routes, and the committer beside them."""
+def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
+    """All routes, and beside them the committer and what runs tasks."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        committer = asyncio.create_task(streaming.commit_forever())
+        beside = [asyncio.create_task(forever) for forever in (streaming.commit_forever(), tasks.run_forever())]
         yield
-        committer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await committer
+        for each in beside:
+            each.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await each
 
-    return Starlette(routes=[*sql_routes(warehouse), *streaming.routes()], lifespan=lifespan)
+    return Starlette(routes=[*sql_routes(warehouse, tasks), *streaming.routes()], lifespan=lifespan)
 
 
-def _door(faults: Faults, streaming: Streaming) -> list[Route]:
+def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:
     async def state(_: Request) -> Response:
         channels = {"|".join(key): {**c.status(), "pending": len(c.pending)} for key, c in streaming.channels.items()}
         return JSONResponse({"channels": channels})
@@ -99,6 +102,8 @@ def _door(faults: Faults, streaming: Streaming) -> list[Route]:
         wanted = await request.json()
         if "commit_delay_s" in wanted:
             streaming.commit_delay_seconds = float(wanted["commit_delay_s"])
+        if "minute_s" in wanted:
+            tasks.minute_seconds = float(wanted["minute_s"])
         if "faults" in wanted:
             faults.faults = wanted["faults"]
         if "reject" in wanted:
@@ -115,9 +120,10 @@ def serve(directory: Path, port: int, commit_delay_seconds: float) -> None:
     files = certificates_in(directory / "tls")
     warehouse = Warehouse(directory / "data")
     streaming = Streaming(warehouse, commit_delay_seconds)
-    app = application(warehouse, streaming)
+    tasks = tasks_of(warehouse)
+    app = application(warehouse, streaming, tasks)
     faults = Faults(app)
-    app.router.routes.extend(_door(faults, streaming))
+    app.router.routes.extend(_door(faults, streaming, tasks))
     config = uvicorn.Config(
         faults,
         host="127.0.0.1",
