@@ -9,6 +9,7 @@ warehouse     DuckDB files, one per Snowflake database; one statement at a time
 sql           the connector's protocol, over fakesnow
 statements    statements that fakesnow does not know: left out, rewritten, or run here
 scripting     Snowflake Scripting, as far as an apply block needs it
+tasks         streams, tasks that run on their schedule, dynamic tables
 streaming     Snowpipe Streaming's protocol, for the real SDK
 channels      channels: continuation tokens, fencing, what is pending and what is committed
 loading       NDJSON into a table, with Snowflake's row errors
