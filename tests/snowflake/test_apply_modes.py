@@ -15,6 +15,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes
 from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import TableName
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import TABLE, History, commit_of, insert, opening
@@ -328,3 +329,28 @@ def test_a_dynamic_table_becomes_a_merged_one(session: Any, destination: Destina
     assert mark.applied == 0
     apply(session, it, mark, fence)
     assert target(session, it) == history.rows
+
+
+def test_a_table_whose_name_another_tables_live_view_has_takes_its_place(
+    session: Any, destination: Destination
+) -> None:
+    named = replace(TABLE, name=TableName("public", "things_live"), oid=2)
+    ddl.ensure(session, opening(destination))
+    it = opening(destination, named)
+    mark = ddl.ensure(session, it).watermark
+    ddl.ensure(session, opening(destination, policy=ApplyPolicy(delete=Deletes.SOFT)))
+    apply(session, it, mark, 20)
+    assert target(session, it) == {}
+
+
+def test_a_history_and_a_table_of_one_name_are_refused(session: Any, destination: Destination) -> None:
+    kept = ApplyPolicy(history=True)
+    named = opening(destination, replace(TABLE, name=TableName("public", "things_history"), oid=2))
+    ddl.ensure(session, opening(destination, policy=kept))
+    with pytest.raises(EtlError, match="THINGS_HISTORY is the history of another table"):
+        ddl.ensure(session, named)
+    ddl.ensure(session, opening(destination))
+    session.cursor().execute(f"DROP TABLE {objects_of(destination, TABLE).history_sql}")
+    ddl.ensure(session, named)
+    with pytest.raises(EtlError, match="THINGS_HISTORY is the target of another table"):
+        ddl.ensure(session, opening(destination, policy=kept))

@@ -86,6 +86,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     watermark, shape, since = _own(cursor, opening, objects, place)
     watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied))
     aims = opening.policy.mode.has_target
+    if landing is None and aims:
+        offers.make_way(cursor, objects, place)
     target = _described(cursor, objects.target_sql) if aims else []
     if landing is None or target is None:
         _create(cursor, opening.table, objects, aims=aims)

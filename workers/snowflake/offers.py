@@ -12,8 +12,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import structlog
+from snowflake.connector.errors import ProgrammingError
+
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dynamic, history, live, task
@@ -21,6 +26,8 @@ from workers.snowflake.identifiers import Objects, literal
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
 from workers.snowflake.window import name_of
+
+log = structlog.get_logger()
 
 
 def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
@@ -60,8 +67,34 @@ def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> in
     return applied
 
 
+def make_way(cursor: Any, objects: Objects, place: str) -> None:
+    """Before a target is made: its name may be what another table's policy offers. EtlError(DESTINATION_SETUP) if that is a history."""
+    other = objects.landing.removesuffix(names.LIVE_SUFFIX)
+    if other != objects.landing and _policy_of(cursor, objects, other) is not None:
+        cursor.execute(f"DROP VIEW IF EXISTS {objects.target_sql}")
+    if objects.target.endswith(names.HISTORY_SUFFIX) and _is_history(cursor, objects.target_sql):
+        reason = f"{objects.target} is the history of another table"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "set apply_history to false there, and rename or drop it")
+
+
+def _is_history(cursor: Any, table_sql: str) -> bool:
+    try:
+        cursor.execute(f"SELECT _ETL_FROM_LSN FROM {table_sql} LIMIT 0")
+    except ProgrammingError:
+        return False
+    return True
+
+
+def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | None:
+    row = cursor.execute(
+        f"SELECT POLICY FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(landing)}"
+    ).fetchone()
+    return wire.load(ApplyPolicy, row[0]) if row is not None and row[0] else None
+
+
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
+    place = f"pipeline {opening.pipeline}, table {table.name}"
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
     if not policy.mode.has_target:
@@ -70,8 +103,14 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     for name, kind in soft if table.key else KEYLESS_META:
         cursor.execute(f"ALTER TABLE {objects.target_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
     if policy.history and table.key:
+        if _policy_of(cursor, objects, objects.landing + names.HISTORY_SUFFIX) is not None:
+            reason = f"{objects.target}{names.HISTORY_SUFFIX} is the target of another table"
+            raise EtlError(Kind.DESTINATION_SETUP, place, reason, "set apply_history to false for this table")
         cursor.execute(_history_table(table, objects))
-    cursor.execute(live.view(opening, objects))
+    if _policy_of(cursor, objects, objects.landing + names.LIVE_SUFFIX) is None:
+        cursor.execute(live.view(opening, objects))
+    else:
+        log.warning("live_view_left_out", place=place, reason="its name is that of another table's target")
     if policy.mode is ApplyMode.TASK:
         _run(cursor, task.create(opening, objects))
 
