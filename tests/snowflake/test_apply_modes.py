@@ -112,6 +112,8 @@ def test_rows_leave_the_change_log_when_they_are_applied_and_old_and_not_before(
     assert purge(session, it) == 2
     assert sorted(query(session, f"SELECT K FROM {landing}")) == [(2,), (3,), (9,)]
     assert sorted(live(session, it)) == [0, 1, 2, 3, 9]
+    with pytest.raises(EtlError, match="rows have left LANDING_THINGS, and a dynamic table needs all of them"):
+        ddl.ensure(session, opening(destination, policy=ApplyPolicy(mode=ApplyMode.DYNAMIC_TABLE)))
 
 
 def test_nothing_is_purged_where_the_log_is_all_there_is(destination: Destination) -> None:

@@ -84,7 +84,7 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     if landing is None:
         _create_schemas(cursor, objects)
     watermark, shape, since = _own(cursor, opening, objects, place)
-    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied))
+    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied, place))
     aims = opening.policy.mode.has_target
     if landing is None and aims:
         offers.make_way(cursor, objects, place)
@@ -162,6 +162,7 @@ def _create_schemas(cursor: Any, objects: Objects) -> None:
         " GENERATION NUMBER(10,0) NOT NULL, APPLIED NUMBER(20,0) NOT NULL, EPOCH NUMBER(19,0) NOT NULL,"
         " SHAPE VARCHAR NOT NULL, SHAPE_SINCE VARCHAR NOT NULL, POLICY VARCHAR NOT NULL, OFFERED VARCHAR NOT NULL,"
         " FENCE NUMBER(20,0) NOT NULL, BASE NUMBER(20,0) NOT NULL, SHOWN NUMBER(10,0) NOT NULL, HISTORY NUMBER(20,0) NOT NULL,"
+        " PURGED NUMBER(10,0) NOT NULL,"
         " UPDATED_AT TIMESTAMP_TZ(6), PRIMARY KEY (LANDING_TABLE))"
     )
 
@@ -258,10 +259,11 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
     cursor.execute(
         f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
         " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
-        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, UPDATED_AT)"
+        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, PURGED,"
+        " UPDATED_AT)"
         " VALUES (s.LANDING_TABLE,"
         f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
-        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0,"
+        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0, 0,"
         " CURRENT_TIMESTAMP())"
     )
     row = cursor.execute(

@@ -45,13 +45,19 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
 
 
-def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> int:
-    """Take away what only the policy before needed, and note the new one; how far the target is applied then."""
+def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
+    """Take away what only the policy before needed, and note the new one; how far the target is applied then.
+    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not."""
     policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
-    (before,) = cursor.execute(f"SELECT POLICY FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    before, purged = cursor.execute(f"SELECT POLICY, PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
     older = wire.load(ApplyPolicy, before) if before else policy
     if before and older == policy:
         return applied
+    if policy.mode is ApplyMode.DYNAMIC_TABLE and int(purged) == opening.generation:
+        reason = f"rows have left {objects.landing}, and a dynamic table needs all of them"
+        raise EtlError(
+            Kind.DESTINATION_SETUP, place, reason, "use another apply for this table, or have it copied again"
+        )
     if older.mode is ApplyMode.TASK is not policy.mode:
         _run(cursor, task.drop(objects))
     if older.mode is ApplyMode.DYNAMIC_TABLE is not policy.mode:

@@ -2,7 +2,8 @@
 
 Never before: a row goes when it lies behind the watermark (or is of a generation before the one that is shown) and has been landed longer than
 the retention. The statement reads the watermark itself, so it can't be late. While rows of the table are in the dead letter nothing goes: a
-replay derives a key's row from the log. A policy without a target needs the whole log and is never purged.
+replay derives a key's row from the log. `_ETL_WATERMARK.PURGED` notes the generation, before its first row goes: its log is not whole any more. A
+policy without a target needs the whole log and is never purged.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def purge(connection: Any, opening: OpenTable) -> int:
         with connection.cursor() as cursor:
             if _dead(cursor, objects):
                 return 0
+            cursor.execute(
+                f"UPDATE {objects.watermark_sql} SET PURGED = GENERATION WHERE LANDING_TABLE = {literal(objects.landing)}"
+                " AND APPLIED > 0 AND PURGED <> GENERATION"
+            )
             cursor.execute(_statement(objects, opening.policy.retention_hours or 0.0))
             return int(cursor.rowcount or 0)
     except Error as error:
