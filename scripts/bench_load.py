@@ -54,7 +54,7 @@ WAIT_SECONDS_MAX = 300.0
 STARTING_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 IDLE_SECONDS = 5.0
-LATENCY_SECONDS = 20.0
+LATENCY_SECONDS, WARM_SECONDS = 20.0, 2.0
 CHANGES_PER_SECOND, CHANGES_PER_TRANSACTION = 1000, 10
 FILL_MS_BULK, FILL_MS_QUICK = 500, 20
 APPLY_SECONDS = 1.0
@@ -63,7 +63,7 @@ TABLE = """CREATE TABLE t (id bigint PRIMARY KEY, n int, name text, note text, a
  uid uuid, f float8); CREATE PUBLICATION p FOR TABLE t"""
 ROWS = """INSERT INTO t SELECT g, g %% 1000, 'name ' || g, 'a longer note of row number ' || g, (g %% 100000) / 7.0,
  '2024-01-01 00:00:00+00'::timestamptz + g * interval '1.000037 s',
- g %% 3 = 0, jsonb_build_object('k', g, 'tags', jsonb_build_array('a', 'b')), gen_random_uuid(), g / 3.0 FROM generate_series(%s, %s) g"""
+ g %% 3 = 0, jsonb_build_object('k', g, 'tags', jsonb_build_array('a', 'b')), gen_random_uuid(), g / 3.0 FROM generate_series(%s::bigint, %s) g"""
 
 
 # -- the encoder alone
@@ -197,11 +197,14 @@ class Bench:
         """Quantiles in milliseconds."""
         self._stack.snowflake.set(counting=True)
         with self._supervisor(FILL_MS_QUICK):
-            _wait("the table to be ready", self._ready, STARTING_SECONDS_MAX)
-            self._write(2.0)  # channels are open and warm then
+            durable, rows = self._durable(), self._rows
+            self._write(WARM_SECONDS)
+            _wait("the first rows", lambda: self._durable() - durable == self._rows - rows, STARTING_SECONDS_MAX)
+            time.sleep(APPLY_SECONDS)
             before = self._histograms()
             self._write(seconds)
-            time.sleep(2 * APPLY_SECONDS)
+            _wait("the last rows", lambda: self._durable() - durable == self._rows - rows)
+            time.sleep(APPLY_SECONDS)  # the actor has heard of it
             after = self._histograms()
         accepted, durable = (
             {edge: after[name][edge] - before[name].get(edge, 0.0) for edge in after[name]}

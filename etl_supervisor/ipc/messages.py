@@ -53,6 +53,7 @@ class OpenTable:
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for. `policy` is how the table is applied.
+    `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
     """
 
     handle: int
@@ -67,6 +68,7 @@ class OpenTable:
     since: str
     errors: int = 0
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
+    fill_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,18 @@ import pytest
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Column
 from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import TABLE, TEXT, History, insert, opening
-from workers.snowflake import ddl
+from workers.snowflake import ddl, dead_letter
 from workers.snowflake.apply import apply
+from workers.snowflake.dead_letter import DeadRow
 from workers.snowflake.identifiers import objects_of
+from workers.snowflake.limits import Verdict
+from workers.snowflake.replay import Outcome, listed, replay
+from workers.snowflake.sftypes import LANDING_META
 
 
 @pytest.fixture
@@ -162,3 +167,133 @@ def test_names_that_can_not_be_are_refused(session: Any, destination: Destinatio
     ours = replace(TABLE, columns=(*TABLE.columns, Column("_etl_op", TEXT)))
     with pytest.raises(EtlError, match="which is the system's own"):
         ddl.ensure(session, opening(destination, table=ours))
+
+
+# -- rows that are in the dead letter
+
+
+def bury(session: Any, destination: Destination, row: tuple[Any, ...], *, whole: bool = True) -> None:
+    """A row of `insert` goes to the dead letter instead."""
+    op, generation, commit, lsn, index, unchanged, old, k, *_ = row
+    names = [name for name, _ in LANDING_META] + ["K", "A", "BIG", "OTHER"]
+    payload = dict.fromkeys(names) | {"_ETL_OP": op, "_ETL_GENERATION": generation, "_ETL_COMMIT_LSN": commit}
+    payload |= {"_ETL_LSN": lsn, "_ETL_INDEX": index, "_ETL_UNCHANGED": unchanged, "_ETL_OLD_KEY": old}
+    payload |= dict(zip(("K", "A", "BIG", "OTHER"), row[7:], strict=True))
+    dead = DeadRow(
+        Position(generation, commit, lsn, index),
+        op,
+        json.dumps({"k": k}),
+        Verdict("refused", None, 0),
+        json.dumps(payload),
+        None if whole else "{}",
+        unchanged,
+        None,
+    )
+    assert dead_letter.write(session, opening(destination), [dead]) == 1
+
+
+CREATED = ("I", 100, 10, 1, 0, None, None, 1, 1, "old", "o")
+DEAD_UPDATE = ("U", 100, 30, 1, 0, '["other"]', None, 1, 2, "dead", None)
+LEAVES_OUT = ("U", 100, 32, 1, 0, '["big", "other"]', None, 1, 3, None, None)
+BRINGS = ("U", 100, 34, 1, 0, '["other"]', None, 1, 4, "new", None)
+MOVED = [
+    ("D", 100, 34, 1, 0, None, None, 1, None, None, None),
+    ("I", 100, 34, 1, 1, '["big"]', '{"k":"1"}', 2, 4, None, "p"),
+]
+
+
+@pytest.fixture(params=["one window", "windows of their own"])
+def after(request: pytest.FixtureRequest, session: Any, destination: Destination) -> Callable[..., dict[int, Any]]:
+    """The target after landing rows; a row that begins with 'dead' is buried."""
+    it = opening(destination)
+    marks = [ddl.ensure(session, it).watermark]
+
+    def show(*rows: Any) -> dict[int, tuple[Any, ...]]:
+        for number, row in enumerate(rows):
+            if row[0] == "dead":
+                bury(session, destination, row[1:])
+            else:
+                insert(session, destination, [row])
+            if request.param != "one window" and (
+                number + 1 == len(rows) or fence_of(rows[number + 1]) > fence_of(row)
+            ):
+                marks.append(apply(session, it, marks[-1], fence_of(row)))
+        if rows:
+            marks.append(apply(session, it, marks[-1], fence_of(rows[-1])))
+        return target(session, destination)
+
+    return show
+
+
+def fence_of(row: tuple[Any, ...]) -> int:
+    row = row[1:] if row[0] == "dead" else row
+    return int(row[2]) + 1
+
+
+Show = Callable[..., dict[int, Any]]
+
+
+def test_a_row_whose_value_only_a_dead_row_has_is_not_shown_half(after: Show) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT) == {1: (1, "old", "o")}
+
+
+def test_a_row_that_brings_what_the_dead_row_brought_is_whole(after: Show) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT, BRINGS) == {1: (4, "new", "o")}
+
+
+def test_a_row_that_was_whole_since_the_dead_one_is_followed(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 5, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), BRINGS, later) == {1: (5, "new", "o")}
+
+
+def test_a_row_that_came_dead_is_not_shown_with_nothing_in_it(after: Show) -> None:
+    assert after(("dead", *CREATED), LEAVES_OUT) == {}
+    assert after(BRINGS) == {}, "what the dead row had is still missing"
+
+
+def test_a_dead_row_is_followed_through_changes_of_the_key(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big"]', None, 2, 5, None, "q")
+    assert after(CREATED, ("dead", *DEAD_UPDATE), *MOVED, later) == {}
+    assert after(("U", 100, 38, 1, 0, None, None, 2, 6, "w", "w")) == {2: (6, "w", "w")}
+
+
+def test_a_key_change_that_is_dead_ends_the_old_row_only(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big"]', None, 2, 5, None, "q")
+    assert after(CREATED, MOVED[0], ("dead", *MOVED[1]), later) in ({}, {2: (5, "old", "q")}), "in two windows it waits"
+
+
+def test_a_row_made_anew_after_a_dead_one_is_its_own(after: Show) -> None:
+    deleted = ("D", 100, 33, 1, 0, None, None, 1, None, None, None)
+    anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT, deleted, anew, later) == {1: (8, "anew", "a")}
+
+
+def test_a_truncate_ends_dead_rows_too(after: Show) -> None:
+    truncate = ("T", 100, 33, 1, 0, None, None, None, None, None, None)
+    anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), truncate, anew, later) == {1: (8, "anew", "a")}
+
+
+def test_a_row_that_waits_for_a_dead_one_is_shown_when_that_is_replayed(
+    after: Show, session: Any, destination: Destination
+) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT) == {1: (1, "old", "o")}
+    rows = listed(session, destination, "pipe")
+    assert [outcome for _, outcome in replay(session, destination, rows)] == [Outcome.REPLAYED]
+    assert target(session, destination) == {1: (3, "dead", "o")}
+
+
+def test_the_live_view_shows_no_half_row_either(session: Any, destination: Destination) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [CREATED])
+    apply(session, it, mark, 20)
+    bury(session, destination, DEAD_UPDATE)
+    live = f"SELECT K, A, BIG, OTHER FROM {objects_of(destination, TABLE).live_sql}"
+    insert(session, destination, [LEAVES_OUT])
+    with session.cursor() as cursor:
+        assert cursor.execute(live).fetchall() == [(1, 1, "old", "o")]
+        insert(session, destination, [BRINGS])
+        assert cursor.execute(live).fetchall() == [(1, 4, "new", "o")]

@@ -417,3 +417,4 @@ class Reader:
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)
         metrics.source_report(name, report, self._publisher.used_bytes)
+        metrics.spool_report(name, self._intake.spooled_bytes, self._intake.new_pieces())

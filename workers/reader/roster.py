@@ -368,6 +368,7 @@ class Roster:
             since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
             policy=follower.policy,
+            fill_ms=follower.pipeline.batch_max_fill_ms,
         )
 
     def _want_copy(self, follower: Follower) -> None:

@@ -8,6 +8,7 @@ desk         one table of one publisher: what is asked, what is under way
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
 streaming    Snowpipe Streaming through the SDK
+inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it
 variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it

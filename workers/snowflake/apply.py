@@ -20,29 +20,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from snowflake.connector.errors import Error
+from snowflake.connector.errors import Error, ProgrammingError
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode
 from etl_supervisor.model.table import Table
 from workers.snowflake import moving, task
-from workers.snowflake.connection import classify
+from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.script import MOVED, swapped, transaction
-from workers.snowflake.window import Window
+from workers.snowflake.window import DEAD_MOVE, Window, dead_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is in a window. `unchanged` maps a column to the texts that name it; `partial`: updates that do not tell which row they replace."""
+    """What is in a window. `unchanged` maps a column to the texts that name it; `partial`: updates that do not tell which row they replace;
+    `dead`: rows of the dead letter may matter."""
 
     rows: int
     truncates: int
     moves: bool
     partial: bool
     unchanged: dict[str, tuple[str, ...]]
+    dead: bool = False
 
 
 def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int, copied: int = 0) -> Watermark:
@@ -60,7 +62,11 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
     try:
         with connection.cursor() as cursor:
             looks = mode is not ApplyMode.TASK or not opening.table.key
-            found = survey(cursor, objects, rows) if mode.has_target and looks else _NOTHING
+            found = (
+                survey(cursor, objects, rows, dead_before(objects, opening.generation, fence))
+                if mode.has_target and looks
+                else _NOTHING
+            )
             if found.partial and not opening.table.key:
                 remedy = "ALTER TABLE … REPLICA IDENTITY FULL in the source, or set apply to append for this table"
                 reason = "an update does not bring the row that it replaces"
@@ -80,19 +86,33 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
 _NOTHING = Survey(0, 0, moves=False, partial=False, unchanged={})
 
 
-def survey(cursor: Any, objects: Objects, window: str) -> Survey:
-    """Look at a window."""
+def survey(cursor: Any, objects: Objects, window: str, dead: str) -> Survey:
+    """Look at a window, and at the `dead` rows that may stand in its chains."""
     rows, truncates, moves, unchanged, updates = cursor.execute(
         "SELECT COUNT(*), COUNT_IF(_ETL_OP = 'T'), COUNT(_ETL_OLD_KEY), COUNT(_ETL_UNCHANGED), COUNT_IF(_ETL_OP = 'U')"
         f" FROM {objects.landing_sql} WHERE {window}"
     ).fetchone()
-    texts: list[str] = []
-    if unchanged:
-        found = cursor.execute(
-            f"SELECT DISTINCT _ETL_UNCHANGED FROM {objects.landing_sql} WHERE {window} AND _ETL_UNCHANGED IS NOT NULL"
-        ).fetchall()
-        texts = sorted(row[0] for row in found)
-    return Survey(int(rows), int(truncates or 0), bool(moves), bool(updates), _by_column(texts))
+    known = (int(rows), int(truncates or 0))
+    if not unchanged:
+        return Survey(*known, bool(moves), bool(updates), {})
+    found = cursor.execute(
+        f"SELECT DISTINCT _ETL_UNCHANGED FROM {objects.landing_sql} WHERE {window} AND _ETL_UNCHANGED IS NOT NULL"
+    ).fetchall()
+    ones = _dead_ones(cursor, dead)
+    texts = sorted({row[0] for row in found} | {text for text, _ in ones if text is not None})
+    moved = bool(moves) or any(moved for _, moved in ones)
+    return Survey(*known, moved, bool(updates), _by_column(texts), bool(ones))
+
+
+def _dead_ones(cursor: Any, dead: str) -> list[tuple[str | None, bool]]:
+    """Of the dead rows: what they left out, and whether one is the insert of a key change. Without a dead letter there are none."""
+    try:
+        rows = cursor.execute(f"SELECT DISTINCT UNCHANGED, {DEAD_MOVE} FROM {dead}").fetchall()
+    except ProgrammingError as error:
+        if error.errno == DOES_NOT_EXIST:
+            return []
+        raise
+    return [(text, bool(moved)) for text, moved in rows]
 
 
 def _by_column(texts: list[str]) -> dict[str, tuple[str, ...]]:
@@ -116,15 +136,18 @@ def _read(cursor: Any, objects: Objects, place: str) -> Watermark:
 # -- the statements
 
 
-def surveyed(table: Table, objects: Objects, rows: str, found: Survey) -> Window:
+def surveyed(table: Table, objects: Objects, rows: str, dead: str, found: Survey) -> Window:
     """A window whose rows are known."""
     unchanged = {
-        column.name: f"f._ETL_UNCHANGED IN ({', '.join(literal(text) for text in found.unchanged[column.name])})"
+        column.name: f"_ETL_UNCHANGED IN ({', '.join(literal(text) for text in found.unchanged[column.name])})"
         for column in table.columns
         if column.name in found.unchanged
     }
     source = f"{objects.landing_sql} l WHERE {rows}"
-    return Window(table.columns, source, objects.target_sql, unchanged, found.moves, bool(found.truncates))
+    truncates = bool(found.truncates)
+    return Window(
+        table.columns, source, objects.target_sql, unchanged, found.moves, truncates, dead if found.dead else None
+    )
 
 
 def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int, found: Survey) -> str:
@@ -138,12 +161,19 @@ def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int
         f" AND GENERATION = {opening.generation} AND APPLIED = {watermark.applied} AND EPOCH <= {opening.epoch}"
     )
     if policy.mode.has_target:
-        window = surveyed(opening.table, objects, window_of(opening.generation, start, fence), found)
+        rows = window_of(opening.generation, start, fence)
+        dead = dead_before(objects, opening.generation, fence)
+        window = surveyed(opening.table, objects, rows, dead, found)
         if watermark.applied == 0:
             steps += moving.first(opening, objects, str(start))
         if found.rows:
             steps += moving.moved(opening, objects, window)
     return transaction(steps, "applied")
+
+
+def dead_before(objects: Objects, generation: int, fence: int) -> str:
+    """The dead rows that may stand in a chain of a window, as what follows FROM."""
+    return f"{dead_rows(objects, str(generation))} AND COMMIT_LSN < {fence}"
 
 
 def window_of(generation: int, applied: int, fence: int) -> str:

@@ -38,6 +38,11 @@ def is_local(destination: Destination) -> bool:
     return (destination.host or "").startswith("127.0.0.1:")
 
 
+def host_of(destination: Destination) -> str:
+    """The account's host (with its port, if it has one): the usual name, unless `host` says otherwise (private link, local)."""
+    return destination.host or f"{destination.account}.snowflakecomputing.com"
+
+
 def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path) -> RSAPrivateKey:
     """The destination's key. EtlError(CONFIG) says what is wrong with the file, never what is in it."""
     place = f"destination {destination.name}"

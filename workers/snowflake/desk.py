@@ -33,12 +33,18 @@ from workers.snowflake import purge as purging
 from workers.snowflake.channel import Channel, Underway
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.limits import Limits, limits_of
-from workers.snowflake.loading import Loading, Prepared, Suspicion, Tools, in_our_words
+from workers.snowflake.loading import SOON_MS_MAX, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
+WAIT_SECONDS_MIN = 0.005  # a question that is due and can't be asked must not spin
+WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
 STATUS_SECONDS = 0.25  # the SDK answers from its own cache, which is a second old at most
+SOON_SECONDS = 0.03  # between two questions to Snowflake itself, for rows that are wanted soon …
+SOON_PART = (
+    0.25  # … and later this part of the time that has passed: it commits when it likes, 5 to 10 s after an append
+)
 
 log = structlog.get_logger()
 _clients = itertools.count(1)
@@ -129,6 +135,18 @@ class Desk:
         pending = self.state in (State.OPEN, State.ALTERING) and bool(self.channel.undurable)
         return pending and self.suspicion is None and not self.status_busy and now >= self.status_at
 
+    @property
+    def busy(self) -> bool:
+        """Whether the loop has to look after this desk: statuses are asked for, refused appends tried again."""
+        return bool(self.channel.waiting or self.channel.undurable) or self.closing is not None
+
+    def seconds_to_wait(self, now: float) -> float:
+        """How long the loop may sleep for this busy desk."""
+        due = (
+            self.status_at - now if self.soon and self.channel.undurable and not self.status_busy else WAIT_SECONDS_BUSY
+        )
+        return max(WAIT_SECONDS_MIN, min(WAIT_SECONDS_BUSY, due))
+
     def wants_sift(self) -> bool:
         """Rows may have been refused, and nobody looks for them yet."""
         return self.suspicion is not None and not self.sift_busy
@@ -178,10 +196,22 @@ class Desk:
         failpoint("actor.after_open")
         return sdk, prepared
 
+    @property
+    def soon(self) -> bool:
+        """Whether the pipeline wants its rows soon."""
+        return 0 < self.opening.fill_ms <= SOON_MS_MAX
+
+    def status_due(self, now: float) -> float:
+        """When to ask again."""
+        oldest = self.channel.undurable[0].since if self.channel.undurable else None
+        if not self.soon or oldest is None:
+            return now + STATUS_SECONDS
+        return now + min(STATUS_SECONDS * 4, max(SOON_SECONDS, (time.time() - oldest) * SOON_PART))
+
     def status_job(self, sdk: StreamingChannel) -> ChannelStatus:
         """What Snowflake has committed."""
         try:
-            return sdk.status()
+            return sdk.status(self.tools.inquiries if self.soon else None)
         except Exception as error:
             raise in_our_words(error, self.opening) from None
 
@@ -236,6 +266,8 @@ class Desk:
 
     def durable(self, items: list[Underway]) -> None:
         """Their publisher may have the memory of these back."""
+        commits = [item.since for item in items if item.since is not None]
+        metrics.observe_since(metrics.DURABLE_SECONDS.labels(self.opening.pipeline), commits)
         for item in items:
             close_descriptor(item.fd)
 

@@ -10,7 +10,7 @@ from etl_supervisor.ipc.messages import OpenTable
 from workers.snowflake import keyless, target
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.sftypes import TARGET_META
-from workers.snowflake.window import Window, may_be_unchanged, name_of, with_clause
+from workers.snowflake.window import Window, dead_rows, may_be_unchanged, name_of, with_clause
 
 
 def create(opening: OpenTable, objects: Objects) -> str:
@@ -35,7 +35,9 @@ def _query(opening: OpenTable, objects: Objects) -> str:
         " AND l._ETL_GENERATION = m.SHOWN AND l._ETL_COMMIT_LSN >= m.BASE"
     )
     unchanged = may_be_unchanged(table.columns) if table.key else {}
-    window = Window(table.columns, source, None, unchanged, bool(unchanged), truncates=True)
+    generation = f"SELECT SHOWN FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    dead = dead_rows(objects, f"({generation})") if unchanged else None
+    window = Window(table.columns, source, None, unchanged, bool(unchanged), dead=dead)
     parts = target.current(window) if table.key else keyless.difference(window)
     columns = ", ".join([*(name_of(column) for column in table.columns), *(name for name, _ in TARGET_META)])
     return f"{with_clause(parts, recursive=window.moves)}SELECT {columns} FROM s WHERE _ETL_OP <> 'D'"

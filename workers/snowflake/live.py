@@ -11,7 +11,7 @@ from etl_supervisor.ipc.messages import OpenTable
 from workers.snowflake import keyless, target
 from workers.snowflake.identifiers import Objects, literal
 from workers.snowflake.sftypes import TARGET_META
-from workers.snowflake.window import Window, may_be_unchanged, name_of, same_key, with_clause
+from workers.snowflake.window import Window, dead_rows, may_be_unchanged, name_of, same_key, with_clause
 
 
 def view(opening: OpenTable, objects: Objects) -> str:
@@ -22,7 +22,9 @@ def view(opening: OpenTable, objects: Objects) -> str:
         " AND l._ETL_GENERATION = m.GENERATION AND l._ETL_COMMIT_LSN >= m.APPLIED AND m.APPLIED > 0"
     )
     unchanged = may_be_unchanged(table.columns)
-    window = Window(table.columns, source, objects.target_sql, unchanged, bool(unchanged), truncates=True)
+    generation = f"SELECT GENERATION FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    dead = dead_rows(objects, f"({generation})") if unchanged else None
+    window = Window(table.columns, source, objects.target_sql, unchanged, bool(unchanged), dead=dead)
     there = " AND NOT COALESCE(t._ETL_DELETED, FALSE)" if opening.policy.soft and table.key else ""
     if table.key:
         parts, same = target.current(window), same_key(table.columns, "t.", "s.")

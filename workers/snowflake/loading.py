@@ -27,11 +27,15 @@ from workers.snowflake.channel import Underway, unsent
 from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Cure, explain
+from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.streaming import StreamingChannel
 
+SOON_MS_MAX = (
+    100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
+)
 ESCAPED_FACTOR_MAX = 6  # a control character is six in JSON
 
 
@@ -40,6 +44,7 @@ class Tools:
     """What every desk of an actor uses."""
 
     sessions: Sessions
+    inquiries: Inquiries
     decrypt: Decrypt
     directory: Path
     incarnation: int
@@ -55,9 +60,10 @@ class Prepared:
 
 @dataclass(slots=True)
 class Taken:
-    """The SDK's token after each segment that was taken, and the rows that the dead letter holds then (None: nothing went there)."""
+    """The SDK's token after each segment that was taken, with the commit time of its oldest row (see `channel.Underway`), and the rows that
+    the dead letter holds then (None: nothing went there)."""
 
-    handed: list[str] = field(default_factory=list)
+    handed: list[tuple[str, float | None]] = field(default_factory=list)
     dead: int | None = None
 
 
@@ -89,13 +95,25 @@ class Loading:
             rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
             if rest is None:
                 break
+            since = committed_at(rest)
             if rest.num_rows:
                 if not self._append(sdk, rest, segment):
                     break
                 handed = segment.last
             reached = max(reached, segment.last)
-            taken.handed.append(handed)
+            taken.handed.append((handed, since))
+        if self.opening.fill_ms and self.opening.fill_ms <= SOON_MS_MAX and self.alive():
+            self._flush(sdk, [since for _, since in taken.handed if since is not None])
         return taken
+
+    def _flush(self, sdk: StreamingChannel, commits: list[float]) -> None:
+        """Have rows sent at once, and note how long their way was. What comes meanwhile goes together with the next append."""
+        try:
+            accepted = bool(commits) and sdk.flush()
+        except Exception as error:
+            raise in_our_words(error, self.opening) from None
+        if accepted:
+            metrics.observe_since(metrics.ACCEPTED_SECONDS.labels(self.opening.pipeline), commits)
 
     def sift(self, suspicion: Suspicion, batches: list[pa.RecordBatch]) -> tuple[int, int | None]:
         """Bring refused rows into the dead letter: how many of this life there were, and how many rows it holds then (None: none were found)."""
@@ -161,6 +179,12 @@ class Loading:
             dead_letter.write(connection, opening, rows)
             failpoint("dead_letter.after_write")
             return dead_letter.count(connection, opening)
+
+
+def committed_at(rows: pa.RecordBatch) -> float | None:
+    """When the first row was committed in the source, Unix seconds."""
+    stamp = rows.column("_etl_commit_ts")[0].value if rows.num_rows else None
+    return None if stamp is None else stamp / 1_000_000
 
 
 def in_our_words(error: Exception, opening: OpenTable) -> Exception:

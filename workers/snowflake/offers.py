@@ -21,7 +21,7 @@ from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
-from workers.snowflake import dynamic, history, live, task
+from workers.snowflake import dead_letter, dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
@@ -101,6 +101,7 @@ def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | Non
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     place = f"pipeline {opening.pipeline}, table {table.name}"
+    cursor.execute(dead_letter.table(objects))  # view, task and dynamic table look for dead rows
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
     if not policy.mode.has_target:

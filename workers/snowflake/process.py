@@ -54,15 +54,15 @@ from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.snowflake.channel import Underway
 from workers.snowflake.ddl import Watermark
-from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, close_descriptor
+from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.guest import Guest
+from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.loading import Prepared, Suspicion, Taken, Tools
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 WAIT_SECONDS_MAX = 1.0
-WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
 STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile
 
@@ -74,7 +74,8 @@ def main(context: ChildContext) -> int:
     assert context.listener is not None
     keyring = context.settings.keyring()
     sessions = Sessions(keyring.decrypt, context.settings.directory, context.name)
-    tools = Tools(sessions, keyring.decrypt, context.settings.directory, context.incarnation)
+    inquiries = Inquiries(keyring.decrypt, context.settings.directory)
+    tools = Tools(sessions, inquiries, keyring.decrypt, context.settings.directory, context.incarnation)
     actor = Actor(context.actor, context.listener, tools, context.heartbeat.beat)
     context.parent.send(Ready())
     actor.run(lambda: parent_is_there(context.parent))
@@ -120,7 +121,7 @@ class Actor:
         while not stopping:
             self._beat()
             each_turn()
-            for key, _ in self._selector.select(WAIT_SECONDS_BUSY if self._busy() else WAIT_SECONDS_MAX):
+            for key, _ in self._selector.select(self._seconds_to_wait()):
                 match key.data:
                     case "signal":
                         stopping = signal.SIGTERM in inbox.take()
@@ -321,8 +322,8 @@ class Actor:
     def _appended(self, guest: Guest, desk: Desk, wanted: int, taken: Taken) -> None:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
-        for handed in taken.handed:
-            desk.channel.took(handed)
+        for handed, since in taken.handed:
+            desk.channel.took(handed, since)
         if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
         if taken.handed:
@@ -332,7 +333,7 @@ class Actor:
                 self._come_through(guest, desk, through, desk.channel.errors, "")
 
     def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
-        desk.status_busy, desk.status_at = False, time.monotonic() + STATUS_SECONDS
+        desk.status_busy, desk.status_at = False, desk.status_due(time.monotonic())
         place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
         if not status.valid:
             reason = "Snowflake says that the channel is not valid any more"
@@ -390,12 +391,10 @@ class Actor:
 
     # -- the rest
 
-    def _busy(self) -> bool:
-        return any(
-            desk.channel.waiting or desk.channel.undurable or desk.closing is not None
-            for guest in self._guests
-            for desk in guest.desks.values()
-        )
+    def _seconds_to_wait(self) -> float:
+        """Until something is to be asked or tried again; results and messages wake the loop by themselves."""
+        now, desks = time.monotonic(), [desk for guest in self._guests for desk in guest.desks.values()]
+        return min([WAIT_SECONDS_MAX, *(desk.seconds_to_wait(now) for desk in desks if desk.busy)])
 
     def _stop(self) -> None:
         """Close what is open, within a limit; threads that hang are left to the end of the process."""

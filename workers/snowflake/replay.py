@@ -131,7 +131,7 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
         f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND GENERATION = {dead.generation} AND APPLIED = {applied}"
     )
-    steps = [*swapped(update), *_derive(cursor, dead, table, policy, applied), forget]
+    steps = [*swapped(update), forget, *_derive(cursor, dead, table, policy, applied)]
     (outcome,) = cursor.execute(transaction(steps, "replayed")).fetchone()
     return Outcome.TOO_EARLY if outcome == MOVED else Outcome.REPLAYED
 
@@ -174,17 +174,18 @@ def _derive(cursor: Any, dead: Dead, table: Table, policy: ApplyPolicy, applied:
     """The MERGE that brings the target's rows to what the log says."""
     objects = dead.objects
     rows = applying.window_of(dead.generation, 0, applied)
+    others = applying.dead_before(objects, dead.generation, applied)
     here = " AND ".join(f"{name} = {value}" for name, value in zip(POSITION, dead.position, strict=True))
     if not table.key:
         rows += f" AND {here}"
-    elif not applying.survey(cursor, objects, rows).moves:
+    elif not applying.survey(cursor, objects, rows, others).moves:
         own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
         same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in key_of(table.columns))
         rows += f" AND (_ETL_OP = 'T' OR ({same}))"
-    found = applying.survey(cursor, objects, rows)
+    found = applying.survey(cursor, objects, rows, others)
     if not found.rows:
         return []
-    window = applying.surveyed(table, objects, rows, found)
+    window = applying.surveyed(table, objects, rows, others, found)
     return [target.merge(window, soft=policy.soft) if table.key else keyless.merge(window)]
 
 

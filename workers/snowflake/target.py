@@ -29,11 +29,12 @@ def current(window: Window) -> list[str]:
 
 
 def emptied(target_sql: str, *, soft: bool) -> str:
-    """Before the first window of a generation, which has all rows there are: what it does not have was deleted in a gap."""
+    """Before the first window of a generation, which has all rows there are: what it does not have was deleted in a gap,
+    at a place of another generation."""
     if not soft:
         return f"DELETE FROM {target_sql}"
     return (
-        f"UPDATE {target_sql} SET _ETL_DELETED = TRUE, _ETL_DELETED_AT = CURRENT_TIMESTAMP()"
+        f"UPDATE {target_sql} SET _ETL_DELETED = TRUE, _ETL_DELETED_AT = CURRENT_TIMESTAMP(), _ETL_COMMIT_LSN = 0"
         " WHERE NOT COALESCE(_ETL_DELETED, FALSE)"
     )
 

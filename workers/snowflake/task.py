@@ -14,7 +14,7 @@ from etl_supervisor.ipc.messages import OpenTable
 from workers.snowflake import moving
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.script import swapped, transaction
-from workers.snowflake.window import Window, may_be_unchanged
+from workers.snowflake.window import Window, dead_rows, may_be_unchanged
 
 
 def create(opening: OpenTable, objects: Objects) -> list[str]:
@@ -91,6 +91,7 @@ def _applied(opening: OpenTable, objects: Objects) -> list[str]:
         f"{objects.landing_sql} l WHERE _ETL_GENERATION = :v_generation AND _ETL_COMMIT_LSN >= :v_start"
         " AND _ETL_COMMIT_LSN < :v_fence"
     )
-    window = Window(opening.table.columns, source, objects.target_sql, unchanged, bool(unchanged), truncates=True)
+    dead = f"{dead_rows(objects, ':v_generation')} AND COMMIT_LSN < :v_fence" if unchanged else None
+    window = Window(opening.table.columns, source, objects.target_sql, unchanged, bool(unchanged), dead=dead)
     first = ";\n      ".join(moving.first(opening, objects, ":v_start"))
     return [f"IF (v_applied = 0) THEN\n      {first};\n    END IF", *moving.moved(opening, objects, window)]

@@ -1,8 +1,8 @@
-"""Landing rows of a window as SQL: each with its whole values, so that whatever reads them need not know about unchanged TOAST columns.
+"""Landing rows of a window as SQL, with whole values, so that whatever reads them need not know about unchanged TOAST columns or the dead letter.
 
-    v    every row of the window; ERA counts the truncates up to it
+    v    the rows of the window that can be made whole; ERA counts the truncates up to each, RN is its place
     f    the rows that are wanted (the caller says which)
-    s    f with whole values, under the names of the target
+    s    f as the target has it
 
 Unchanged TOAST columns take the value of the latest row of the same *chain* that brought one, else the target's. A key's rows are cut into
 lives, a new one at each I or R. The I of a key change continues the life that its D (same frame, ordinal one less) ended:
@@ -16,6 +16,11 @@ comes before the copy and counts no more; a change from S on finds its row in th
 copy. What no message has (a row that comes into a row filter) never gets here unresolved: the reader has the table copied again (`roster`), in a
 later generation.
 
+A row that is in the dead letter takes its place in the chain as one that brought values nobody has here (but for those that it left out itself). A
+row that needs one of them, or whose chain ends where the target has no row, can't be made whole: of each key the latest row that can be decides, so
+the target keeps an older row rather than showing a half one, until the dead row is replayed or its values are written once more. A target
+row that is younger than a dead row (`_ETL_COMMIT_LSN`) was made whole without it.
+
 `_ETL_SPECIAL` is always the latest row's: special values are all small, and only large values are left out by TOAST. A special value in a key is
 NULL in its column; its text takes part in telling rows apart (`key_of`).
 """
@@ -23,35 +28,40 @@ NULL in its column; its text takes part in telling rows apart (`key_of`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Column
-from workers.snowflake.identifiers import literal, quoted
-from workers.snowflake.sftypes import NEUTRAL
+from workers.snowflake.identifiers import Objects, literal, quoted
+from workers.snowflake.sftypes import NEUTRAL, column_type
 
 POSITION = ("_ETL_COMMIT_LSN", "_ETL_LSN", "_ETL_INDEX")
 ORDER = ", ".join(POSITION)
 LATEST = ", ".join(f"{name} DESC" for name in POSITION)
 
 
+MOMENT = ("_ETL_SPECIAL", "_ETL_COMMIT_TS", "_ETL_LOADED_AT")
+DEAD_MOVE = "(OP = 'I' AND MOD(ORDINAL, 2) = 1)"  # only the insert of a key change has an odd place
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Rows of a landing table and what may be among them.
 
-    `source` is what follows FROM, with the landing table as `l`; `target_sql` holds the rows from before it (None: there were none).
-    `unchanged` maps a column that may be left out to the condition on `f._ETL_UNCHANGED` that tells when it is; `moves`: keys may change;
-    `truncates`: there may be truncates.
+    `source` is what follows FROM, with the landing table as `l`; `dead` the same of the dead rows that may stand in a chain of the window
+    (None: there are none). `target_sql` holds the rows from before (None: there were none). `unchanged` maps a column that may be left out to
+    the condition on `_ETL_UNCHANGED` that tells when it is; `moves`: keys may change; `truncates`: there may be truncates.
     """
 
     columns: tuple[Column, ...]
     source: str
     target_sql: str | None
-    unchanged: Mapping[str, str]
-    moves: bool
-    truncates: bool
+    unchanged: Mapping[str, str] = field(default_factory=dict)
+    moves: bool = False
+    truncates: bool = True
+    dead: str | None = None
 
     @property
     def key_list(self) -> str:
@@ -61,11 +71,12 @@ class Window:
     @property
     def rows(self) -> list[str]:
         """The common table expressions up to `v`."""
-        return _rows(self)
+        return _resolved(self) if self.unchanged else [f"v AS (SELECT l.*, {_era(self)} AS ERA FROM {self.source})"]
 
     def whole(self, wanted: str, extra: Iterable[str] = (), joined: str = "") -> list[str]:
         """The common table expressions up to `s`; `wanted` selects f from v, `extra` are more columns of f (or of what is `joined` to it) for s."""
-        return [*self.rows, f"f AS ({wanted})", f"s AS ({_values(self, extra, joined)})"]
+        columns = [*(f"f.{name_of(column)}" for column in self.columns), "f._ETL_SPECIAL", *extra]
+        return [*self.rows, f"f AS ({wanted})", f"s AS (SELECT {', '.join(columns)} FROM f{joined})"]
 
 
 def with_clause(parts: Iterable[str], *, recursive: bool = True) -> str:
@@ -97,24 +108,34 @@ def same_key(columns: Iterable[Column], one: str, other: str) -> str:
     return " AND ".join(f"{a} = {b}" for a, b in zip(key_of(columns, one), key_of(columns, other), strict=True))
 
 
+def dead_rows(objects: Objects, generation: str) -> str:
+    """The heads of a table's dead rows, as what follows FROM; `generation` is SQL."""
+    return f"{objects.dead_letter_sql} WHERE PART = 0 AND LANDING_TABLE = {literal(objects.landing)} AND GENERATION = {generation}"
+
+
 def may_be_unchanged(columns: Iterable[Column]) -> dict[str, str]:
     """The columns that an update may leave out, with the condition that tells it; for statements that are written before their rows are known."""
     # `["a","b"]` -> `,"a","b"]`: an item of it stands after a comma, and no name holds an unescaped quote.
     return {
-        column.name: f"CONTAINS(',' || SUBSTR(f._ETL_UNCHANGED, 2), {literal(',' + orjson.dumps(column.name).decode())})"
+        column.name: f"CONTAINS(',' || SUBSTR(_ETL_UNCHANGED, 2), {literal(',' + orjson.dumps(column.name).decode())})"
         for column in columns
         if column.toastable and not column.key
     }
 
 
-def _rows(window: Window) -> list[str]:
+def _era(window: Window) -> str:
+    if not window.truncates:
+        return "0"
+    return f"SUM(IFF(_ETL_OP = 'T', 1, 0)) OVER (ORDER BY {ORDER} ROWS UNBOUNDED PRECEDING)"
+
+
+def _resolved(window: Window) -> list[str]:
+    """Rows of a window in which values are left out."""
     keys = key_of(window.columns, "w.")
-    era = f"SUM(IFF(_ETL_OP = 'T', 1, 0)) OVER (ORDER BY {ORDER} ROWS UNBOUNDED PRECEDING)" if window.truncates else "0"
-    if not window.unchanged:
-        return [f"v AS (SELECT l.*, {era} AS ERA FROM {window.source})"]
     lives = f"SUM(IFF(_ETL_OP IN ('I', 'R'), 1, 0)) OVER (PARTITION BY {window.key_list} ORDER BY {ORDER} ROWS UNBOUNDED PRECEDING)"
     parts = [
-        f"w AS (SELECT l.*, ROW_NUMBER() OVER (ORDER BY {ORDER}) AS RN, {lives} AS LIFE, {era} AS ERA FROM {window.source})"
+        f"w AS (SELECT l.*, ROW_NUMBER() OVER (ORDER BY {ORDER}) AS RN, {lives} AS LIFE, {_era(window)} AS ERA"
+        f" FROM (\n{_landed_and_dead(window)}\n) l)"
     ]
     root = [f"{key} AS ROOT_{i}" for i, key in enumerate(keys)] + ["w.LIFE AS ROOT_LIFE"]
     joined = "w"
@@ -124,14 +145,58 @@ def _rows(window: Window) -> list[str]:
         root.append("COALESCE(r.PLIFE, w.LIFE) AS ROOT_LIFE")
         same = " AND ".join([f"r.C{i} = {key}" for i, key in enumerate(keys)] + ["r.CLIFE = w.LIFE"])
         joined = f"w LEFT JOIN roots r ON {same}"
-    parts.append(f"c AS (SELECT w.*, {', '.join(root)} FROM {joined})")
+    left_out = ", ".join(
+        f"COALESCE({condition}, FALSE) AS LEFT_OUT_{i}" for i, condition in enumerate(window.unchanged.values())
+    )
+    parts.append(f"c AS (SELECT w.*, {left_out}, {', '.join(root)} FROM {joined})")
     chain = ", ".join([*(f"ROOT_{i}" for i in range(len(keys))), "ROOT_LIFE"])
     brought = ", ".join(
-        f"MAX(IFF(_ETL_OP IN ('D', 'T') OR COALESCE({leaves_out}, FALSE), NULL, RN)) OVER"
+        f"MAX(IFF(_ETL_OP IN ('D', 'T') OR LEFT_OUT_{i}, NULL, RN)) OVER"
         f" (PARTITION BY {chain} ORDER BY RN ROWS UNBOUNDED PRECEDING) AS BROUGHT_{i}"
-        for i, leaves_out in enumerate(window.unchanged.values())
+        for i in range(len(window.unchanged))
     )
-    return [*parts, f"v AS (SELECT f.*, {brought} FROM c f)"]
+    return [*parts, f"p AS (SELECT c.*, {brought} FROM c)", f"v AS ({_with_values(window)})"]
+
+
+def _landed_and_dead(window: Window) -> str:
+    """The landed rows of the window, and the dead ones up to its end that no row of the target has outlived."""
+    taken = ["_ETL_OP", *POSITION, "_ETL_UNCHANGED", "_ETL_OLD_KEY", *MOMENT, *map(name_of, window.columns)]
+    landed = f"SELECT {', '.join(f'l.{name}' for name in taken)}, FALSE AS DEAD FROM {window.source}"
+    if window.dead is None:
+        return landed
+    values = [
+        ("OP", "_ETL_OP"),
+        *zip(("COMMIT_LSN", "LSN", "ORDINAL"), POSITION, strict=True),
+        ("UNCHANGED", "_ETL_UNCHANGED"),
+        (f"IFF({DEAD_MOVE}, '{{}}', NULL)", "_ETL_OLD_KEY"),
+        ("SPECIAL", "_ETL_SPECIAL"),
+        ("NULL", "_ETL_COMMIT_TS"),
+        ("NULL", "_ETL_LOADED_AT"),
+        *((_dead_key(column) if column.key else "NULL", name_of(column)) for column in window.columns),
+    ]
+    dead = ", ".join(f"{value} AS {name}" for value, name in values)
+    text = (
+        f"{landed}\nUNION ALL\nSELECT {', '.join(f'x.{name}' for name in taken)}, TRUE FROM"
+        f" (SELECT {dead} FROM {window.dead}) x"
+    )
+    if window.target_sql is None:
+        return text
+    outlived = same_key(window.columns, "t.", "x.")
+    return (
+        f"{text} LEFT JOIN {window.target_sql} t ON {outlived} AND t._ETL_COMMIT_LSN > x._ETL_COMMIT_LSN"
+        " WHERE t._ETL_COMMIT_LSN IS NULL"
+    )
+
+
+def _dead_key(column: Column) -> str:
+    """A key column of a dead row; the forms are those of `ndjson`."""
+    member = f"PARSE_JSON(ROW_KEY):{quoted(column.name)}"
+    kind = column_type(column.type)
+    if kind.startswith("VARIANT"):
+        return f"STRIP_NULL_VALUE({member})"
+    if kind.startswith("BINARY"):
+        return f"TO_BINARY({member}::VARCHAR, 'BASE64')"
+    return f"{member}::VARCHAR::{kind}"
 
 
 def _chains(columns: Iterable[Column]) -> list[str]:
@@ -154,26 +219,31 @@ def _chains(columns: Iterable[Column]) -> list[str]:
     ]
 
 
-def _values(window: Window, extra: Iterable[str], joined: str) -> str:
-    """f with whole values: its own, those of the row of the chain that brought them, or the target's."""
+def _with_values(window: Window) -> str:
+    """The rows of p that can be made whole: their own values, those of the row of the chain that brought them, or the target's."""
     places = {name: i for i, name in enumerate(window.unchanged)}
-    selected = [
-        _value(column, places[column.name], window) if column.name in places else f"f.{name_of(column)}"
+    there = "FALSE" if window.target_sql is None else "t0._ETL_COMMIT_LSN IS NOT NULL"
+    values = [
+        _value(column, places[column.name], window) if column.name in places else f"p.{name_of(column)}"
         for column in window.columns
     ]
-    text = f"SELECT {', '.join([*selected, 'f._ETL_SPECIAL', *extra])} FROM f{joined}"
-    if not places:
-        return text
-    text += "".join(f" LEFT JOIN w b{i} ON b{i}.RN = f.BROUGHT_{i}" for i in range(len(places)))
-    if window.target_sql is None:
-        return text
-    before = " AND ".join(f"{key} = f.ROOT_{i}" for i, key in enumerate(key_of(window.columns, "t0.")))
-    return f"{text} LEFT JOIN {window.target_sql} t0 ON f.ROOT_LIFE = 0 AND {before}"
+    meta = [f"p.{name}" for name in ("_ETL_OP", *POSITION, *MOMENT, "ERA")]
+    joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = p.BROUGHT_{i}" for i in range(len(places)))
+    if window.target_sql is not None:
+        before = " AND ".join(f"{key} = p.ROOT_{i}" for i, key in enumerate(key_of(window.columns, "t0.")))
+        joins += f" LEFT JOIN {window.target_sql} t0 ON p.ROOT_LIFE = 0 AND {before}"
+    whole = " AND ".join(
+        f"(NOT p.LEFT_OUT_{i} OR IFF(p.BROUGHT_{i} IS NULL, {there}, NOT b{i}.DEAD))" for i in range(len(places))
+    )
+    return (
+        f"SELECT {', '.join([*meta, *values])} FROM p{joins}"
+        f" WHERE NOT p.DEAD AND (p._ETL_OP IN ('D', 'T') OR ({whole}))"
+    )
 
 
 def _value(column: Column, number: int, window: Window) -> str:
     name = name_of(column)
     resolved = f"b{number}.{name}"
     if window.target_sql is not None:
-        resolved = f"IFF(f.BROUGHT_{number} IS NULL, t0.{name}, {resolved})"
-    return f"IFF(COALESCE({window.unchanged[column.name]}, FALSE), {resolved}, f.{name}) AS {name}"
+        resolved = f"IFF(p.BROUGHT_{number} IS NULL, t0.{name}, {resolved})"
+    return f"IFF(p.LEFT_OUT_{number}, {resolved}, p.{name}) AS {name}"
