@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from etl_supervisor.errors import Kind
+from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table
 
@@ -53,7 +54,7 @@ class OpenTable:
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
-    `load` is the path that the rows take.
+    `load` is the path that the rows take, `policy` is how the table is applied.
     """
 
     handle: int
@@ -67,6 +68,7 @@ class OpenTable:
     table: Table
     since: str
     errors: int = 0
+    policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     fill_ms: int = 0
     load: Load = field(default_factory=Load)
 
@@ -109,10 +111,12 @@ class Hurry:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end."""
+    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end. The rows of the copy have
+    the commit_lsn `copied`."""
 
     handle: int
     fence: int
+    copied: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.table import TableName
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptedText:
@@ -102,7 +105,10 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One source into one destination, with its batching and retry policy; `load` is how changes travel, `copy_load` the rows of first copies."""
+    """One source into one destination, with its batching and retry policy.
+
+    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own).
+    """
 
     id: int
     name: str
@@ -116,6 +122,12 @@ class Pipeline:
     max_table_sync_workers: int
     load: Load = field(default_factory=Load)
     copy_load: Load = field(default_factory=Load)
+    policy: ApplyPolicy = field(default_factory=ApplyPolicy)
+    exceptions: tuple[TablePolicy, ...] = ()
+
+    def policy_of(self, table: TableName) -> ApplyPolicy:
+        """How a table is applied."""
+        return next((own.policy for own in self.exceptions if own.table == table), self.policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,6 +297,10 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
     update = [("D", 1, "x"), ("I", 1, "y")]
     assert lots == [("R", 1, "x"), ("R", 1, "x"), *update, ("I", None, None), ("T", None, None), ("I", 2, "")]
     assert rows_in(deploy, f"SELECT _ETL_OP, A FROM {{l}}.LANDING_LATE {order}") == [("R", 1), ("I", 2)]
+    current = "SELECT A, B FROM {s}.LOTS"
+    wait_for("the targets", lambda: rows_in(deploy, current) == [(2, "")])
+    wait_for("as many rows", lambda: len(rows_in(deploy, "SELECT * FROM {s}.Z")) == 1)
+    assert sorted(rows_in(deploy, "SELECT A FROM {s}.LATE")) == [(1,), (2,)]
     assert deploy.stop() == 0
 
 

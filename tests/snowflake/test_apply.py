@@ -6,18 +6,18 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.position import Position
-from etl_supervisor.model.table import Column, Table, TableName
+from etl_supervisor.model.table import Column
 from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_local_snowflake import sql_session
+from tests.support.histories import TABLE, TEXT, History, insert, opening
 from workers.snowflake import ddl, dead_letter
 from workers.snowflake.apply import apply
 from workers.snowflake.dead_letter import DeadRow
@@ -26,111 +26,11 @@ from workers.snowflake.limits import Verdict
 from workers.snowflake.replay import Outcome, listed, replay
 from workers.snowflake.sftypes import LANDING_META
 
-TEXT, INT = ValueType(ValueKind.TEXT), ValueType(ValueKind.INT32)
-TABLE = Table(
-    TableName("public", "things"),
-    1,
-    (
-        Column("k", INT, key=True),
-        Column("a", INT),
-        Column("big", TEXT, toastable=True),
-        Column("other", TEXT, toastable=True),
-    ),
-)
-
-
-def opening(destination: Destination, table: Table = TABLE, **changes: Any) -> OpenTable:
-    made = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", destination, table, "")
-    made = replace(made, **changes)
-    return replace(made, since=Position(made.generation, table.version, 0, 0).token)
-
 
 @pytest.fixture
 def session(destination: Destination) -> Iterator[Any]:
     with sql_session(destination) as connection:
         yield connection
-
-
-@dataclass
-class History:
-    """Makes changes as PostgreSQL would: rows for the landing table, and the table as it is after each transaction."""
-
-    chance: random.Random
-    rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)
-    landed: list[tuple[Any, ...]] = field(default_factory=list)
-    lsn: int = 1000
-    number: int = 0
-
-    def transaction(self) -> int:
-        """A few changes and a commit; returns the end."""
-        commit = self.lsn + 500
-        for _ in range(self.chance.randint(1, 6)):
-            self.lsn += 10
-            self.change(commit)
-        self.lsn = commit + 50
-        return self.lsn
-
-    def land(
-        self, commit: int, index: int, op: str, row: tuple[Any, ...], unchanged: list[str], old: int | None
-    ) -> None:
-        self.landed.append(
-            (
-                op,
-                100,
-                commit,
-                self.lsn,
-                index,
-                json.dumps(unchanged) if unchanged else None,
-                None if old is None else json.dumps({"k": str(old)}),
-                *row,
-            )
-        )
-
-    def value(self) -> str | None:
-        self.number += 1
-        return self.chance.choice([None, f"v{self.number}", f"v{self.number}"])
-
-    def change(self, commit: int) -> None:
-        kind, keys = self.chance.random(), sorted(self.rows)
-        if kind < 0.03:
-            self.rows.clear()
-            self.land(commit, 0, "T", (None, None, None, None), [], None)
-        elif kind < 0.35 or not keys:
-            k = self.chance.choice([k for k in range(8) if k not in self.rows] or [None])
-            if k is not None:
-                self.rows[k] = (self.number, self.value(), self.value())
-                self.land(commit, 0, "I", (k, *self.rows[k]), [], None)
-        elif kind < 0.5:
-            k = self.chance.choice(keys)
-            del self.rows[k]
-            self.land(commit, 0, "D", (k, None, None, None), [], None)
-        else:
-            self.update(commit, self.chance.choice(keys), move=kind > 0.75)
-
-    def update(self, commit: int, k: int, *, move: bool) -> None:
-        a, big, other = self.rows.pop(k)
-        unchanged = [name for name in ("big", "other") if self.chance.random() < 0.5]
-        new = (a + 1, big if "big" in unchanged else self.value(), other if "other" in unchanged else self.value())
-        free = [n for n in range(8) if n not in self.rows and n != k]
-        target = self.chance.choice(free) if move and free else k
-        self.rows[target] = new
-        sent = (target, new[0], None if "big" in unchanged else new[1], None if "other" in unchanged else new[2])
-        if target != k:
-            self.land(commit, 0, "D", (k, None, None, None), [], None)
-            self.land(commit, 1, "I", sent, unchanged, k)
-        else:
-            self.land(commit, 0, "U", sent, unchanged, None)
-
-
-def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) -> None:
-    names = "_ETL_OP, _ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX, _ETL_UNCHANGED, _ETL_OLD_KEY, K, A, BIG, OTHER"
-    values = ", ".join("(" + ", ".join(_literal(value) for value in row) + ")" for row in rows)
-    with session.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {objects_of(destination, TABLE).landing_sql} ({names}) VALUES {values}")
-
-
-def _literal(value: Any) -> str:
-    return "NULL" if value is None else str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def target(session: Any, destination: Destination) -> dict[int, tuple[Any, ...]]:
@@ -269,14 +169,6 @@ def test_names_that_can_not_be_are_refused(session: Any, destination: Destinatio
         ddl.ensure(session, opening(destination, table=ours))
 
 
-def test_a_table_without_a_key_is_landed_only(session: Any, destination: Destination) -> None:
-    keyless = replace(TABLE, columns=tuple(replace(column, key=False) for column in TABLE.columns))
-    it = opening(destination, table=keyless)
-    with pytest.raises(EtlError) as caught:
-        apply(session, it, ddl.ensure(session, it).watermark, 10)
-    assert caught.value.kind is Kind.SCHEMA
-
-
 # -- rows that are in the dead letter
 
 
@@ -391,3 +283,17 @@ def test_a_row_that_waits_for_a_dead_one_is_shown_when_that_is_replayed(
     rows = listed(session, destination, "pipe")
     assert [outcome for _, outcome in replay(session, destination, rows)] == [Outcome.REPLAYED]
     assert target(session, destination) == {1: (3, "dead", "o")}
+
+
+def test_the_live_view_shows_no_half_row_either(session: Any, destination: Destination) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [CREATED])
+    apply(session, it, mark, 20)
+    bury(session, destination, DEAD_UPDATE)
+    live = f"SELECT K, A, BIG, OTHER FROM {objects_of(destination, TABLE).live_sql}"
+    insert(session, destination, [LEAVES_OUT])
+    with session.cursor() as cursor:
+        assert cursor.execute(live).fetchall() == [(1, 1, "old", "o")]
+        insert(session, destination, [BRINGS])
+        assert cursor.execute(live).fetchall() == [(1, 4, "new", "o")]

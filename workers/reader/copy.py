@@ -259,6 +259,7 @@ class CopyWorker:
                 table=table,
                 since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
                 load=self._pipeline.copy_load,
+                policy=self._pipeline.policy_of(table.name),
             )
         )
         return publisher

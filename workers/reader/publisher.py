@@ -166,9 +166,9 @@ class Publisher:
         self.pump()
         return promised
 
-    def apply(self, number: int, fence: int) -> None:
-        """Ask for the target to be brought up to `fence`."""
-        self._tell(self._handles[number].actor, Apply(number, fence))
+    def apply(self, number: int, fence: int, copied: int) -> None:
+        """Ask for the target to be brought up to `fence`; the rows of the copy have the commit_lsn `copied`."""
+        self._tell(self._handles[number].actor, Apply(number, fence, copied))
 
     def close_table(self, number: int, *, drop: bool) -> None:
         """Close a channel once its rows are durable; TableClosed answers, or Failed."""

@@ -292,8 +292,8 @@ class Roster:
                 case Action.COPY:
                     self._want_copy(follower)
                 case Action.APPLY:
-                    follower.applying = True
-                    self._publisher.apply(follower.handle, fence)
+                    follower.asked_to_apply(now)
+                    self._publisher.apply(follower.handle, fence, max(0, follower.state.copy_lsn - 1))
                 case Action.REOPEN:
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
@@ -367,6 +367,7 @@ class Roster:
             table=follower.table,
             since=Position(follower.state.generation, 0, 0, 0).token,
             errors=follower.state.errors,
+            policy=follower.policy,
             fill_ms=follower.pipeline.batch_max_fill_ms,
             load=follower.pipeline.load,
         )

@@ -25,8 +25,19 @@ failure      the SDK's errors -> what to do
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+offers       what a policy offers beside them: history, live view, task, dynamic table
 reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
+moving       what a window does to the tables of a policy, in order
+window       landing rows with whole values, as SQL
+target       hard and soft MERGE of a table with a key
+history      every version of every row
+keyless      a target that is a multiset
+live         the view of target and change log
+task         the block as a Snowflake TASK
+dynamic      the current table as a dynamic table
+purge        applied rows leave the change log
+script       several statements as one block
 identifiers  names, quoted
 sftypes      value types -> Snowflake types
 """

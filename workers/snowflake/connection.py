@@ -24,6 +24,7 @@ NETWORK_TIMEOUT_SECONDS = 60  # the connector repeats failed requests for so lon
 LOCK_TIMEOUT_SECONDS = 60  # Snowflake's default is 12 hours
 STATEMENT_TIMEOUT_SECONDS = 3600
 KEY_BITS_MIN = 2048
+DOES_NOT_EXIST = 2003  # Snowflake's number for an object that is not there (or not for this role)
 
 Decrypt = Callable[[EncryptedText], str]
 

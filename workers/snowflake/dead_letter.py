@@ -129,14 +129,19 @@ def _sized(kind: pa.DataType) -> bool:
 # -- the table
 
 
+def table(objects: Objects) -> str:
+    """CREATE TABLE of the dead letter."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
+    return f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})"
+
+
 def write(connection: Any, opening: OpenTable, rows: Sequence[DeadRow]) -> int:
     """Keep these rows; how many were not there yet. EtlError when it can't be done: then they are not to be passed by."""
     objects = objects_of(opening.destination, opening.table)
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
     try:
         with connection.cursor() as cursor:
-            columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})")
+            cursor.execute(table(objects))
             tails = [text for row in rows for text in _parts(opening, objects, row)[1:]]
             heads = [_parts(opening, objects, row)[0] for row in rows]
             for values in _statements(tails):

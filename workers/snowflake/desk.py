@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import pyarrow as pa
+import structlog
 
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment
@@ -27,6 +28,7 @@ from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
 from workers.snowflake import ddl
+from workers.snowflake import purge as purging
 from workers.snowflake.channel import Channel, ChannelStatus, Underway
 from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
@@ -44,6 +46,8 @@ SOON_SECONDS = 0.03  # between two questions to Snowflake itself, for rows that 
 SOON_PART = (
     0.25  # … and later this part of the time that has passed: it commits when it likes, 5 to 10 s after an append
 )
+
+log = structlog.get_logger()
 
 
 class State(Enum):
@@ -73,6 +77,9 @@ class Desk:
     dead: int | None = None  # rows of this table in the dead letter, once one came into it
     reshapes: deque[ReshapeTable] = field(default_factory=deque)  # in the order of the stream
     fence: int = 0
+    purged_at: int = 0  # the watermark at the last purge
+    purge_at: float = 0.0
+    copied: int = 0  # commit_lsn of the copy's rows
     closing: bool | None = None  # drop? once a CloseTable has come
     sdk_busy: bool = False
     status_busy: bool = False
@@ -185,6 +192,12 @@ class Desk:
             return False
         return self.fence > 0
 
+    def wants_purge(self, now: float) -> bool:
+        """The target has moved since the last purge, and it is time."""
+        if self.state is not State.OPEN or self.sql_busy or self.watermark is None or now < self.purge_at:
+            return False
+        return purging.pause_seconds(self.opening) is not None and self.watermark.applied > self.purged_at
+
     def wants_close(self) -> bool:
         """A CloseTable has come and nothing is under way."""
         busy = self.sdk_busy or self.sql_busy or self.status_busy or self.sift_busy
@@ -232,15 +245,32 @@ class Desk:
             ensured = ddl.ensure(connection, opening)
             return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
 
-    def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int) -> ddl.Watermark:
+    def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
         with self.tools.sessions.borrow(opening.destination) as connection:
-            moved = applying.apply(connection, opening, watermark, fence)
+            moved = applying.apply(connection, opening, watermark, fence, copied)
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
         return moved
+
+    def purge(self, now: float) -> tuple[OpenTable, int]:
+        """A purge is under way: what it works on, and the watermark that it will have seen."""
+        assert self.watermark is not None
+        self.sql_busy, self.purge_at = True, now + (purging.pause_seconds(self.opening) or 0.0)
+        return self.opening, self.watermark.applied
+
+    def purge_job(self, opening: OpenTable) -> int:
+        """Applied rows leave the change log."""
+        with self.tools.sessions.borrow(opening.destination) as connection:
+            return purging.purge(connection, opening)
+
+    def purged(self, applied: int, rows: int) -> None:
+        """What was applied and old is gone."""
+        self.sql_busy, self.purged_at = False, applied
+        if rows:
+            log.info("landing_purged", pipeline=self.opening.pipeline, table=str(self.opening.table.name), rows=rows)
 
     # -- segments
 

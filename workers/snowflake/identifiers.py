@@ -43,6 +43,26 @@ class Objects:
         return ".".join(map(quoted, (self.database, self.landing_schema, self.landing)))
 
     @property
+    def history_sql(self) -> str:
+        """Every version of every row."""
+        return ".".join(map(quoted, (self.database, self.schema, self.target + names.HISTORY_SUFFIX)))
+
+    @property
+    def live_sql(self) -> str:
+        """The view of the rows as of the last landed change."""
+        return ".".join(map(quoted, (self.database, self.schema, self.target + names.LIVE_SUFFIX)))
+
+    @property
+    def task_sql(self) -> str:
+        """The task that applies."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_TASK")))
+
+    @property
+    def stream_sql(self) -> str:
+        """The stream that wakes the task."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_STREAM")))
+
+    @property
     def watermark_sql(self) -> str:
         """Fences and owners of all tables of this landing schema."""
         return ".".join(map(quoted, (self.database, self.landing_schema, names.WATERMARK_TABLE)))

@@ -17,7 +17,7 @@ from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import LoadPath
-from workers.snowflake.ddl import DOES_NOT_EXIST
+from workers.snowflake.connection import DOES_NOT_EXIST
 from workers.snowflake.identifiers import literal, objects_of
 
 

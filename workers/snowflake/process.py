@@ -171,8 +171,9 @@ class Actor:
                     desk.channel.waiting.append((message, fd))
             case Hurry(handle=handle, seq=seq) if handle in guest.desks:
                 guest.desks[handle].hurry(seq)
-            case Apply(handle=handle, fence=fence) if handle in guest.desks:
+            case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
                 guest.desks[handle].fence = max(guest.desks[handle].fence, fence)
+                guest.desks[handle].copied = copied
             case CloseTable(handle=handle, drop=drop) if handle in guest.desks:
                 guest.desks[handle].closing = drop
             case _:
@@ -253,7 +254,10 @@ class Actor:
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
             then = partial(self._applied, guest, desk)
-            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence), then)
+            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence, desk.copied), then)
+        if desk.wants_purge(now):
+            opening, applied = desk.purge(now)
+            yield _Errand("apply", Lane.APPLY, partial(desk.purge_job, opening), partial(desk.purged, applied))
 
     def _run_errand(self, guest: Guest, desk: Desk, errand: _Errand) -> None:
         ended = partial(self._finish, guest, desk, desk.life, errand)

@@ -10,6 +10,7 @@ gaps          where fakesnow's ways lose what we need
 sql           the connector's protocol, over fakesnow
 statements    statements that fakesnow does not know: left out, rewritten, or run here
 scripting     Snowflake Scripting, as far as an apply block needs it
+tasks         streams, tasks that run on their schedule, dynamic tables
 streaming     Snowpipe Streaming's protocol, for the real SDK
 channels      channels: continuation tokens, fencing, what is pending and what is committed
 counting      what is appended is checked and counted, and not stored

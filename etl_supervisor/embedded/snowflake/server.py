@@ -1,7 +1,7 @@
 """The web application: the connector's and the SDK's protocols on one TLS port, and a door for tests.
 
     GET  /__local/state     channels, their tokens and counters, what is pending; what the counting mode found wrong; requests by kind
-    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "counting": true,
+    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "counting": true, "minute_s": 1,
                              "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, …what happens…}],
                              "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
 
@@ -38,8 +38,10 @@ from etl_supervisor.embedded.snowflake.certificates import certificates_in
 from etl_supervisor.embedded.snowflake.parquetload import FileLoader
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.sql import routes as sql_routes
+from etl_supervisor.embedded.snowflake.sql import tasks_of
 from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
+from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
@@ -115,25 +117,26 @@ async def _hang_up(send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def application(warehouse: Warehouse, streaming: Streaming) -> Starlette:
-    """All routes, and beside them what commits rows and what loads files."""
+def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
+    """All routes, and beside them what commits rows, what loads files and what runs tasks."""
     stages = Stages(warehouse.directory)
     pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work) for work in (streaming.commit_forever(), pipes.load_forever())]
+        forever = (streaming.commit_forever(), pipes.load_forever(), tasks.run_forever())
+        beside = [asyncio.create_task(work) for work in forever]
         yield
-        for task in tasks:
-            task.cancel()
+        for each in beside:
+            each.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await each
 
-    routes = [*sql_routes(warehouse, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    routes = [*sql_routes(warehouse, tasks, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-def _door(faults: Faults, streaming: Streaming) -> list[Route]:
+def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:
     async def state(_: Request) -> Response:
         channels = {"|".join(key): {**c.status(), "pending": len(c.pending)} for key, c in streaming.channels.items()}
         return JSONResponse(
@@ -144,6 +147,8 @@ def _door(faults: Faults, streaming: Streaming) -> list[Route]:
         wanted = await request.json()
         if "commit_delay_s" in wanted:
             streaming.commit_delay_seconds = float(wanted["commit_delay_s"])
+        if "minute_s" in wanted:
+            tasks.minute_seconds = float(wanted["minute_s"])
         if "faults" in wanted:
             faults.faults = wanted["faults"]
         if "counting" in wanted:
@@ -164,9 +169,10 @@ def serve(directory: Path, port: int, commit_delay_seconds: float, *, counting: 
     warehouse = Warehouse(directory / "data")
     streaming = Streaming(warehouse, commit_delay_seconds)
     streaming.counting = counting
-    app = application(warehouse, streaming)
+    tasks = tasks_of(warehouse)
+    app = application(warehouse, streaming, tasks)
     faults = Faults(app)
-    app.router.routes.extend(_door(faults, streaming))
+    app.router.routes.extend(_door(faults, streaming, tasks))
     config = uvicorn.Config(
         faults,
         host="127.0.0.1",
