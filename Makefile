@@ -48,6 +48,10 @@ bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 mi
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done
 
+.PHONY: bench-load
+bench-load: .installed-embedded ## measure the way into Snowflake: encoder, rows per second, latency, memory (minutes)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_load.py $(ARGS)
+
 .PHONY: check
 check: lint ## lint, then the tests that take seconds (unit, property, architecture)
 	@$(BIN)/pytest -m 'not slow' tests/unit tests/property tests/architecture $(ARGS)

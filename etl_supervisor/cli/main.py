@@ -143,6 +143,7 @@ def local_snowflake(
     data: Annotated[Path, typer.Option(help="Where databases and certificates are kept")] = Path(".local/snowflake"),
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 18443,
     commit_delay: Annotated[float, typer.Option(help="Seconds until appended rows are committed")] = 0.0,
+    counting: Annotated[bool, typer.Option("--counting", help="Check and count appended rows, store none")] = False,
 ) -> None:
     """Serve a local Snowflake in the foreground: SQL for the connector, Snowpipe Streaming for the SDK."""
     from etl_supervisor.embedded.snowflake.certificates import certificates_in
@@ -154,7 +155,7 @@ def local_snowflake(
         f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{files.bundle.resolve()}"}}, any private key',
         soft_wrap=True,
     )
-    serve(data, port, commit_delay)
+    serve(data, port, commit_delay, counting=counting)
 
 
 def _configured() -> Settings:

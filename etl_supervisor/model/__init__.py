@@ -6,6 +6,7 @@ types        what a column's values are, independent of PostgreSQL, Arrow and Sn
 table        a table's name and shape as the reader tells it to the actors
 names        slots, channels, landing and target tables
 pipeline     sources, destinations and pipelines as configured
+apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.table import TableName
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptedText:
@@ -30,6 +33,23 @@ class Transfer(StrEnum):
     AUTO = "auto"
     TEXT = "text"
     BINARY = "binary"
+
+
+class LoadPath(StrEnum):
+    """How rows come into landing tables: Snowpipe Streaming, or Parquet files through Snowpipe or COPY INTO."""
+
+    STREAMING = "streaming"
+    SNOWPIPE = "snowpipe"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A path, and the size and age at which a file is made of what has come (bytes of Arrow in memory; seconds)."""
+
+    path: LoadPath = LoadPath.STREAMING
+    file_bytes_max: int = 1 << 30
+    file_seconds_max: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +105,10 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One source into one destination, with its batching and retry policy."""
+    """One source into one destination, with its batching and retry policy.
+
+    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own).
+    """
 
     id: int
     name: str
@@ -97,6 +120,14 @@ class Pipeline:
     table_error_retry_delay_ms: int
     table_error_retry_max_attempts: int
     max_table_sync_workers: int
+    load: Load = field(default_factory=Load)
+    copy_load: Load = field(default_factory=Load)
+    policy: ApplyPolicy = field(default_factory=ApplyPolicy)
+    exceptions: tuple[TablePolicy, ...] = ()
+
+    def policy_of(self, table: TableName) -> ApplyPolicy:
+        """How a table is applied."""
+        return next((own.policy for own in self.exceptions if own.table == table), self.policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -43,6 +44,13 @@ values.ValueClass = _value_class()  # prometheus_client.metrics looks it up in t
 
 READER_ROWS = Counter("etl_reader_rows", "Change-log rows decoded", ["source"])
 READER_BATCHES = Counter("etl_reader_batches", "Batches sealed", ["source"])
+READER_PIECES = Counter("etl_reader_pieces", "Pieces of transactions that came before their commit", ["source"])
+SPOOLED_BYTES = Gauge(
+    "etl_reader_spooled_bytes",
+    "What transactions in progress hold, in memory and on disk",
+    ["source"],
+    multiprocess_mode="mostrecent",
+)
 THROUGHPUT_ROWS = Gauge(
     "etl_throughput_rows",
     "Rows decoded per second, over the last report interval",
@@ -79,16 +87,65 @@ SNOWFLAKE_ROWS_INSERTED = Counter(
 )
 DEAD_LETTER_ROWS = Counter("etl_dead_letter_rows", "Rows written to the dead letter", ["pipeline", "table"])
 SNOWFLAKE_BYTES = Counter("etl_snowflake_bytes", "NDJSON bytes handed to the SDK", ["pipeline", "table"])
+FILES_STAGED = Counter("etl_snowflake_files", "Parquet files brought to the stage", ["pipeline", "table", "path"])
+FILE_BYTES = Counter("etl_snowflake_file_bytes", "Bytes of Parquet brought to the stage", ["pipeline", "table", "path"])
 APPLY_SECONDS = Histogram(
     "etl_apply_seconds",
     "Duration of an apply block",
     ["pipeline"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+_WAY_SECONDS = (
+    0.01,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.06,
+    0.08,
+    0.1,
+    0.125,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1,
+    1.5,
+    2,
+    3,
+    5,
+    7.5,
+    10,
+    15,
+    30,
+    60,
+)
+ACCEPTED_SECONDS = Histogram(
+    "etl_accepted_seconds",
+    "From a commit in the source to Snowflake's answer to the append, oldest row of a batch; pipelines that want their rows soon",
+    ["pipeline"],
+    buckets=_WAY_SECONDS,
+)
+DURABLE_SECONDS = Histogram(
+    "etl_durable_seconds",
+    "From a commit in the source until the row is known to be durable, oldest row of a batch",
+    ["pipeline"],
+    buckets=_WAY_SECONDS,
+)
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
 
 _WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
 _last: dict[str, tuple[float, int]] = {}
+
+
+def observe_since(histogram: Histogram, moments: Iterable[float]) -> None:
+    """The time from each of these moments (Unix seconds) until now; the source's clock may be ahead of ours."""
+    now = time.time()
+    for moment in moments:
+        histogram.observe(max(0.0, now - moment))
 
 
 def source_report(source: str, report: SourceReport, shared_memory_used: int) -> None:
@@ -106,6 +163,12 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
+
+
+def spool_report(source: str, spooled_bytes: int, pieces: int) -> None:
+    """Transactions in progress; `pieces` came since the last report."""
+    SPOOLED_BYTES.labels(source).set(spooled_bytes)
+    READER_PIECES.labels(source).inc(pieces)
 
 
 class SupervisedCollector(Collector):

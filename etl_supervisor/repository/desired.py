@@ -6,6 +6,7 @@ others run. A failure to read raises, and the caller changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,27 @@ from psycopg.rows import dict_row
 
 from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, TablePolicy
 from etl_supervisor.model.pipeline import (
     Destination,
     EncryptedText,
+    Load,
+    LoadPath,
     Pipeline,
     PipelineStatus,
     Source,
     SourceSpec,
     Transfer,
 )
+from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.connection import connect, trouble
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
+APPLY_COLUMNS = frozenset(
+    {"apply", "apply_delete", "apply_history", "apply_interval_seconds_max", "landing_retention_hours"}
+)
 DESTINATION_TYPES = frozenset({"snowflake"})
 SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
 
@@ -134,7 +142,51 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         table_error_retry_delay_ms=row["table_error_retry_delay_ms"],
         table_error_retry_max_attempts=row["table_error_retry_max_attempts"],
         max_table_sync_workers=row["max_table_sync_workers"],
+        load=_load(row, "load_path"),
+        copy_load=_load(row, "copy_load_path"),
+        policy=_policy(row, {}, f"pipeline {row['name']}"),
+        exceptions=tuple(_exceptions(row)),
     )
+
+
+def _load(row: dict[str, Any], path: str) -> Load:
+    return Load(LoadPath(row[path]), row["file_max_size_mb"] << 20, row["file_max_age_seconds"])
+
+
+def _exceptions(row: dict[str, Any]) -> Iterator[TablePolicy]:
+    """The tables with settings of their own: {"<schema>.<table>": {column of app.pipelines: value}}."""
+    for name, own in row["apply_tables"].items():
+        place = f"pipeline {row['name']}, table {name}"
+        schema, dot, table = name.partition(".")
+        unknown = set(own) - APPLY_COLUMNS if isinstance(own, dict) else {"a value that is no object"}
+        if unknown or not (schema and dot and table):
+            reason = f"apply_tables can't be read: {', '.join(sorted(unknown)) or 'the name has no schema'}"
+            remedy = f'write {{"<schema>.<table>": {{…}}}} with: {", ".join(sorted(APPLY_COLUMNS))}'
+            raise EtlError(Kind.CONFIG, place, reason, remedy)
+        yield TablePolicy(TableName(schema, table), _policy(row, own, place))
+
+
+def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy:
+    """How the tables of a pipeline (or one of them, with settings of its `own`) are applied."""
+    wanted = {column: own.get(column, row[column]) for column in APPLY_COLUMNS}
+    destination_row = row["destination"]
+    shortest = float(destination_row["snowflake_apply_interval_seconds"])
+    retention = wanted["landing_retention_hours"]
+    try:
+        policy = ApplyPolicy(
+            mode=ApplyMode(wanted["apply"]),
+            delete=Deletes(wanted["apply_delete"]),
+            history=bool(wanted["apply_history"]),
+            interval_seconds_min=shortest,
+            interval_seconds_max=max(shortest, float(wanted["apply_interval_seconds_max"])),
+            retention_hours=None if retention is None else float(retention),
+            schedule_minutes=destination_row["snowflake_task_schedule_minutes"],
+        )
+    except (TypeError, ValueError) as error:
+        raise EtlError(Kind.CONFIG, place, str(error), "see docs/configuration.md, Pipelines") from None
+    if policy.problem:
+        raise EtlError(Kind.CONFIG, place, policy.problem, "use apply merge, view or task for it")
+    return policy
 
 
 def destination(row: dict[str, Any]) -> Destination:

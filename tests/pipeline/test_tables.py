@@ -199,14 +199,14 @@ ODD = [
     "ends\\",
     "$$",
     "q?h#a&b=c",
+    "a/b",
+    "100%2F",
+    "it's",
+    "..",
 ]
 
 
 def test_odd_names_of_schemas_tables_and_columns_go_all_the_way(deploy: Deployment) -> None:
-    """An apostrophe stands only in the name of a number: the local Snowflake knows it nowhere else."""
-    deploy.source.execute(
-        """create table apostrophe (id int primary key, "it's" int); insert into apostrophe values (1, 2)"""
-    )
     with deploy.source.connect() as connection:
         for odd in ODD:
             name = sql.Identifier(odd)
@@ -216,7 +216,7 @@ def test_odd_names_of_schemas_tables_and_columns_go_all_the_way(deploy: Deployme
         connection.execute("create publication p for all tables")
     deploy.add("shop")
     deploy.start()
-    deploy.ready("shop", len(ODD) + 1)
+    deploy.ready("shop", len(ODD))
     with deploy.source.connect() as connection:
         for odd in ODD:
             name = sql.Identifier(odd)
@@ -228,7 +228,6 @@ def test_odd_names_of_schemas_tables_and_columns_go_all_the_way(deploy: Deployme
         table = quoted(f"{odd}__{odd}".upper()).replace("{", "{{").replace("}", "}}")
         found = rows_in(deploy, f"SELECT ID, {upper} FROM {{s}}.{table} ORDER BY ID")
         assert found == [(1, "copied"), (2, "changed"), (3, "streamed")], odd
-    assert rows_in(deploy, """SELECT ID, "IT'S" FROM {s}.APOSTROPHE""") == [(1, 2)]
     assert deploy.stop() == 0
 
 
@@ -298,6 +297,10 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
     update = [("D", 1, "x"), ("I", 1, "y")]
     assert lots == [("R", 1, "x"), ("R", 1, "x"), *update, ("I", None, None), ("T", None, None), ("I", 2, "")]
     assert rows_in(deploy, f"SELECT _ETL_OP, A FROM {{l}}.LANDING_LATE {order}") == [("R", 1), ("I", 2)]
+    current = "SELECT A, B FROM {s}.LOTS"
+    wait_for("the targets", lambda: rows_in(deploy, current) == [(2, "")])
+    wait_for("as many rows", lambda: len(rows_in(deploy, "SELECT * FROM {s}.Z")) == 1)
+    assert sorted(rows_in(deploy, "SELECT A FROM {s}.LATE")) == [(1,), (2,)]
     assert deploy.stop() == 0
 
 

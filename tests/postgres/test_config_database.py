@@ -13,6 +13,8 @@ from alembic.config import Config
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.config.settings import load as load_settings
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
+from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
@@ -59,7 +61,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> 0002", "etl: nothing -> 0001"]
+    assert migrate(settings) == ["app: nothing -> apply_modes", "etl: nothing -> 0001"]
     assert migrate(settings) == []
 
 
@@ -209,7 +211,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         connection.commit()
     ((before,),) = database.execute(columns)
     assert newest - before == 5
-    assert migrate(settings, "app") == ["app: 0001 -> 0002"]
+    assert migrate(settings, "app") == ["app: 0001 -> apply_modes"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:
@@ -220,3 +222,50 @@ def test_every_column_of_a_source_is_documented(settings: Settings, database: Da
     )
     for (column,) in found:
         assert column in ("id", "created_at", "updated_at") or f"**`{column}`**" in page, column
+
+
+def test_tables_are_applied_as_the_pipeline_says_or_in_ways_of_their_own(
+    settings: Settings, database: Database
+) -> None:
+    migrate(settings)
+    fill(database, settings)
+    database.execute(
+        "update app.pipelines set apply = 'view', landing_retention_hours = 24,"
+        """ apply_tables = '{"public.a.b": {"apply": "merge", "apply_history": true}, "s.log": {"apply": "append"}}'"""
+    )
+    ((pipeline,),) = (spec.pipelines for spec in load(settings).specs)
+    assert pipeline.policy == ApplyPolicy(ApplyMode.VIEW, retention_hours=24.0)
+    own = pipeline.policy_of(TableName("public", "a.b"))
+    assert (own.mode, own.history, own.retention_hours) == (ApplyMode.MERGE, True, 24.0)
+    assert pipeline.policy_of(TableName("s", "log")).mode is ApplyMode.APPEND
+    assert pipeline.policy_of(TableName("s", "other")) is pipeline.policy
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            """apply_tables = '{"t": {"apply": "merge"}}'""",
+            "config at pipeline pipe, table t: apply_tables can't be read: the name has no schema (write"
+            ' {"<schema>.<table>": {…}} with: apply, apply_delete, apply_history, apply_interval_seconds_max,'
+            " landing_retention_hours)",
+        ),
+        (
+            """apply_tables = '{"s.t": {"apply": "often"}}'""",
+            "config at pipeline pipe, table s.t: 'often' is not a valid ApplyMode (see docs/configuration.md, Pipelines)",
+        ),
+        (
+            "apply = 'append', apply_history = true",
+            "config at pipeline pipe: apply append keeps no target of its own, so neither deleted rows nor a history (use"
+            " apply merge, view or task for it)",
+        ),
+    ],
+)
+def test_a_way_to_apply_that_can_not_be_leaves_its_pipeline_out(
+    settings: Settings, database: Database, change: str, line: str
+) -> None:
+    migrate(settings)
+    fill(database, settings)
+    database.execute(f"update app.pipelines set {change}")
+    loaded = load(settings)
+    assert (loaded.specs, [error.line for error in loaded.troubles]) == ((), [line])

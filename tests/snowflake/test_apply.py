@@ -5,128 +5,32 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.position import Position
-from etl_supervisor.model.table import Column, Table, TableName
+from etl_supervisor.model.table import Column
 from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_local_snowflake import sql_session
-from workers.snowflake import ddl
+from tests.support.histories import TABLE, TEXT, History, insert, opening
+from workers.snowflake import ddl, dead_letter
 from workers.snowflake.apply import apply
+from workers.snowflake.dead_letter import DeadRow
 from workers.snowflake.identifiers import objects_of
-
-TEXT, INT = ValueType(ValueKind.TEXT), ValueType(ValueKind.INT32)
-TABLE = Table(
-    TableName("public", "things"),
-    1,
-    (
-        Column("k", INT, key=True),
-        Column("a", INT),
-        Column("big", TEXT, toastable=True),
-        Column("other", TEXT, toastable=True),
-    ),
-)
-
-
-def opening(destination: Destination, table: Table = TABLE, **changes: Any) -> OpenTable:
-    made = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", destination, table, "")
-    made = replace(made, **changes)
-    return replace(made, since=Position(made.generation, table.version, 0, 0).token)
+from workers.snowflake.limits import Verdict
+from workers.snowflake.replay import Outcome, listed, replay
+from workers.snowflake.sftypes import LANDING_META
 
 
 @pytest.fixture
 def session(destination: Destination) -> Iterator[Any]:
     with sql_session(destination) as connection:
         yield connection
-
-
-@dataclass
-class History:
-    """Makes changes as PostgreSQL would: rows for the landing table, and the table as it is after each transaction."""
-
-    chance: random.Random
-    rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)
-    landed: list[tuple[Any, ...]] = field(default_factory=list)
-    lsn: int = 1000
-    number: int = 0
-
-    def transaction(self) -> int:
-        """A few changes and a commit; returns the end."""
-        commit = self.lsn + 500
-        for _ in range(self.chance.randint(1, 6)):
-            self.lsn += 10
-            self.change(commit)
-        self.lsn = commit + 50
-        return self.lsn
-
-    def land(
-        self, commit: int, index: int, op: str, row: tuple[Any, ...], unchanged: list[str], old: int | None
-    ) -> None:
-        self.landed.append(
-            (
-                op,
-                100,
-                commit,
-                self.lsn,
-                index,
-                json.dumps(unchanged) if unchanged else None,
-                None if old is None else json.dumps({"k": str(old)}),
-                *row,
-            )
-        )
-
-    def value(self) -> str | None:
-        self.number += 1
-        return self.chance.choice([None, f"v{self.number}", f"v{self.number}"])
-
-    def change(self, commit: int) -> None:
-        kind, keys = self.chance.random(), sorted(self.rows)
-        if kind < 0.03:
-            self.rows.clear()
-            self.land(commit, 0, "T", (None, None, None, None), [], None)
-        elif kind < 0.35 or not keys:
-            k = self.chance.choice([k for k in range(8) if k not in self.rows] or [None])
-            if k is not None:
-                self.rows[k] = (self.number, self.value(), self.value())
-                self.land(commit, 0, "I", (k, *self.rows[k]), [], None)
-        elif kind < 0.5:
-            k = self.chance.choice(keys)
-            del self.rows[k]
-            self.land(commit, 0, "D", (k, None, None, None), [], None)
-        else:
-            self.update(commit, self.chance.choice(keys), move=kind > 0.75)
-
-    def update(self, commit: int, k: int, *, move: bool) -> None:
-        a, big, other = self.rows.pop(k)
-        unchanged = [name for name in ("big", "other") if self.chance.random() < 0.5]
-        new = (a + 1, big if "big" in unchanged else self.value(), other if "other" in unchanged else self.value())
-        free = [n for n in range(8) if n not in self.rows and n != k]
-        target = self.chance.choice(free) if move and free else k
-        self.rows[target] = new
-        sent = (target, new[0], None if "big" in unchanged else new[1], None if "other" in unchanged else new[2])
-        if target != k:
-            self.land(commit, 0, "D", (k, None, None, None), [], None)
-            self.land(commit, 1, "I", sent, unchanged, k)
-        else:
-            self.land(commit, 0, "U", sent, unchanged, None)
-
-
-def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) -> None:
-    names = "_ETL_OP, _ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX, _ETL_UNCHANGED, _ETL_OLD_KEY, K, A, BIG, OTHER"
-    values = ", ".join("(" + ", ".join(_literal(value) for value in row) + ")" for row in rows)
-    with session.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {objects_of(destination, TABLE).landing_sql} ({names}) VALUES {values}")
-
-
-def _literal(value: Any) -> str:
-    return "NULL" if value is None else str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def target(session: Any, destination: Destination) -> dict[int, tuple[Any, ...]]:
@@ -265,9 +169,131 @@ def test_names_that_can_not_be_are_refused(session: Any, destination: Destinatio
         ddl.ensure(session, opening(destination, table=ours))
 
 
-def test_a_table_without_a_key_is_landed_only(session: Any, destination: Destination) -> None:
-    keyless = replace(TABLE, columns=tuple(replace(column, key=False) for column in TABLE.columns))
-    it = opening(destination, table=keyless)
-    with pytest.raises(EtlError) as caught:
-        apply(session, it, ddl.ensure(session, it).watermark, 10)
-    assert caught.value.kind is Kind.SCHEMA
+# -- rows that are in the dead letter
+
+
+def bury(session: Any, destination: Destination, row: tuple[Any, ...], *, whole: bool = True) -> None:
+    """A row of `insert` goes to the dead letter instead."""
+    op, generation, commit, lsn, index, unchanged, old, k, *_ = row
+    names = [name for name, _ in LANDING_META] + ["K", "A", "BIG", "OTHER"]
+    payload = dict.fromkeys(names) | {"_ETL_OP": op, "_ETL_GENERATION": generation, "_ETL_COMMIT_LSN": commit}
+    payload |= {"_ETL_LSN": lsn, "_ETL_INDEX": index, "_ETL_UNCHANGED": unchanged, "_ETL_OLD_KEY": old}
+    payload |= dict(zip(("K", "A", "BIG", "OTHER"), row[7:], strict=True))
+    dead = DeadRow(
+        Position(generation, commit, lsn, index),
+        op,
+        json.dumps({"k": k}),
+        Verdict("refused", None, 0),
+        json.dumps(payload),
+        None if whole else "{}",
+        unchanged,
+        None,
+    )
+    assert dead_letter.write(session, opening(destination), [dead]) == 1
+
+
+CREATED = ("I", 100, 10, 1, 0, None, None, 1, 1, "old", "o")
+DEAD_UPDATE = ("U", 100, 30, 1, 0, '["other"]', None, 1, 2, "dead", None)
+LEAVES_OUT = ("U", 100, 32, 1, 0, '["big", "other"]', None, 1, 3, None, None)
+BRINGS = ("U", 100, 34, 1, 0, '["other"]', None, 1, 4, "new", None)
+MOVED = [
+    ("D", 100, 34, 1, 0, None, None, 1, None, None, None),
+    ("I", 100, 34, 1, 1, '["big"]', '{"k":"1"}', 2, 4, None, "p"),
+]
+
+
+@pytest.fixture(params=["one window", "windows of their own"])
+def after(request: pytest.FixtureRequest, session: Any, destination: Destination) -> Callable[..., dict[int, Any]]:
+    """The target after landing rows; a row that begins with 'dead' is buried."""
+    it = opening(destination)
+    marks = [ddl.ensure(session, it).watermark]
+
+    def show(*rows: Any) -> dict[int, tuple[Any, ...]]:
+        for number, row in enumerate(rows):
+            if row[0] == "dead":
+                bury(session, destination, row[1:])
+            else:
+                insert(session, destination, [row])
+            if request.param != "one window" and (
+                number + 1 == len(rows) or fence_of(rows[number + 1]) > fence_of(row)
+            ):
+                marks.append(apply(session, it, marks[-1], fence_of(row)))
+        if rows:
+            marks.append(apply(session, it, marks[-1], fence_of(rows[-1])))
+        return target(session, destination)
+
+    return show
+
+
+def fence_of(row: tuple[Any, ...]) -> int:
+    row = row[1:] if row[0] == "dead" else row
+    return int(row[2]) + 1
+
+
+Show = Callable[..., dict[int, Any]]
+
+
+def test_a_row_whose_value_only_a_dead_row_has_is_not_shown_half(after: Show) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT) == {1: (1, "old", "o")}
+
+
+def test_a_row_that_brings_what_the_dead_row_brought_is_whole(after: Show) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT, BRINGS) == {1: (4, "new", "o")}
+
+
+def test_a_row_that_was_whole_since_the_dead_one_is_followed(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 5, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), BRINGS, later) == {1: (5, "new", "o")}
+
+
+def test_a_row_that_came_dead_is_not_shown_with_nothing_in_it(after: Show) -> None:
+    assert after(("dead", *CREATED), LEAVES_OUT) == {}
+    assert after(BRINGS) == {}, "what the dead row had is still missing"
+
+
+def test_a_dead_row_is_followed_through_changes_of_the_key(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big"]', None, 2, 5, None, "q")
+    assert after(CREATED, ("dead", *DEAD_UPDATE), *MOVED, later) == {}
+    assert after(("U", 100, 38, 1, 0, None, None, 2, 6, "w", "w")) == {2: (6, "w", "w")}
+
+
+def test_a_key_change_that_is_dead_ends_the_old_row_only(after: Show) -> None:
+    later = ("U", 100, 36, 1, 0, '["big"]', None, 2, 5, None, "q")
+    assert after(CREATED, MOVED[0], ("dead", *MOVED[1]), later) in ({}, {2: (5, "old", "q")}), "in two windows it waits"
+
+
+def test_a_row_made_anew_after_a_dead_one_is_its_own(after: Show) -> None:
+    deleted = ("D", 100, 33, 1, 0, None, None, 1, None, None, None)
+    anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT, deleted, anew, later) == {1: (8, "anew", "a")}
+
+
+def test_a_truncate_ends_dead_rows_too(after: Show) -> None:
+    truncate = ("T", 100, 33, 1, 0, None, None, None, None, None, None)
+    anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
+    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    assert after(CREATED, ("dead", *DEAD_UPDATE), truncate, anew, later) == {1: (8, "anew", "a")}
+
+
+def test_a_row_that_waits_for_a_dead_one_is_shown_when_that_is_replayed(
+    after: Show, session: Any, destination: Destination
+) -> None:
+    assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT) == {1: (1, "old", "o")}
+    rows = listed(session, destination, "pipe")
+    assert [outcome for _, outcome in replay(session, destination, rows)] == [Outcome.REPLAYED]
+    assert target(session, destination) == {1: (3, "dead", "o")}
+
+
+def test_the_live_view_shows_no_half_row_either(session: Any, destination: Destination) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [CREATED])
+    apply(session, it, mark, 20)
+    bury(session, destination, DEAD_UPDATE)
+    live = f"SELECT K, A, BIG, OTHER FROM {objects_of(destination, TABLE).live_sql}"
+    insert(session, destination, [LEAVES_OUT])
+    with session.cursor() as cursor:
+        assert cursor.execute(live).fetchall() == [(1, 1, "old", "o")]
+        insert(session, destination, [BRINGS])
+        assert cursor.execute(live).fetchall() == [(1, 4, "new", "o")]

@@ -21,6 +21,6 @@ def copied(database: Database, name: str) -> tuple[Table, pa.Table]:
     with connect(source, password) as reader:
         ((oid,),) = reader.execute("select %s::regclass::oid::bigint", [sql.Identifier(name).as_string()])
         table = worker._shape(reader, oid)
-        chunks = worker._chunks(reader, worker._query(reader, oid, table))
+        chunks = worker._chunks(reader, worker._query(reader, table))
         parts = [from_csv(table, copy.parse_rows(chunk, table), 1, 1, 0) for chunk in chunks]
     return table, pa.Table.from_batches(parts)

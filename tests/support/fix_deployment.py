@@ -237,7 +237,7 @@ def deploy(
     local_snowflake: LocalSnowflake,
     tmp_path: Path,
 ) -> Iterator[Deployment]:
-    local_snowflake.set(commit_delay_s=0, blackhole=False, faults=[], reject=[])
+    local_snowflake.set(commit_delay_s=0, counting=False, blackhole=False, faults=[], reject=[])
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),

@@ -30,7 +30,7 @@ def local_snowflake() -> Iterator[LocalSnowflake]:
 
 @pytest.fixture
 def destination(local_snowflake: LocalSnowflake) -> Destination:
-    local_snowflake.set(commit_delay_s=0, blackhole=False, faults=[], reject=[])
+    local_snowflake.set(commit_delay_s=0, counting=False, blackhole=False, faults=[], reject=[])
     return destination_in(local_snowflake)
 
 

@@ -9,8 +9,10 @@ The sessions run with timezone UTC, datestyle ISO, bytea_output hex (see `stream
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -88,45 +90,55 @@ _TYPED: dict[ValueKind, Callable[[pa.Array, pa.DataType], Converted]] = {
     ValueKind.JSON_TEXT: _json,
 }
 
-_NIBBLE = np.full(256, 255, dtype=np.uint8)
-for _digit, _value in zip(b"0123456789abcdefABCDEF", [*range(16), *range(10, 16)], strict=True):
-    _NIBBLE[_digit] = _value
+SLICE_PAIRS = 1 << 18  # of hexadecimal digits turned at once: what that needs on the way fits into the cache
+_PREFIX, _NO_PAIR = 256, 257
+_HEXADECIMAL = {digit: int(digit, 16) for digit in "0123456789abcdefABCDEF"}
+_PAIRS = np.full(1 << 16, _NO_PAIR, dtype=np.uint16)  # two characters, as a number -> the octet that they write
+for _high, _low in product(_HEXADECIMAL, repeat=2):
+    _PAIRS[int.from_bytes((_high + _low).encode(), "little")] = 16 * _HEXADECIMAL[_high] + _HEXADECIMAL[_low]
+_PAIRS[int.from_bytes(b"\\x", "little")] = _PREFIX
 
 
 def _bytes(text: pa.Array) -> pa.Array:
-    r"""`\x0aff…` -> bytes. All digits of all values are turned at once; lengths are even, so pairs never cross values."""
-    text = text.cast(pa.binary())
+    r"""`\x0aff…` -> bytes. Lengths are even, so pairs of characters never cross values; values may be long, so slices of pairs are turned."""
     lengths = pc.fill_null(pc.binary_length(text), 0).to_numpy().astype(np.int64)
     valid = text.is_valid().to_numpy(zero_copy_only=False)
-    data = np.frombuffer(b"".join([_data_of(text)]), dtype=np.uint8)
-    starts = np.cumsum(lengths) - lengths
-    prefixes = starts[valid]
-    if np.any(lengths[valid] < 2) or np.any(lengths % 2) or not _prefixed(data, prefixes):
-        raise EtlError(Kind.PROTOCOL, "bytea text", "a value does not begin with \\x", "report it")
-    digits = np.ones(len(data), dtype=bool)
-    digits[prefixes] = digits[prefixes + 1] = False
-    nibbles = _NIBBLE[data[digits]]
-    if np.any(nibbles == 255):
-        raise EtlError(Kind.PROTOCOL, "bytea text", "a value has a digit that is not hexadecimal", "report it")
-    octets = (nibbles[0::2] << 4) | nibbles[1::2]
-    sizes = np.where(valid, (lengths - 2) // 2, 0)
+    first = ((np.cumsum(lengths) - lengths) // 2)[valid]  # the pair with which each value begins
+    if np.any(lengths[valid] < 2) or np.any(lengths % 2):
+        raise _not_bytea("does not begin with \\x")
     offsets = np.zeros(len(text) + 1, dtype=np.int32)
-    np.cumsum(sizes, out=offsets[1:])
+    np.cumsum(np.where(valid, lengths // 2 - 1, 0), out=offsets[1:])
+    octets = _octets(_pairs_of(text), first, int(offsets[-1]))
     validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(octets)]
     return pa.Array.from_buffers(pa.binary(), len(text), buffers, int(len(text) - valid.sum()))
 
 
-def _prefixed(data: np.ndarray, at: np.ndarray) -> bool:
-    return bool(np.all(data[at] == ord("\\")) and np.all(data[at + 1] == ord("x")))
+def _octets(pairs: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint8]:
+    """The octets that pairs of digits write, without the values' prefixes, which stand at `first`."""
+    octets = np.empty(count, dtype=np.uint8)
+    filled = 0
+    for at in range(0, len(pairs), SLICE_PAIRS):
+        turned = _PAIRS[pairs[at : at + SLICE_PAIRS]]
+        prefixes = first[slice(*np.searchsorted(first, [at, at + SLICE_PAIRS]))] - at
+        if np.any(turned[prefixes] != _PREFIX):
+            raise _not_bytea("does not begin with \\x")
+        digits = turned[turned < _PREFIX]
+        if len(digits) + len(prefixes) != len(turned):
+            raise _not_bytea("has a digit that is not hexadecimal")
+        octets[filled : filled + len(digits)] = digits
+        filled += len(digits)
+    return octets
 
 
-def _data_of(text: pa.Array) -> bytes:
-    """The bytes of all values on end (NULLs have none)."""
-    if not len(text):
-        return b""
+def _not_bytea(reason: str) -> EtlError:
+    return EtlError(Kind.PROTOCOL, "bytea text", f"a value {reason}", "report it")
+
+
+def _pairs_of(text: pa.Array) -> npt.NDArray[np.uint16]:
+    """The characters of all values on end (NULLs have none), two by two; over the array's own memory."""
     _, offsets, data = text.buffers()
+    if data is None or not len(text):
+        return np.empty(0, dtype=np.uint16)
     edges = np.frombuffer(offsets, dtype=np.int32)[text.offset : text.offset + len(text) + 1]
-    if data is None:
-        return b""
-    return memoryview(data)[int(edges[0]) : int(edges[-1])].tobytes()
+    return np.frombuffer(data, dtype="<u2", count=int(edges[-1] - edges[0]) // 2, offset=int(edges[0]))

@@ -6,7 +6,7 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     INIT           yes       a copy worker (the table's stream rows are landed meanwhile: route first, then snapshot)
     DATASYNC       yes       the copy worker's end; a copy that nobody works on (its worker or our predecessor died) starts again
     CATCHUP        yes       the first Apply, as soon as everything below the copy's position is durable
-    READY          yes       an Apply each interval in which rows came
+    READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us)
     ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
 
 A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
@@ -22,6 +22,7 @@ from enum import Enum, auto
 from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, TableOpened
 from etl_supervisor.model import names
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
@@ -59,6 +60,7 @@ class Follower:
     last_commit: int = 0  # commit_lsn of the newest row handed over
     inherited: bool = True  # a predecessor may have landed rows that were never applied
     apply_at: float = 0.0
+    asked_at: float = 0.0
     retry_at: float | None = None
     outages: int = 0
     doubt: tuple[int, str] | None = (
@@ -84,12 +86,20 @@ class Follower:
             table=self.table,
             since=Position(self.state.generation, 0, 0, 0).token,
             errors=self.state.errors,
+            policy=self.policy,
+            fill_ms=self.pipeline.batch_max_fill_ms,
+            load=self.pipeline.load,
         )
 
     def copy(self, source: str, epoch: int) -> CopyWanted:
         """What a copy worker is asked for."""
         name = self.table.name
         return CopyWanted(source, self.pipeline.id, name.schema, name.name, self.state.generation, epoch)
+
+    @property
+    def policy(self) -> ApplyPolicy:
+        """How the table is applied."""
+        return self.pipeline.policy_of(self.table.name)
 
     # -- facts
 
@@ -115,12 +125,16 @@ class Follower:
     @property
     def unapplied(self) -> bool:
         """True while there may be rows that the target does not show."""
-        return self.inherited or self.last_commit >= self.applied
+        return self.policy.mode.has_target and (self.inherited or self.last_commit >= self.applied)
+
+    def asked_to_apply(self, now: float) -> None:
+        """An Apply is under way."""
+        self.applying, self.asked_at = True, now
 
     def applied_to(self, fence: int, now: float) -> None:
         """The target shows everything below `fence`."""
         self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
-        self.apply_at = now + self.pipeline.destination.apply_interval_seconds
+        self.apply_at = now + self._pause(now - self.asked_at)
         phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
 
@@ -158,8 +172,12 @@ class Follower:
         self.retry_at = None if attempts >= self._attempts_max else now + self._delay()
 
     def settled(self, fence: int) -> bool:
-        """A table without a key has no target to build: READY as soon as its copy and stream meet. True when it changed."""
-        if self.table.key or self.state.phase is not Phase.CATCHUP or fence < self.state.copy_lsn:
+        """A table that is appended only has no target to build: READY as soon as its copy and stream meet. True when it changed."""
+        if (
+            self.policy.mode is not ApplyMode.APPEND
+            or self.state.phase is not Phase.CATCHUP
+            or fence < self.state.copy_lsn
+        ):
             return False
         self.state = self.state.to(Phase.READY)
         return True
@@ -216,11 +234,17 @@ class Follower:
         return Action.REOPEN if due else None
 
     def _apply_is_due(self, now: float, fence: int) -> bool:
-        if self.applying or now < self.apply_at or not self.table.key:
+        mode = self.policy.mode
+        if self.applying or now < self.apply_at or mode is ApplyMode.APPEND:
             return False
         if self.state.phase is Phase.CATCHUP:
             return fence >= self.state.copy_lsn
         return self.unapplied and fence > self.applied
+
+    def _pause(self, apply_seconds: float) -> float:
+        """Seconds from the end of an apply to the next: as long as it took, so that half of the time none runs."""
+        shortest, longest = self.policy.interval_seconds_min, self.policy.interval_seconds_max
+        return longest if self.policy.mode is ApplyMode.VIEW else min(longest, max(shortest, apply_seconds))
 
     @property
     def _attempts_max(self) -> int:

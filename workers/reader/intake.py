@@ -25,6 +25,7 @@ class Intake:
     def __init__(self, stream: ReplicationStream, assembler: Assembler, batcher: Batcher) -> None:
         self._stream, self._assembler, self._batcher = stream, assembler, batcher
         self._parts: Iterator[Chunk] | None = None  # of what was read last
+        self._told = 0  # pieces
 
     @property
     def more(self) -> bool:
@@ -45,6 +46,11 @@ class Intake:
     def spooled_bytes(self) -> int:
         """What transactions in progress hold, in memory and on disk."""
         return self._assembler.memory_bytes + self._assembler.disk_bytes
+
+    def new_pieces(self) -> int:
+        """How many pieces of transactions in progress came since this was asked last."""
+        before, self._told = self._told, self._assembler.pieces
+        return self._told - before
 
     def read(self, now: float) -> Iterator[list[Chunk]]:
         """The batches that are full by now."""

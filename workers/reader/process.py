@@ -229,7 +229,7 @@ class Reader:
             self._read(now)
         if now >= self._intake.due_at() or (self._draining and self._intake.has_open_batch):
             self._decode(self._intake.seal())
-        self._publisher.pump()
+        self._publisher.pump(hurry=self._draining)
         self._roster.act(now)
         self._ask_for_copies()
         if now >= self._next_confirm:
@@ -402,3 +402,4 @@ class Reader:
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)
         metrics.source_report(name, report, self._publisher.used_bytes)
+        metrics.spool_report(name, self._intake.spooled_bytes, self._intake.new_pieces())

@@ -324,8 +324,8 @@ class Roster:
                 case Action.COPY:
                     self._want_copy(follower)
                 case Action.APPLY:
-                    follower.applying = True
-                    self._publisher.apply(follower.handle, fence)
+                    follower.asked_to_apply(now)
+                    self._publisher.apply(follower.handle, fence, max(0, follower.state.copy_lsn - 1))
                 case Action.REOPEN:
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)

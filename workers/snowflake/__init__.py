@@ -7,7 +7,15 @@ jobs         threads for what may block, per destination
 desk         one table of one publisher: what is asked, what is under way
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
+opening      the channel of a table, by its pipeline's load path
+gathering    when rows that wait become a file (pure)
+files        a channel whose rows travel as Parquet files
+ledger       which rows are in which file
+stage        files of a table in the internal stage, and the COPY that loads them
+loaders      from the stage into the landing table: COPY INTO, Snowpipe
+parquet      a batch as a file has it
 streaming    Snowpipe Streaming through the SDK
+inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it
 variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it
@@ -17,8 +25,19 @@ failure      the SDK's errors -> what to do
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+offers       what a policy offers beside them: history, live view, task, dynamic table
 reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
+moving       what a window does to the tables of a policy, in order
+window       landing rows with whole values, as SQL
+target       hard and soft MERGE of a table with a key
+history      every version of every row
+keyless      a target that is a multiset
+live         the view of target and change log
+task         the block as a Snowflake TASK
+dynamic      the current table as a dynamic table
+purge        applied rows leave the change log
+script       several statements as one block
 identifiers  names, quoted
 sftypes      value types -> Snowflake types
 """

@@ -24,6 +24,7 @@ NETWORK_TIMEOUT_SECONDS = 60  # the connector repeats failed requests for so lon
 LOCK_TIMEOUT_SECONDS = 60  # Snowflake's default is 12 hours
 STATEMENT_TIMEOUT_SECONDS = 3600
 KEY_BITS_MIN = 2048
+DOES_NOT_EXIST = 2003  # Snowflake's number for an object that is not there (or not for this role)
 
 Decrypt = Callable[[EncryptedText], str]
 
@@ -35,6 +36,11 @@ _TRANSIENT = frozenset({625, 603, 604, 630, 390114, 390112, 200001})
 def is_local(destination: Destination) -> bool:
     """True for a local Snowflake."""
     return (destination.host or "").startswith("127.0.0.1:")
+
+
+def host_of(destination: Destination) -> str:
+    """The account's host (with its port, if it has one): the usual name, unless `host` says otherwise (private link, local)."""
+    return destination.host or f"{destination.account}.snowflakecomputing.com"
 
 
 def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path) -> RSAPrivateKey:

@@ -13,6 +13,7 @@ Neither table has constraints: keys are dropped and become nullable in the sourc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -26,13 +27,12 @@ from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
-from workers.snowflake.connection import classify
+from workers.snowflake import offers
+from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
 from workers.snowflake.ndjson import constant
 from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
-from workers.snowflake.sftypes import LANDING_META, TARGET_META, column_type
-
-DOES_NOT_EXIST = 2003
+from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, LANDING_META, SOFT_META, TARGET_META, column_type
 
 log = structlog.get_logger()
 
@@ -81,21 +81,43 @@ def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
 
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
-    target = _described(cursor, objects.target_sql)
+    if landing is None:
+        _create_schemas(cursor, objects)
+    watermark, shape, since = _own(cursor, opening, objects, place)
+    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied, place))
+    aims = opening.policy.mode.has_target
+    if landing is None and aims:
+        offers.make_way(cursor, objects, place)
+    target = _described(cursor, objects.target_sql) if aims else []
     if landing is None or target is None:
-        _create(cursor, opening.table, objects)
+        _create(cursor, opening.table, objects, aims=aims)
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
-        target = target or _described(cursor, objects.target_sql) or []
-    watermark, shape, since = _own(cursor, opening, objects, place)
+        target = target or (aims and _described(cursor, objects.target_sql)) or []
     if shape and opening.since <= since:
-        return Ensured(watermark, replace(wire.load(Table, shape), version=opening.table.version))
-    for table_sql, present, landed in ((objects.landing_sql, landing, True), (objects.target_sql, target, False)):
-        for step in plan(present, opening.table):
-            _take(cursor, table_sql, step, landed=landed)
-            log.info("table_altered", place=place, table=table_sql, step=_told(step))
-    _keep_shape(cursor, opening, objects)
-    return Ensured(watermark, opening.table)
+        table = replace(wire.load(Table, shape), version=opening.table.version)
+    else:
+        table = opening.table
+        for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
+            for step in plan(present, table):
+                _take(cursor, table_sql, step, landed=landed)
+                log.info("table_altered", place=place, table=table_sql, step=_told(step))
+        _keep_shape(cursor, opening, objects)
+    offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
+    return Ensured(watermark, table)
+
+
+def _shaped(
+    cursor: Any, opening: OpenTable, objects: Objects, landing: list[Present], target: list[Present]
+) -> Iterator[tuple[str, list[Present], bool]]:
+    """The tables that have the shape of the source: name, columns, and whether it is the change log."""
+    yield objects.landing_sql, landing, True
+    if not opening.policy.mode.has_target:
+        return
+    yield objects.target_sql, target, False
+    history = _described(cursor, objects.history_sql) if opening.table.key else None
+    if history is not None:
+        yield objects.history_sql, history, False
 
 
 def _keep_shape(cursor: Any, opening: OpenTable, objects: Objects) -> None:
@@ -117,7 +139,7 @@ def _described(cursor: Any, table: str) -> list[Present] | None:
         raise
     titles = [item[0].lower() for item in cursor.description]
     name, kind, comment = (titles.index(title) for title in ("name", "type", "comment"))
-    own = {title for title, _ in (*LANDING_META, *TARGET_META)}
+    own = {title for title, _ in (*LANDING_META, *TARGET_META, *SOFT_META, *KEYLESS_META, *HISTORY_META)}
     return [
         Present(row[name], _spelled(row[kind]), Mark.read(row[comment] or ""))
         for row in cursor.fetchall()
@@ -131,23 +153,30 @@ def _spelled(described: str) -> str:
     return described if kind == "NUMBER" else kind
 
 
-def _create(cursor: Any, table: Table, objects: Objects) -> None:
+def _create_schemas(cursor: Any, objects: Objects) -> None:
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
     cursor.execute(
         f"CREATE TABLE IF NOT EXISTS {objects.watermark_sql} (LANDING_TABLE VARCHAR NOT NULL, PIPELINE_ID NUMBER(19,0) NOT NULL,"
         " PIPELINE VARCHAR NOT NULL, OWNER VARCHAR NOT NULL, SOURCE_SCHEMA VARCHAR NOT NULL, SOURCE_TABLE VARCHAR NOT NULL,"
         " GENERATION NUMBER(10,0) NOT NULL, APPLIED NUMBER(20,0) NOT NULL, EPOCH NUMBER(19,0) NOT NULL,"
-        " SHAPE VARCHAR NOT NULL, SHAPE_SINCE VARCHAR NOT NULL,"
+        " SHAPE VARCHAR NOT NULL, SHAPE_SINCE VARCHAR NOT NULL, POLICY VARCHAR NOT NULL, OFFERED VARCHAR NOT NULL,"
+        " FENCE NUMBER(20,0) NOT NULL, BASE NUMBER(20,0) NOT NULL, SHOWN NUMBER(10,0) NOT NULL, HISTORY NUMBER(20,0) NOT NULL,"
+        " PURGED NUMBER(10,0) NOT NULL,"
         " UPDATED_AT TIMESTAMP_TZ(6), PRIMARY KEY (LANDING_TABLE))"
     )
+
+
+def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
     columns = [_definition(column, mark_of(column, table.oid)) for column in table.columns]
     landing = ", ".join([f"{name} {kind}" for name, kind in LANDING_META] + columns)
     cursor.execute(
         f"CREATE TRANSIENT TABLE IF NOT EXISTS {objects.landing_sql} ({landing}) DATA_RETENTION_TIME_IN_DAYS = 0"
     )
-    target = ", ".join(columns + [f"{name} {kind}" for name, kind in TARGET_META])
-    cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
+    meta = TARGET_META if table.key else (*TARGET_META, *KEYLESS_META)
+    target = ", ".join(columns + [f"{name} {kind}" for name, kind in meta])
+    if aims:
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
 
 
 def _definition(column: Column, mark: Mark) -> str:
@@ -230,9 +259,12 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
     cursor.execute(
         f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
         " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
-        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, UPDATED_AT) VALUES (s.LANDING_TABLE,"
+        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, PURGED,"
+        " UPDATED_AT)"
+        " VALUES (s.LANDING_TABLE,"
         f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
-        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', CURRENT_TIMESTAMP())"
+        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0, 0,"
+        " CURRENT_TIMESTAMP())"
     )
     row = cursor.execute(
         "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE"
@@ -247,8 +279,8 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
     if found.generation < opening.generation:
         cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, EPOCH = {opening.epoch}"
-            f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
+            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
+            f" EPOCH = {opening.epoch} WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
         )
         found = Watermark(opening.generation, 0, opening.epoch)
     return found, row[8], row[9]

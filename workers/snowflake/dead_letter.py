@@ -57,6 +57,8 @@ _COLUMNS = (
     ("COLUMN_NAME", "VARCHAR"),
     ("BYTES", "NUMBER(20,0)"),
     ("LEFT_OUT", "VARCHAR"),
+    ("UNCHANGED", "VARCHAR"),
+    ("SPECIAL", "VARCHAR"),
     ("PAYLOAD", "VARCHAR NOT NULL"),
     ("DEAD_AT", "TIMESTAMP_TZ(6) NOT NULL"),
 )
@@ -66,7 +68,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row for the dead letter. `key` and `left_out` (column -> bytes, sha256) are JSON."""
+    """A row for the dead letter. `key` and `left_out` (column -> bytes, sha256) are JSON; `unchanged` and `special` as in the landing table."""
 
     position: Position
     op: str
@@ -74,6 +76,8 @@ class DeadRow:
     verdict: Verdict
     payload: str
     left_out: str | None
+    unchanged: str | None = None
+    special: str | None = None
 
 
 def dead_rows(
@@ -89,7 +93,8 @@ def dead_rows(
         key = {column.name: members.get(names.column(column.name)) for column in table.key}
         position = Position(generation, *(rows.column(i)[number].as_py() for i in (1, 2, 3)))
         missing = orjson.dumps(left_out[number]).decode() if number in left_out else None
-        found.append(DeadRow(position, members["_ETL_OP"], orjson.dumps(key).decode(), verdict, line, missing))
+        state = (members["_ETL_UNCHANGED"], members["_ETL_SPECIAL"])
+        found.append(DeadRow(position, members["_ETL_OP"], orjson.dumps(key).decode(), verdict, line, missing, *state))
     return found
 
 
@@ -124,14 +129,19 @@ def _sized(kind: pa.DataType) -> bool:
 # -- the table
 
 
+def table(objects: Objects) -> str:
+    """CREATE TABLE of the dead letter."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
+    return f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})"
+
+
 def write(connection: Any, opening: OpenTable, rows: Sequence[DeadRow]) -> int:
     """Keep these rows; how many were not there yet. EtlError when it can't be done: then they are not to be passed by."""
     objects = objects_of(opening.destination, opening.table)
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
     try:
         with connection.cursor() as cursor:
-            columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})")
+            cursor.execute(table(objects))
             tails = [text for row in rows for text in _parts(opening, objects, row)[1:]]
             heads = [_parts(opening, objects, row)[0] for row in rows]
             for values in _statements(tails):
@@ -173,9 +183,9 @@ def _parts(opening: OpenTable, objects: Objects, row: DeadRow) -> list[str]:
         literal(row.op),
         literal(row.key),
         literal(": ".join(filter(None, (row.verdict.reason, row.verdict.detail)))),
-        "NULL" if row.verdict.column is None else literal(row.verdict.column),
+        _literal(row.verdict.column),
         str(row.verdict.bytes),
-        "NULL" if row.left_out is None else literal(row.left_out),
+        *map(_literal, (row.left_out, row.unchanged, row.special)),
     ]
     name = literal(row_id(objects.landing, at))
     cuts = range(0, len(row.payload), PART_CHARACTERS)
@@ -183,6 +193,10 @@ def _parts(opening: OpenTable, objects: Objects, row: DeadRow) -> list[str]:
         f"({', '.join([name, str(number), *head, literal(row.payload[cut : cut + PART_CHARACTERS])])})"
         for number, cut in enumerate(cuts)
     ]
+
+
+def _literal(text: str | None) -> str:
+    return "NULL" if text is None else literal(text)
 
 
 def _statements(values: Sequence[str]) -> Iterator[list[str]]:

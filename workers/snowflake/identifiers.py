@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 
 from etl_supervisor.errors import EtlError, Kind
@@ -41,6 +43,26 @@ class Objects:
         return ".".join(map(quoted, (self.database, self.landing_schema, self.landing)))
 
     @property
+    def history_sql(self) -> str:
+        """Every version of every row."""
+        return ".".join(map(quoted, (self.database, self.schema, self.target + names.HISTORY_SUFFIX)))
+
+    @property
+    def live_sql(self) -> str:
+        """The view of the rows as of the last landed change."""
+        return ".".join(map(quoted, (self.database, self.schema, self.target + names.LIVE_SUFFIX)))
+
+    @property
+    def task_sql(self) -> str:
+        """The task that applies."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_TASK")))
+
+    @property
+    def stream_sql(self) -> str:
+        """The stream that wakes the task."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_STREAM")))
+
+    @property
     def watermark_sql(self) -> str:
         """Fences and owners of all tables of this landing schema."""
         return ".".join(map(quoted, (self.database, self.landing_schema, names.WATERMARK_TABLE)))
@@ -49,6 +71,22 @@ class Objects:
     def dead_letter_sql(self) -> str:
         """Rows that could not be loaded, of all tables of this landing schema."""
         return ".".join(map(quoted, (self.database, self.landing_schema, names.DEAD_LETTER_TABLE)))
+
+    @property
+    def files_sql(self) -> str:
+        """Files under way, of all channels of this landing schema."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, names.FILES_TABLE)))
+
+    @property
+    def stage_sql(self) -> str:
+        """The internal stage of this landing schema."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, names.STAGE)))
+
+    @property
+    def folder(self) -> str:
+        """The table's folder in the stage: letters, digits, `_` and `-` only."""
+        digest = hashlib.sha256(self.landing.encode()).hexdigest()[:8]
+        return f"{re.sub('[^A-Za-z0-9_]', '_', self.landing)[:80]}-{digest}"
 
 
 def objects_of(destination: Destination, table: Table) -> Objects:

@@ -2,7 +2,8 @@
 
     {"_ETL_GENERATION":…,"_ETL_LOADED_AT":"…","_ETL_OP":"I",…,"ID":1,"NAME":"x","DOC":{"a":1}}
 
-Keys are the landing table's column names (not billed); NULL is `null`. Numbers are JSON numbers; decimals, dates, times and floats that JSON has no
+Keys are the landing table's column names (not billed); NULL is `null`, a position column that is NULL in all rows is left out, and a column
+with one value goes into the text between the others once. Numbers are JSON numbers; decimals, dates, times and floats that JSON has no
 form for are strings (Snowflake casts); binary is base64, as the default pipe wants it. JSON columns go in as they are: VARIANT takes the native
 object, and nothing is parsed and printed again on the way (what it can't hold goes in as a string, see `variants`). Line breaks in `json` text can
 only stand between tokens, so they become spaces.
@@ -34,12 +35,12 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     The batch may be of an older shape than `table` (it was sent again by a publisher that is ahead): columns that it does not have yet take their
     default, which is what such rows hold in PostgreSQL.
     """
-    line = _Line(f'{{"_ETL_GENERATION":{generation},"_ETL_LOADED_AT":"{loaded_at}"')
+    line = _Line(batch.num_rows, f'{{"_ETL_GENERATION":{generation},"_ETL_LOADED_AT":"{loaded_at}"')
     later = [column for column in table.columns if column.name not in batch.schema.names]
     special = {c.name: c.default for c in later if c.default is not None and is_special(c.default, c.type.kind)}
     for field, array in zip(batch.schema, batch.columns, strict=True):
         if special and field.name == SPECIAL:
-            array = _with_members(array, orjson.dumps(special).decode())
+            array = with_members(array, orjson.dumps(special).decode())
         line.add(names.column(field.name), array, kind_of(field))
     for column in later:
         if column.default is not None and column.name not in special:
@@ -47,7 +48,7 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     return line.end()
 
 
-def _with_members(objects: pa.Array, members: str) -> pa.Array:
+def with_members(objects: pa.Array, members: str) -> pa.Array:
     """JSON objects (NULL: none) with the members of another one after their own."""
     longer = pc.binary_join_element_wise(pc.utf8_slice_codeunits(objects, 0, -1), members[1:], ",")
     return pc.coalesce(longer, members)
@@ -58,7 +59,7 @@ def constant(text: str, kind: ValueKind) -> str:
     if kind is ValueKind.BOOLEAN:
         return "true" if text in ("t", "true") else "false"
     if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
-        return str(_json(pa.array([text]), kind)[0])
+        return str(documents(pa.array([text]), kind)[0])
     if kind is ValueKind.BYTES:
         return orjson.dumps(base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()).decode()
     return orjson.dumps(text).decode()
@@ -67,15 +68,23 @@ def constant(text: str, kind: ValueKind) -> str:
 class _Line:
     """The pieces of which all lines are joined: literals and arrays in turn."""
 
-    def __init__(self, head: str) -> None:
+    def __init__(self, rows: int, head: str) -> None:
+        self._rows = rows
         self._literal = head
         self._pieces: list[pa.Array | str] = []
 
     def add(self, name: str, array: pa.Array, kind: ValueKind) -> None:
         """One member of the object."""
+        nothing = array.null_count == len(array)
+        if nothing and name.startswith(names.META_PREFIX):
+            return
         self._literal += f",{orjson.dumps(name).decode()}:"
-        if array.null_count == len(array):
+        if nothing:
             self._literal += "null"
+            return
+        if _one_value(array):
+            text, before, after = _text(array.slice(0, 1), kind)
+            self._literal += f"{before}{text[0]}{after}"
             return
         text, before, after = _text(array, kind)
         if (before or after) and array.null_count:
@@ -89,12 +98,21 @@ class _Line:
 
     def end(self) -> pa.Buffer:
         """The bytes of all lines."""
+        if not self._pieces:
+            return pa.py_buffer((self._literal + "}\n").encode() * self._rows)
         lines = pc.binary_join_element_wise(
             *self._pieces, self._literal + "}\n", "", null_handling="replace", null_replacement="null"
         )
         _, offsets, data = lines.buffers()
         first, last = np.frombuffer(offsets, dtype=np.int32, count=len(lines) + 1)[[0, -1]]
         return data.slice(int(first), int(last - first))
+
+
+def _one_value(array: pa.Array) -> bool:
+    """Whether all rows hold the same (and not NULL). The last row tells apart what varies; floats have two zeros."""
+    if array.null_count or pa.types.is_floating(array.type) or array[0] != array[-1]:
+        return False
+    return bool(pc.all(pc.equal(array, array[0])).as_py())
 
 
 def _text(array: pa.Array, kind: ValueKind) -> tuple[pa.Array, str, str]:
@@ -112,7 +130,9 @@ def _text(array: pa.Array, kind: ValueKind) -> tuple[pa.Array, str, str]:
         return array.cast(pa.string()), '"', '"'
     if pa.types.is_string(array.type):
         if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
-            return _json(array, kind), "", ""
+            return documents(array, kind), "", ""
+        if kind is ValueKind.UUID:
+            return array, '"', '"'
         return jsontext.escaped(array), '"', '"'
     return array.cast(pa.string()), "", ""
 
@@ -127,19 +147,22 @@ def _floats(array: pa.Array) -> pa.Array:
     return pc.if_else(odd, pc.case_when(pc.make_struct(*names), '"NaN"', '"-0"', '"inf"', '"-inf"'), text)
 
 
-def _json(array: pa.Array, kind: ValueKind) -> pa.Array:
+def documents(array: pa.Array, kind: ValueKind) -> pa.Array:
     """The documents themselves; what VARIANT can't hold as a string of its text."""
     unfit = variants.unfit(array, kind)
     if unfit is not None:
         array = pc.if_else(unfit, pc.binary_join_element_wise('"', jsontext.escaped(array), '"', ""), array)
+    data = jsontext.octets(array)
     for char in ("\n", "\r"):
-        if pc.any(pc.match_substring(array, char)).as_py():
+        if (data == ord(char)).any():
             array = pc.replace_substring(array, char, " ")
     return array
 
 
 def _base64(array: pa.Array) -> pa.Array:
-    """All values at once: each padded to whole triples, triples to quadruples, the padding marked."""
+    """All values at once: each padded to whole triples, triples to quadruples, the padding marked. A large value comes alone."""
+    if len(array) == 1 and array.null_count == 0:
+        return pa.array([base64.b64encode(array[0].as_buffer())]).cast(pa.string())
     lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy().astype(np.int64)
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int32, count=array.offset + len(array) + 1)[array.offset :]
     source = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)

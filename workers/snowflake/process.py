@@ -40,6 +40,7 @@ from etl_supervisor.ipc.messages import (
     Durable,
     Failed,
     Hello,
+    Hurry,
     OpenTable,
     Ready,
     ReshapeTable,
@@ -52,17 +53,16 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
-from workers.snowflake.channel import Underway
+from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.ddl import Watermark
-from workers.snowflake.desk import AGAIN_SECONDS, STATUS_SECONDS, Desk, State, close_descriptor
+from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.guest import Guest
+from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Jobs, Lane
-from workers.snowflake.loading import Prepared, Suspicion, Taken, Tools
+from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 WAIT_SECONDS_MAX = 1.0
-WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
 STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile
 
@@ -74,7 +74,8 @@ def main(context: ChildContext) -> int:
     assert context.listener is not None
     keyring = context.settings.keyring()
     sessions = Sessions(keyring.decrypt, context.settings.directory, context.name)
-    tools = Tools(sessions, keyring.decrypt, context.settings.directory, context.incarnation)
+    inquiries = Inquiries(keyring.decrypt, context.settings.directory)
+    tools = Tools(sessions, inquiries, keyring.decrypt, context.settings.directory, context.incarnation)
     actor = Actor(context.actor, context.listener, tools, context.heartbeat.beat)
     context.parent.send(Ready())
     actor.run(lambda: parent_is_there(context.parent))
@@ -120,7 +121,7 @@ class Actor:
         while not stopping:
             self._beat()
             each_turn()
-            for key, _ in self._selector.select(WAIT_SECONDS_BUSY if self._busy() else WAIT_SECONDS_MAX):
+            for key, _ in self._selector.select(self._seconds_to_wait()):
                 match key.data:
                     case "signal":
                         stopping = signal.SIGTERM in inbox.take()
@@ -168,8 +169,11 @@ class Actor:
                     close_descriptor(fd)
                 else:
                     desk.channel.waiting.append((message, fd))
-            case Apply(handle=handle, fence=fence) if handle in guest.desks:
+            case Hurry(handle=handle, seq=seq) if handle in guest.desks:
+                guest.desks[handle].hurry(seq)
+            case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
                 guest.desks[handle].fence = max(guest.desks[handle].fence, fence)
+                guest.desks[handle].copied = copied
             case CloseTable(handle=handle, drop=drop) if handle in guest.desks:
                 guest.desks[handle].closing = drop
             case _:
@@ -233,12 +237,12 @@ class Actor:
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
             job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield _Errand("append", Lane.STREAM, job, then)
+            yield _Errand("append", desk.lane, job, then)
             del segments, job  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
+            yield _Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
@@ -250,7 +254,10 @@ class Actor:
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
             then = partial(self._applied, guest, desk)
-            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence), then)
+            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence, desk.copied), then)
+        if desk.wants_purge(now):
+            opening, applied = desk.purge(now)
+            yield _Errand("apply", Lane.APPLY, partial(desk.purge_job, opening), partial(desk.purged, applied))
 
     def _run_errand(self, guest: Guest, desk: Desk, errand: _Errand) -> None:
         ended = partial(self._finish, guest, desk, desk.life, errand)
@@ -282,11 +289,10 @@ class Actor:
 
     # -- results
 
-    def _opened(self, guest: Guest, desk: Desk, result: tuple[StreamingChannel, Prepared]) -> None:
-        desk.sdk, prepared = result
+    def _opened(self, guest: Guest, desk: Desk, result: tuple[LoadChannel, Prepared]) -> None:
+        sdk, prepared = result
         desk.take_shape(desk.opening, prepared)
-        desk.sdk_busy, desk.state = False, State.OPEN
-        desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors, desk.opening.errors)
+        desk.take_channel(sdk)
         metrics.CHANNELS_OPEN.inc()
         log.info(
             "channel_opened",
@@ -296,7 +302,7 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Prepared]) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[LoadChannel, Prepared]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
@@ -317,8 +323,8 @@ class Actor:
     def _appended(self, guest: Guest, desk: Desk, wanted: int, taken: Taken) -> None:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
-        for handed in taken.handed:
-            desk.channel.took(handed)
+        for handed, since in taken.handed:
+            desk.took(desk.channel.took(handed, since))
         if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
         if taken.handed:
@@ -328,7 +334,7 @@ class Actor:
                 self._come_through(guest, desk, through, desk.channel.errors, "")
 
     def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
-        desk.status_busy, desk.status_at = False, time.monotonic() + STATUS_SECONDS
+        desk.status_busy, desk.status_at = False, desk.status_due(time.monotonic())
         place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
         if not status.valid:
             reason = "Snowflake says that the channel is not valid any more"
@@ -379,19 +385,17 @@ class Actor:
             self._close_later(desk.opening, sdk, drop=drop)
 
     def _close_later(
-        self, opening: OpenTable, sdk: StreamingChannel, *, flush: bool = False, drop: bool = False
+        self, opening: OpenTable, sdk: LoadChannel, *, flush: bool = False, drop: bool = False
     ) -> Future[Any]:
         job = partial(sdk.close, flush=flush, drop=drop)
         return self._jobs.start(opening.destination.id, Lane.STREAM, job, _closed)
 
     # -- the rest
 
-    def _busy(self) -> bool:
-        return any(
-            desk.channel.waiting or desk.channel.undurable or desk.closing is not None
-            for guest in self._guests
-            for desk in guest.desks.values()
-        )
+    def _seconds_to_wait(self) -> float:
+        """Until something is to be asked or tried again; results and messages wake the loop by themselves."""
+        now, desks = time.monotonic(), [desk for guest in self._guests for desk in guest.desks.values()]
+        return min([WAIT_SECONDS_MAX, *(desk.seconds_to_wait(now) for desk in desks if desk.busy)])
 
     def _stop(self) -> None:
         """Close what is open, within a limit; threads that hang are left to the end of the process."""

@@ -5,10 +5,11 @@ passed it), so its target rows are then derived anew from the log, in one block 
 
     its key's rows, and truncates              when no key of the table ever changed
     all rows of the generation                 else: a row's value may have come from another key
+    the row alone                              in a table without a key: one more or one less of its kind
 
-Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A table without a key has
-no target; its rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table; one of another shape has
-members that are no columns any more, or lacks some: nobody can say what they would hold.
+Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A history keeps the versions
+that it has. Where the policy has no target, rows go into the log and that is all. A row of an older generation was overtaken by a copy of the
+whole table; one of another shape has members that are no columns any more, or lacks some: nobody can say what they would hold.
 
 Every step may come twice: the row is merged into the log by its position, and leaves the dead letter in the block that changes the target.
 """
@@ -26,13 +27,16 @@ from snowflake.connector.errors import Error, ProgrammingError
 from etl_supervisor.errors import Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.model import names
+from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake import apply as applying
-from workers.snowflake.connection import classify
-from workers.snowflake.ddl import DOES_NOT_EXIST
+from workers.snowflake import keyless, target
+from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import Objects, literal, quoted
+from workers.snowflake.script import MOVED, swapped, transaction
 from workers.snowflake.sftypes import LANDING_META, column_type
+from workers.snowflake.window import POSITION, key_of
 
 _LISTED = (
     "ID, PIPELINE, SOURCE_TABLE, LANDING_TABLE, GENERATION, COMMIT_LSN, LSN, ORDINAL, OP, ROW_KEY, REASON,"
@@ -105,32 +109,33 @@ def replay(connection: Any, destination: Destination, rows: Sequence[dict[str, A
 
 def _replay(cursor: Any, dead: Dead) -> Outcome:
     objects = dead.objects
-    generation, applied, shape = cursor.execute(
-        f"SELECT GENERATION, APPLIED, SHAPE FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    generation, applied, shape, policy_text = cursor.execute(
+        f"SELECT GENERATION, APPLIED, SHAPE, POLICY FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     ).fetchone()
     table, applied = wire.load(Table, shape), int(applied)
+    policy = wire.load(ApplyPolicy, policy_text)
     if int(generation) != dead.generation:
         return Outcome.OVERTAKEN
     if dead.left_out:
         return Outcome.INCOMPLETE
-    if _members(cursor, dead) != _columns(table).keys():
+    if (
+        _members(cursor, dead) | dict(LANDING_META).keys() != _columns(table).keys()
+    ):  # its line has no empty fields of ours
         return Outcome.RESHAPED
-    if table.key and applied <= dead.position[0]:
+    if policy.mode.has_target and applied <= dead.position[0]:
         return Outcome.TOO_EARLY
     cursor.execute(_land(dead, _columns(table)))
     forget = f"DELETE FROM {objects.dead_letter_sql} WHERE ID = {literal(dead.id)}"
-    if not table.key:
+    if not policy.mode.has_target:
         cursor.execute(forget)
         return Outcome.REPLAYED
-    steps = [
+    update = (
         f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
-        f" AND GENERATION = {dead.generation} AND APPLIED = {applied}",
-        f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{applying.MOVED}';\n  END IF",
-        *_derive(cursor, dead, table, applied),
-        forget,
-    ]
-    (outcome,) = cursor.execute(applying.transaction(steps, "replayed")).fetchone()
-    return Outcome.TOO_EARLY if outcome == applying.MOVED else Outcome.REPLAYED
+        f" AND GENERATION = {dead.generation} AND APPLIED = {applied}"
+    )
+    steps = [*swapped(update), forget, *_derive(cursor, dead, table, policy, applied)]
+    (outcome,) = cursor.execute(transaction(steps, "replayed")).fetchone()
+    return Outcome.TOO_EARLY if outcome == MOVED else Outcome.REPLAYED
 
 
 def _members(cursor: Any, dead: Dead) -> set[str]:
@@ -149,7 +154,7 @@ def _land(dead: Dead, columns: dict[str, str]) -> str:
     objects = dead.objects
     values = ", ".join(f"{_member(name, kind)} AS {quoted(name)}" for name, kind in columns.items())
     names_ = ", ".join(map(quoted, columns))
-    same = " AND ".join(f"l.{name} = s.{name}" for name in ("_ETL_GENERATION", *applying.POSITION))
+    same = " AND ".join(f"l.{name} = s.{name}" for name in ("_ETL_GENERATION", *POSITION))
     return (
         f"MERGE INTO {objects.landing_sql} l USING (SELECT {values} FROM (SELECT PARSE_JSON(LISTAGG(PAYLOAD, '')"
         f" WITHIN GROUP (ORDER BY PART)) AS J FROM {objects.dead_letter_sql} WHERE ID = {literal(dead.id)}) q) s ON {same}"
@@ -167,17 +172,23 @@ def _member(name: str, kind: str) -> str:
     return f"{value}::VARCHAR::{kind}"
 
 
-def _derive(cursor: Any, dead: Dead, table: Table, applied: int) -> list[str]:
+def _derive(cursor: Any, dead: Dead, table: Table, policy: ApplyPolicy, applied: int) -> list[str]:
     """The MERGE that brings the target's rows to what the log says."""
     objects = dead.objects
-    window = applying.window_of(dead.generation, 0, applied)
-    if not applying.survey(cursor, objects, window).moves:
-        here = " AND ".join(f"{name} = {value}" for name, value in zip(applying.POSITION, dead.position, strict=True))
+    rows = applying.window_of(dead.generation, 0, applied)
+    others = applying.dead_before(objects, dead.generation, applied)
+    here = " AND ".join(f"{name} = {value}" for name, value in zip(POSITION, dead.position, strict=True))
+    if not table.key:
+        rows += f" AND {here}"
+    elif not applying.survey(cursor, objects, rows, others).moves:
         own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
-        same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in applying.key_of(list(table.columns)))
-        window += f" AND (_ETL_OP = 'T' OR ({same}))"
-    found = applying.survey(cursor, objects, window)
-    return [applying.merge(table, objects, window, found)] if found.rows else []
+        same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in key_of(table.columns))
+        rows += f" AND (_ETL_OP = 'T' OR ({same}))"
+    found = applying.survey(cursor, objects, rows, others)
+    if not found.rows:
+        return []
+    window = applying.surveyed(table, objects, rows, others, found)
+    return [target.merge(window, soft=policy.soft) if table.key else keyless.merge(window)]
 
 
 def _dead(destination: Destination, row: dict[str, Any]) -> Dead:

@@ -43,6 +43,16 @@ LANDING_META = (
     ("_ETL_SPECIAL", "VARCHAR"),
 )
 TARGET_META = (("_ETL_SPECIAL", "VARCHAR"), ("_ETL_COMMIT_LSN", "NUMBER(20,0)"), ("_ETL_COMMIT_TS", "TIMESTAMP_TZ(6)"))
+SOFT_META = (("_ETL_DELETED", "BOOLEAN"), ("_ETL_DELETED_AT", "TIMESTAMP_TZ(6)"))  # of a target that keeps deleted rows
+COPY = "_ETL_COPY"  # which of several equal rows, from 1; in the target of a table without a key
+KEYLESS_META = ((COPY, "NUMBER(19,0)"),)
+HISTORY_META = (
+    ("_ETL_SPECIAL", "VARCHAR"),
+    ("_ETL_VALID_FROM", "TIMESTAMP_TZ(6)"),
+    ("_ETL_VALID_TO", "TIMESTAMP_TZ(6)"),
+    ("_ETL_FROM_LSN", "NUMBER(20,0)"),
+    ("_ETL_TO_LSN", "NUMBER(20,0)"),
+)
 
 
 def column_type(value: ValueType) -> str:

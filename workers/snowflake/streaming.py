@@ -9,9 +9,10 @@ real account's uploads astray, so one actor serves either local destinations or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ import pyarrow as pa
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination
-from workers.snowflake.connection import Decrypt, is_local, load_private_key, trust_local
+from etl_supervisor.model.table import Table
+from workers.snowflake.channel import ChannelStatus
+from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
 from workers.snowflake.identifiers import Objects, quoted
+from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
+from workers.snowflake.ndjson import encode
 
 os.environ.setdefault("SS_LOG_LEVEL", "error")
 os.environ.setdefault("SS_LOG_TARGET", "stderr")
@@ -31,20 +36,11 @@ os.environ.setdefault("SS_LOG_TARGET", "stderr")
 INFLIGHT_MB_PER_CHANNEL = 160
 FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel and half second is cheap
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
+ACCEPT_SECONDS_MAX = 1  # how long a flush is waited for; it goes on by itself
 CLOSE_SECONDS = 5
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelStatus:
-    """What Snowflake says of a channel. `errors` counts refused rows since it was created; `message`, of the last one, may repeat a value."""
-
-    committed: str | None
-    errors: int
-    valid: bool
-    message: str = field(default="", repr=False)
 
 
 class _Lines(list[Any]):
@@ -62,9 +58,18 @@ class StreamingChannel:
     """An open channel; opening fences every older owner of its name. All methods may block on the network."""
 
     def __init__(
-        self, destination: Destination, objects: Objects, name: str, client: str, decrypt: Decrypt, directory: Path
+        self,
+        destination: Destination,
+        objects: Objects,
+        name: str,
+        client: str,
+        decrypt: Decrypt,
+        directory: Path,
+        committed: str | None = None,
     ) -> None:
+        """`committed` is set as the channel's token: where another path has come to."""
         _keep_apart(destination)
+        self._destination = destination
         from snowflake.ingest.streaming import StreamingIngestClient
 
         self._client = StreamingIngestClient.from_table(
@@ -75,18 +80,42 @@ class StreamingChannel:
             properties=_properties(destination, decrypt, directory),
         )
         try:
-            self._channel, status = self._client.open_channel(name)
+            self._channel, status = self._client.open_channel(name, committed)
         except BaseException:
             self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
             raise
         self.opened = _status(status)
+        self._last: str | None = None
 
-    def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> None:
-        """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`."""
+    def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> pa.Buffer:
+        """Rows as the SDK takes them."""
+        return encode(rows, table, generation, loaded_at)
+
+    def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
+        """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
         self._channel.append_rows(_Lines(data, rows), first, last)
+        self._last = last
+        return int(data.size)
 
-    def status(self) -> ChannelStatus:
-        """What is committed, at most a second old."""
+    def seal(self, alive: Callable[[], bool]) -> str | None:
+        """The SDK has what was appended."""
+        return self._last
+
+    def flush(self) -> bool:
+        """Send what was appended now, and wait a moment: whether Snowflake has accepted it all. Not durable: see `status`."""
+        self._channel.initiate_flush()
+        try:
+            self._channel.wait_for_flush(ACCEPT_SECONDS_MAX)
+        except TimeoutError:  # the SDK's own name for it
+            return False
+        return True
+
+    def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
+        """What is committed: as of now when `inquiries` can tell, otherwise at most a second old."""
+        if inquiries is not None:
+            pipe = Pipe(self._client.db_name, self._client.schema_name, self._client.pipe_name)
+            with contextlib.suppress(InquiryError):
+                return _answered(inquiries.ask(self._destination, pipe, self._channel.channel_name))
         return _status(self._channel.get_channel_status())
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
@@ -95,6 +124,15 @@ class StreamingChannel:
             self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
         finally:
             self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+
+
+def _answered(status: dict[str, Any]) -> ChannelStatus:
+    return ChannelStatus(
+        status["last_committed_offset_token"],
+        int(status["rows_error_count"] or 0),
+        status["channel_status_code"] == "SUCCESS",
+        str(status["last_error_message"] or ""),
+    )
 
 
 def _status(status: Any) -> ChannelStatus:
@@ -122,7 +160,7 @@ def _keep_apart(destination: Destination) -> None:
 
 def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> dict[str, str]:
     load_private_key(destination, decrypt, directory)  # a clear error instead of the SDK's
-    host = destination.host or f"{destination.account}.snowflakecomputing.com"
+    host = host_of(destination)
     properties = {
         "account": destination.account,
         "user": destination.user,

@@ -4,7 +4,8 @@ VARIANT holds a number exactly up to 38 digits; a longer one, or one with an exp
 parser refuses an object that has a key twice. `jsonb` can only have the long numbers; `json` keeps what was written and can have all of these.
 
 The look-outs are regular expressions of RE2 (one pass, no backtracking) and numpy over the bytes of all documents at once. The cheap ones go
-first: in most batches they find nothing, and nothing else runs.
+first: in most batches they find nothing, and nothing else runs. The cheapest looks at every ninth byte: a number that VARIANT can't hold exactly
+has at least 39 digits and points in a row, so four bytes that are looked at are among them, one after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl_supervisor.ipc.jsontext import octets
 from etl_supervisor.model.types import ValueKind
 
 Integers = npt.NDArray[np.int64]
@@ -25,6 +27,8 @@ Octets = npt.NDArray[np.uint8]
 _LONG = r"[0-9](?:\.?[0-9]){38}"
 # A double keeps 15 digits, and up to 1e±199 it is neither infinite nor denormal.
 _INEXACT = r"[0-9](?:\.?[0-9]){15}[0-9.]*[eE]|[0-9][eE][+-]?0*(?:[2-9][0-9]{2}|[1-9][0-9]{3})"
+_DIGITS_MIN, _STRIDE = 39, 9
+_DIGIT = np.isin(np.arange(256), list(b"0123456789."))
 _OUTSIDE = r'(?s)^(?:[^"]|"(?:[^"\\]|\\.)*")*?'  # from the start, whole strings and single characters outside of them
 _HEX = "[0-9a-fA-F]"
 _NOT_NUL = rf"0(?:[1-9a-fA-F]{_HEX}{{2}}|0[1-9a-fA-F]{_HEX}|00[1-9a-fA-F])"
@@ -36,7 +40,9 @@ _QUOTE, _BACKSLASH, _COLON, _OPEN, _CLOSE = b'"\\:{}'
 def unfit(documents: pa.Array, kind: ValueKind) -> pa.Array | None:
     """Flags of the documents that VARIANT can't hold as they are; None when it can hold all. NULL is no flag."""
     written = kind is ValueKind.JSON_TEXT
-    found = [_with_number(documents, f"{_LONG}|{_INEXACT}" if written else _LONG)]
+    found: list[pa.Array | None] = []
+    if written or _perhaps_long(documents):
+        found.append(_with_number(documents, f"{_LONG}|{_INEXACT}" if written else _LONG))
     if written:
         found += [_with_escape(documents), _with_key_twice(documents)]
     flags = [flag for flag in found if flag is not None]
@@ -46,6 +52,16 @@ def unfit(documents: pa.Array, kind: ValueKind) -> pa.Array | None:
     for flag in flags[1:]:
         whole = pc.or_(whole, flag)
     return pc.fill_null(whole, False)
+
+
+def _perhaps_long(documents: pa.Array) -> bool:
+    """Whether so many digits and points may stand in a row. A row of 39 holds at least four of every ninth byte."""
+    sample = _DIGIT[octets(documents)[::_STRIDE]]
+    least = _DIGITS_MIN // _STRIDE
+    together = sample[: max(0, len(sample) - least + 1)].copy()
+    for shift in range(1, least):
+        together &= sample[shift : shift + len(together)]
+    return bool(together.any())
 
 
 def _with_number(documents: pa.Array, pattern: str) -> pa.Array | None:

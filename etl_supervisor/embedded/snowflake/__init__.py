@@ -6,11 +6,17 @@ server        the web application and its clean end
 launch        starts it as a process of its own
 certificates  a throw-away authority and the server's certificate
 warehouse     DuckDB files, one per Snowflake database; one statement at a time
+gaps          where fakesnow's ways lose what we need
 sql           the connector's protocol, over fakesnow
 statements    statements that fakesnow does not know: left out, rewritten, or run here
 scripting     Snowflake Scripting, as far as an apply block needs it
+tasks         streams, tasks that run on their schedule, dynamic tables
 streaming     Snowpipe Streaming's protocol, for the real SDK
 channels      channels: continuation tokens, fencing, what is pending and what is committed
+counting      what is appended is checked and counted, and not stored
 loading       NDJSON into a table, with Snowflake's row errors
+stages        internal stages: PUT, GET, LIST, REMOVE
+parquetload   COPY INTO from Parquet files, with load metadata
+pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest
 stagefiles    the stage to which the SDK uploads large flushes
 """

@@ -1,4 +1,4 @@
-"""`python -m etl_supervisor.embedded.snowflake --data DIR --port PORT [--commit-delay SECONDS]`: serve in the foreground."""
+"""`python -m etl_supervisor.embedded.snowflake --data DIR --port PORT [--commit-delay SECONDS] [--counting]`: serve in the foreground."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="where databases and certificates are kept")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--commit-delay", type=float, default=0.0, help="seconds until appended rows are committed")
+    parser.add_argument("--counting", action="store_true", help="check and count appended rows, store none")
     wanted = parser.parse_args()
     try:
-        serve(wanted.data, wanted.port, wanted.commit_delay)
+        serve(wanted.data, wanted.port, wanted.commit_delay, counting=wanted.counting)
     except EtlError as error:
         print(error.line, file=sys.stderr)  # noqa: T201 - the program's own error line
         return 78

@@ -15,12 +15,23 @@ ChannelKey = tuple[str, str, str, str]  # database, schema, pipe, channel, norma
 
 
 @dataclass(slots=True)
+class Piece:
+    """NDJSON of one flush (or one fragment of a file) and the tokens that it begins and ends with. `rows` is what the client says, if it does."""
+
+    lines: bytes
+    first: str | None
+    last: str | None
+    rows: int | None = None
+
+
+@dataclass(slots=True)
 class Pending:
-    """Appended rows and the token they end with."""
+    """Appended rows and the token they end with; in the counting mode their number is all that is left of them."""
 
     lines: bytes
     token: str | None
     due: float
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -53,10 +64,14 @@ class Channel:
         if offset_token is not None:
             self.committed = offset_token
 
-    def append(self, pieces: list[tuple[bytes, str | None]], request: str, delay: float) -> None:
-        """Take rows; they are committed `delay` seconds later."""
-        due = time.monotonic() + delay
-        self.pending.extend(Pending(lines, token, due) for lines, token in pieces)
+    @property
+    def reached(self) -> str:
+        """The token of the last row that was appended in this life or committed before it."""
+        return max(self.committed or "", *(item.token or "" for item in self.pending), "")
+
+    def append(self, pieces: list[Pending], request: str) -> None:
+        """Take rows."""
+        self.pending.extend(pieces)
         self.appends, self.last_request = self.appends + 1, request
 
     def due(self, now: float) -> list[Pending]:

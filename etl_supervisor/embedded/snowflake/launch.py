@@ -100,11 +100,11 @@ class LocalSnowflake:
         return self.data_dir / "user.p8"
 
     def set(self, **changes: Any) -> None:
-        """Change its behaviour: commit_delay_s, blackhole, faults, reject (see `server`)."""
+        """Change its behaviour: commit_delay_s, counting, blackhole, faults, reject (see `server`)."""
         self._door("set", changes)
 
     def state(self) -> dict[str, Any]:
-        """Its channels."""
+        """Its channels, what the counting mode found wrong, and the number of requests by kind (see `server`)."""
         return self._door("state")
 
     def _door(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

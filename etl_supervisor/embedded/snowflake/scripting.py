@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 _TOKEN = re.compile(
@@ -129,7 +130,7 @@ class _Run:
 def _literal(value: Any) -> str:
     if value is None:
         return "NULL"
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, Decimal)):
         return str(value).upper()
     return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 

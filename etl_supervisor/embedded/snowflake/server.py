@@ -1,12 +1,19 @@
 """The web application: the connector's and the SDK's protocols on one TLS port, and a door for tests.
 
-    GET  /__local/state     channels, their tokens and counters, what is pending
-    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true,
-                             "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, "status": 503, "body": {}, "apply": false}],
+    GET  /__local/state     channels, their tokens and counters, what is pending; what the counting mode found wrong; requests by kind
+    POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "counting": true, "minute_s": 1,
+                             "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, …what happens…}],
                              "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
 
-`blackhole` accepts every request and answers none, as a destination that hangs does; `faults` answer wrongly, after or without doing the work;
-`reject` refuses rows as Snowflake does: they are counted, and the token passes them.
+What happens to a request that a fault hits (docs/local-snowflake.md has examples):
+
+    "delay_s": 0.5           it waits first; alone, it is answered as usual then
+    "status": 503            it is answered so, with "body" and "headers"
+    "drop": true             its connection is closed without an answer
+    "apply": true            with one of the last two: the work is done before, only the answer is lost
+
+`blackhole` accepts every request and answers none, as a destination that hangs does; `reject` refuses rows as Snowflake does: they are counted, and
+the token passes them.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import asyncio
 import contextlib
 import re
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +35,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
+from etl_supervisor.embedded.snowflake.parquetload import FileLoader
+from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.sql import routes as sql_routes
+from etl_supervisor.embedded.snowflake.sql import tasks_of
+from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
+from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
 DOOR = "/__local"
+STREAMING = "/v2/streaming/"
 
 
 class Faults:
@@ -43,20 +57,32 @@ class Faults:
         self.blackhole = asyncio.Event()  # set: requests are answered
         self.blackhole.set()
         self.faults: list[dict[str, Any]] = []
+        self.requests: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http" or scope["path"].startswith(DOOR):
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith(STREAMING):  # a name may have a slash in it: only what comes percent-encoded tells
+            scope = {**scope, "path": scope["raw_path"].decode("ascii")}
+        self.requests[_sort_of(scope)] += 1
         await self.blackhole.wait()
         fault = self._match(scope)
         if fault is None:
             await self.app(scope, receive, send)
             return
+        await asyncio.sleep(fault.get("delay_s", 0))
+        if "delay_s" in fault and not {"status", "drop"} & fault.keys():
+            await self.app(scope, receive, send)
+            return
         if fault.get("apply"):
             await self.app(scope, receive, _nowhere)
-        answer = JSONResponse(fault.get("body", {"code": "INJECTED", "message": "injected"}), fault.get("status", 503))
+        if fault.get("drop"):
+            await _hang_up(send)
+            return
+        body = fault.get("body", {"code": "INJECTED", "message": "injected"})
+        answer = JSONResponse(body, fault.get("status", 503), fault.get("headers"))
         await answer(scope, receive, send)
 
     def _match(self, scope: Scope) -> dict[str, Any] | None:
@@ -72,35 +98,62 @@ class Faults:
         return None
 
 
+def _sort_of(scope: Scope) -> str:
+    """`POST rows`, `PUT channels`, …: the last word of a path that is no name."""
+    words = re.findall(
+        r"hostname|token|pipe-info|bulk-channel-status|rows|filebuffer|channels|local-stage|[a-z-]+request",
+        scope["path"],
+    )
+    return f"{scope['method']} {words[-1] if words else 'other'}"
+
+
 async def _nowhere(_: Any) -> None:
     return
 
 
-def application(warehouse: Warehouse, streaming: Streaming) -> Starlette:
-    """All routes, and the committer beside them."""
+async def _hang_up(send: Send) -> None:
+    """Begin an answer and end it before its length: the web server closes the connection (and says so in its log)."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
+    """All routes, and beside them what commits rows, what loads files and what runs tasks."""
+    stages = Stages(warehouse.directory)
+    pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        committer = asyncio.create_task(streaming.commit_forever())
+        forever = (streaming.commit_forever(), pipes.load_forever(), tasks.run_forever())
+        beside = [asyncio.create_task(work) for work in forever]
         yield
-        committer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await committer
+        for each in beside:
+            each.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await each
 
-    return Starlette(routes=[*sql_routes(warehouse), *streaming.routes()], lifespan=lifespan)
+    routes = [*sql_routes(warehouse, tasks, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
-def _door(faults: Faults, streaming: Streaming) -> list[Route]:
+def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:
     async def state(_: Request) -> Response:
         channels = {"|".join(key): {**c.status(), "pending": len(c.pending)} for key, c in streaming.channels.items()}
-        return JSONResponse({"channels": channels})
+        return JSONResponse(
+            {"channels": channels, "violations": streaming.violations, "requests": dict(faults.requests)}
+        )
 
     async def change(request: Request) -> Response:
         wanted = await request.json()
         if "commit_delay_s" in wanted:
             streaming.commit_delay_seconds = float(wanted["commit_delay_s"])
+        if "minute_s" in wanted:
+            tasks.minute_seconds = float(wanted["minute_s"])
         if "faults" in wanted:
             faults.faults = wanted["faults"]
+        if "counting" in wanted:
+            streaming.counting = bool(wanted["counting"])
+            streaming.violations.clear()
         if "reject" in wanted:
             streaming.reject = wanted["reject"]
         if "blackhole" in wanted:
@@ -110,14 +163,16 @@ def _door(faults: Faults, streaming: Streaming) -> list[Route]:
     return [Route(f"{DOOR}/state", state), Route(f"{DOOR}/set", change, methods=["POST"])]
 
 
-def serve(directory: Path, port: int, commit_delay_seconds: float) -> None:
+def serve(directory: Path, port: int, commit_delay_seconds: float, *, counting: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C; everything committed is in the files then."""
     files = certificates_in(directory / "tls")
     warehouse = Warehouse(directory / "data")
     streaming = Streaming(warehouse, commit_delay_seconds)
-    app = application(warehouse, streaming)
+    streaming.counting = counting
+    tasks = tasks_of(warehouse)
+    app = application(warehouse, streaming, tasks)
     faults = Faults(app)
-    app.router.routes.extend(_door(faults, streaming))
+    app.router.routes.extend(_door(faults, streaming, tasks))
     config = uvicorn.Config(
         faults,
         host="127.0.0.1",

@@ -18,7 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import scripting, statements
+from etl_supervisor.embedded.snowflake import parquetload, scripting, statements
+from etl_supervisor.embedded.snowflake.pipes import Pipes
+from etl_supervisor.embedded.snowflake.stages import StageError
+from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 INTERNAL_ERROR = "000603"
@@ -26,7 +29,21 @@ INTERNAL_ERROR = "000603"
 logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)  # it logs statements with their values
 
 
-def routes(warehouse: Warehouse) -> list[Route]:
+def tasks_of(warehouse: Warehouse) -> Tasks:
+    """Streams and tasks; a task runs in a session of its own."""
+
+    def run(body: str, database: str, schema: str) -> None:
+        connection = warehouse.snow.connect(database, schema)
+        try:
+            _outcome(body, statements.block_of(body), _executor(connection, tasks))
+        finally:
+            connection.close()
+
+    tasks = Tasks(warehouse, run)
+    return tasks
+
+
+def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes) -> list[Route]:
     """Everything the connector calls."""
     fakesnow.shared_fs = warehouse.snow
 
@@ -40,7 +57,16 @@ def routes(warehouse: Warehouse) -> list[Route]:
             body = gzip.decompress(body)
         asked = json.loads(body)
         async with warehouse.lock:
-            return await _answer(warehouse, request, asked)
+            try:
+                done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
+            except StageError as error:
+                return _failure(error.code, str(error), "02000")
+            except fakesnow.ServerError as error:
+                return _failure(error.code, error.message)
+            if isinstance(done, dict):
+                return JSONResponse({"data": done, "code": None, "message": None, "success": True})
+            asked["sqlText"] = done or asked["sqlText"]
+            return await _answer(warehouse, tasks, request, asked)
 
     async def telemetry(_: Request) -> Response:
         return JSONResponse({"data": "Log Received", "code": None, "message": None, "success": True})
@@ -55,15 +81,31 @@ def routes(warehouse: Warehouse) -> list[Route]:
     return own + [route for route in fakesnow.routes if route.path not in paths]
 
 
-async def _answer(warehouse: Warehouse, request: Request, asked: dict[str, Any]) -> Response:
+def _about_files(pipes: Pipes, request: Request, sql: str) -> str | dict[str, Any] | None:
+    """Run a statement about stages, pipes or files: the query that gives its result, or the result. None for any other statement."""
+    stages = pipes.loader.stages
+    run, copy = stages.statement(sql), parquetload.copy_of(sql)
+    if run is None and copy is None:
+        return pipes.statement(sql)
+    connection = fakesnow.to_conn(fakesnow.to_token(request))
+    where = (connection.database, connection.schema)
+    if run is not None:
+        return run(where, f"{request.url.scheme}://{request.url.netloc}")
+    assert copy is not None
+    return parquetload.answer(pipes.loader.load(copy, where))
+
+
+async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: dict[str, Any]) -> Response:
     sql = asked["sqlText"]
+    if await run_in_threadpool(tasks.take, sql):
+        sql = asked["sqlText"] = statements.SUCCESS
     block = statements.block_of(sql)
     comments = statements.comments_of(sql)
     if block is None and not statements.is_merge(sql):
         asked["sqlText"] = statements.rewritten(sql)
     else:  # run here; what is left for fakesnow is the answer
         try:
-            execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)))
+            execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)), tasks)
             asked["sqlText"] = await run_in_threadpool(_outcome, sql, block, execute)
         except fakesnow.ServerError as error:
             return _failure(error.code, error.message)
@@ -89,11 +131,13 @@ def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> str:
     return f'SELECT {text} AS "anonymous block"'
 
 
-def _executor(connection: Any) -> scripting.Execute:
+def _executor(connection: Any, tasks: Tasks) -> scripting.Execute:
     """Run one statement of a block on the session's own connection."""
 
     def execute(sql: str) -> tuple[list[tuple[Any, ...]], int]:
         cursor = connection.cursor()
+        if (noted := tasks.read(sql)) is not None:
+            connection._duck_conn.execute(noted)
         cursor.execute(statements.rewritten(sql), server=True)
         return cursor.fetchall(), int(cursor.rowcount or 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from etl_supervisor.embedded.snowflake import tasks
+
 SUCCESS = "SELECT 'Statement executed successfully.' AS \"status\""
 
 _NOTHING = re.compile(
@@ -67,6 +69,7 @@ def rewritten(sql: str) -> str:
     """The statement as fakesnow can run it."""
     if _NOTHING.match(sql):
         return SUCCESS
+    sql = tasks.rewritten(sql)
     if re.match(r"\s*CREATE\b", sql, re.IGNORECASE):
         sql = _TABLE_OPTIONS.sub("", sql)
     if _TABLE.match(sql):

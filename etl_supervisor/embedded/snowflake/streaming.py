@@ -4,7 +4,8 @@
                                                                             ─► PUT stage file, POST channels/C/filebuffer   (larger)
                                                                             ─► POST …:bulk-channel-status
 
-`Committer` makes pending rows visible: rows and committed token in one DuckDB transaction, so a kill -9 leaves both or neither.
+`commit_forever` makes pending rows visible: rows and committed token in one DuckDB transaction, so a kill -9 leaves both or neither. In the counting
+mode (see `counting`) there is nothing but the channels' numbers, in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending
+from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending, Piece
+from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
 from etl_supervisor.embedded.snowflake.loading import load
 from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
 from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
@@ -46,6 +48,8 @@ class Streaming:
     def __init__(self, warehouse: Warehouse, commit_delay_seconds: float) -> None:
         self.warehouse = warehouse
         self.commit_delay_seconds = commit_delay_seconds
+        self.counting = False
+        self.violations: list[str] = []  # of the counting mode
         self.reject: list[dict[str, str]] = []  # see `loading`
         self.files = StageFiles()
         self.channels: dict[ChannelKey, Channel] = {}
@@ -139,29 +143,32 @@ class Streaming:
     # -- rows
 
     async def _rows(self, request: Request) -> Response:
-        body = await request.body()
+        body, query = await request.body(), request.query_params
         encoding = request.headers.get("content-encoding", "")
-        lines = unzstd(body) if encoding == "zstd" else gzip.decompress(body) if encoding == "gzip" else body
-        return self._append(request, [(lines, request.query_params.get("endOffsetToken"))])
+        unpack = {"zstd": unzstd, "gzip": gzip.decompress}.get(encoding, bytes)
+        lines = await run_in_threadpool(unpack, body)
+        return self._append(request, [Piece(lines, query.get("startOffsetToken"), query.get("endOffsetToken"))])
 
     async def _filebuffer(self, request: Request) -> Response:
-        pieces = []
-        for part in json.loads(await request.body()):
-            path = part["file_path"]
-            try:
-                lines = self.files.fragment(
-                    path, part["fragment_start_byte_offset"], part["fragment_length_bytes"], part["iv_base64"]
-                )
-            except KeyError:
-                return _error(400, "ERR_FILE_NOT_FOUND", "the stage has no such file")
-            pieces.append((lines, part.get("fragment_end_offset_token")))
+        parts = json.loads(await request.body())
+        try:
+            pieces = await run_in_threadpool(lambda: [self._piece(part) for part in parts])
+        except KeyError:
+            return _error(400, "ERR_FILE_NOT_FOUND", "the stage has no such file")
         answer = self._append(request, pieces)
         if answer.status_code == 200:
-            for part in json.loads(await request.body()):
+            for part in parts:
                 self.files.forget(part["file_path"])
         return answer
 
-    def _append(self, request: Request, pieces: list[tuple[bytes, str | None]]) -> Response:
+    def _piece(self, part: dict[str, Any]) -> Piece:
+        """A fragment of a file that was uploaded before. KeyError when it is not there."""
+        start, length = part["fragment_start_byte_offset"], part["fragment_length_bytes"]
+        lines = self.files.fragment(part["file_path"], start, length, part["iv_base64"])
+        first, last = part.get("fragment_start_offset_token"), part.get("fragment_end_offset_token")
+        return Piece(lines, first, last, part.get("fragment_row_count"))
+
+    def _append(self, request: Request, pieces: list[Piece]) -> Response:
         channel = self.channels.get(_key_of(request))
         if channel is None:
             return _error(404, "ERR_CHANNEL_MUST_BE_REOPENED", "the channel is not open")
@@ -170,8 +177,18 @@ class Streaming:
         if not repeated:
             if query.get("continuationToken") != channel.continuation:
                 return _error(400, "STALE_CONTINUATION_TOKEN_SEQUENCER", "the channel was opened by another client")
-            channel.append(pieces, query.get("requestId", ""), self.commit_delay_seconds)
+            if self.counting and (wrong := violation(pieces, channel.reached)):
+                self.violations[VIOLATIONS_MAX - 1 :] = []
+                self.violations.append(f"{channel.key[3]}: {wrong}")
+                return _error(400, "ERR_COUNTING_MODE", wrong)
+            channel.append([self._pending(piece) for piece in pieces], query.get("requestId", ""))
         return JSONResponse({"next_continuation_token": channel.continuation})
+
+    def _pending(self, piece: Piece) -> Pending:
+        due = time.monotonic() + self.commit_delay_seconds
+        if self.counting:
+            return Pending(b"", piece.last, due, rows_in(piece.lines))
+        return Pending(piece.lines, piece.last, due)
 
     async def _upload(self, request: Request) -> Response:
         path = f"{BUCKET}/{request.path_params['path']}"
@@ -186,7 +203,11 @@ class Streaming:
             await asyncio.sleep(COMMIT_TICK_SECONDS)
             now = time.monotonic()
             for channel in list(self.channels.values()):
-                if channel.due(now):
+                items = channel.due(now)
+                if items and all(item.rows for item in items):
+                    counted = sum(item.rows for item in items)
+                    channel.committed_rows(items, counted, counted)
+                elif items:
                     async with self.warehouse.lock:
                         await self._commit_due(channel, now)
 
@@ -213,7 +234,8 @@ class Streaming:
             target = ".".join('"' + name.replace('"', '""') + '"' for name in (database, schema, table))
             refused = [rule for rule in self.reject if rule["table"] == table]
             loaded = load(connection, target, columns, lines, self.warehouse.directory, refused)
-            channel.committed_rows(items, loaded.parsed, loaded.inserted)
+            counted = sum(item.rows for item in items)
+            channel.committed_rows(items, loaded.parsed + counted, loaded.inserted + counted)
             self._save(connection, channel)
             connection.execute("COMMIT")
         except duckdb.Error:

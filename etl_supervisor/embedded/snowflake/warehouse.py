@@ -9,17 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import duckdb
-import fakesnow.arrow
-import fakesnow.transforms
-import fakesnow.transforms.transforms
-import pyarrow as pa
-import pyarrow.compute as pc
 from fakesnow.instance import FakeSnow
 
+from etl_supervisor.embedded.snowflake.gaps import close_gaps
 from etl_supervisor.errors import EtlError, Kind
 
 MEMORY_LIMIT = "1GB"  # DuckDB's share of a laptop; it spills to disk beyond it
@@ -39,7 +34,7 @@ class Warehouse:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        _extend_fakesnow()
+        close_gaps()
         self.directory = directory
         self.lock = asyncio.Lock()
         self.snow = FakeSnow(db_path=directory)
@@ -68,6 +63,10 @@ class Warehouse:
             self._root.execute(_CHANNELS.format(db=_quoted(name)))
         return bool(rows)
 
+    def databases(self) -> list[str]:
+        """Their names."""
+        return [path.stem for path in sorted(self.directory.glob("*.db"))]
+
     def columns(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool]]:
         """(name, DuckDB type, nullable) of a table's columns; empty when there is no such table."""
         found = self._root.execute(
@@ -92,31 +91,3 @@ class Warehouse:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _extend_fakesnow() -> None:
-    """Some of its ways lose what we need: NUMBER(38,0) as a 64-bit integer, MERGE in steps that see each other's work, NULL timestamps
-    that come out as 1970, comments on columns that DESCRIBE does not show."""
-
-    def keep(expression: Any) -> Any:
-        return expression
-
-    def whole(expression: Any) -> list[Any]:
-        return [expression]
-
-    plain = fakesnow.arrow.timestamp_to_sf_struct
-
-    def with_nulls(stamps: Any) -> Any:
-        if isinstance(stamps, pa.ChunkedArray):
-            stamps = stamps.combine_chunks()
-        whole = plain(pc.fill_null(stamps, pa.scalar(0, stamps.type)))
-        return pa.StructArray.from_arrays(whole.flatten(), fields=list(whole.type), mask=pc.is_null(stamps))
-
-    if not hasattr(plain, "keeps_nulls"):
-        with_nulls.keeps_nulls = True  # type: ignore[attr-defined]
-        fakesnow.arrow.timestamp_to_sf_struct = with_nulls  # type: ignore[assignment]
-    described = fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE.template
-    with_comments = described.replace('NULL::VARCHAR AS "comment"', 'comment AS "comment"')
-    fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE = Template(with_comments)
-    fakesnow.transforms.integer_precision = keep
-    fakesnow.transforms.merge = whole  # type: ignore[assignment]

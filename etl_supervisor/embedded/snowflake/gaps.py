@@ -1,0 +1,63 @@
+"""Where fakesnow's ways lose what we need, ours are put in their place.
+
+NUMBER(38,0)           would be a 64-bit integer
+MERGE                  would run in steps that see each other's work
+NULL timestamps        would come out as 1970
+comments on columns    would not be shown by DESCRIBE
+names with apostrophes would end the literals that it makes of them
+"""
+
+from __future__ import annotations
+
+from string import Template
+from typing import Any
+
+import fakesnow.arrow
+import fakesnow.cursor
+import fakesnow.info_schema
+import fakesnow.transforms
+import fakesnow.transforms.transforms
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class _Quoting(Template):
+    """Names stand between apostrophes."""
+
+    def substitute(self, mapping: Any = (), /, **names: object) -> str:
+        """With the apostrophes in them doubled."""
+        return super().substitute(mapping, **{key: _doubled(name) for key, name in names.items()})
+
+
+def _doubled(name: object) -> str:
+    return str(name).replace("'", "''")
+
+
+def close_gaps() -> None:
+    """Once is enough; again does no harm."""
+    if isinstance(fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE, _Quoting):
+        return
+    fakesnow.transforms.integer_precision = lambda expression: expression
+    fakesnow.transforms.merge = lambda merge_expr: [merge_expr]
+    fakesnow.arrow.timestamp_to_sf_struct = _with_nulls(fakesnow.arrow.timestamp_to_sf_struct)
+    described = fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE.template
+    with_comments = described.replace('NULL::VARCHAR AS "comment"', 'comment AS "comment"')
+    fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE = _Quoting(with_comments)
+    for title in ("SQL_CREATED_TABLE", "SQL_CREATED_SCHEMA", "SQL_CREATED_VIEW", "SQL_OBJECT_EXISTS", "SQL_DROPPED"):
+        setattr(fakesnow.cursor, title, _Quoting(getattr(fakesnow.cursor, title).template))
+    commented = fakesnow.info_schema.insert_table_comment_sql
+    fakesnow.info_schema.insert_table_comment_sql = lambda *texts: commented(*map(_doubled, texts))
+    noted = fakesnow.info_schema.insert_text_lengths_sql
+    fakesnow.info_schema.insert_text_lengths_sql = lambda catalog, schema, table, text_lengths: noted(
+        _doubled(catalog), _doubled(schema), _doubled(table), [(_doubled(name), size) for name, size in text_lengths]
+    )
+
+
+def _with_nulls(plain: Any) -> Any:
+    def stamps_of(stamps: Any) -> Any:
+        if isinstance(stamps, pa.ChunkedArray):
+            stamps = stamps.combine_chunks()
+        whole = plain(pc.fill_null(stamps, pa.scalar(0, stamps.type)))
+        return pa.StructArray.from_arrays(whole.flatten(), fields=list(whole.type), mask=pc.is_null(stamps))
+
+    return stamps_of

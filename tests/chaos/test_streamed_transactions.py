@@ -1,0 +1,122 @@
+"""Large transactions come in pieces before their commit, and go to disk; whatever dies meanwhile, rows are equal and no position is landed twice."""
+
+from __future__ import annotations
+
+import random
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from etl_supervisor.model import lsn
+from tests.chaos.test_crashes import KEYS, landed, load_on, make_tables
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_postgres import Database
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+LITTLE_MEMORY = "64kB"  # the least that PostgreSQL takes; a transaction with more than that of changes is streamed
+KILLS = (
+    "reader.after_seal",
+    "reader.after_publish",
+    "reader.before_save",
+    "reader.after_save",
+    "actor.before_append",
+    "actor.after_append",
+    "actor.before_durable",
+    "actor.before_apply",
+)
+BAND = 100_000  # ids of one session's rows; sessions do not wait for each other
+ROWS_OF_A_STEP = 400
+PAUSE_SECONDS = 1.0  # the local Snowflake has to keep up
+
+
+@contextmanager
+def large_transactions_on(database: Database) -> Iterator[list[int]]:
+    """Two sessions whose transactions are large; the list counts them."""
+    done, stop = [0], threading.Event()
+
+    def work(session: int) -> None:
+        chance = random.Random(session)
+        with psycopg.connect(database.dsn) as connection:
+            for number in range(1, 1000):
+                if stop.is_set():
+                    break
+                large(connection, chance, BAND * session, lost=number % 5 == 0)
+                done[0] += 1
+                stop.wait(PAUSE_SECONDS)
+
+    workers = [threading.Thread(target=work, args=(session,)) for session in (1, 2)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def large(connection: psycopg.Connection, chance: random.Random, base: int, *, lost: bool) -> None:
+    """Several steps in savepoints, some of them rolled back; the whole transaction too where it is `lost`."""
+    for _ in range(chance.randint(2, 5)):
+        with connection.transaction():
+            step(connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), chance.choice("iudk"))
+            with connection.transaction():
+                step(connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), chance.choice("iudk"))
+                if chance.random() < 0.4:
+                    raise psycopg.Rollback
+    (connection.rollback if lost else connection.commit)()
+
+
+def step(connection: psycopg.Connection, first: int, kind: str) -> None:
+    """Changes of neighbouring rows: inserts, updates that leave TOAST alone, deletes, key changes."""
+    last = first + ROWS_OF_A_STEP - 1
+    match kind:
+        case "i":
+            connection.execute(
+                "insert into items select g, g, 'large', repeat(md5(g::text), 80) from generate_series(%s::int, %s) g"
+                " on conflict (id) do update set n = items.n + 1, note = 'again'",
+                [first, last],
+            )
+        case "u":
+            connection.execute("update items set n = n + 1 where id between %s and %s", [first, last])
+        case "d":
+            connection.execute("delete from items where id between %s and %s", [first, first + ROWS_OF_A_STEP // 4])
+        case _:
+            connection.execute("delete from items where id between -%s and -%s", [last, first])
+            connection.execute("update items set id = -id where id between %s and %s", [first, last])
+
+
+def metric(deploy: Deployment, name: str) -> float:
+    """Of the source."""
+    url = f"http://{deploy.environment['METRICS_ADDR']}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(name + "{")).split()[-1])
+
+
+def test_transactions_that_come_in_pieces_survive_the_death_of_reader_and_actors(deploy: Deployment) -> None:
+    make_tables(deploy.source)
+    deploy.source.execute(f"alter database {deploy.source.name} set logical_decoding_work_mem = '{LITTLE_MEMORY}'")
+    deploy.server.set(commit_delay_s=0.3)
+    deploy.add("shop", table_error_retry_max_attempts=20, batch_max_size=500)
+    deploy.start(SPOOL_MEMORY_MB="1")
+    deploy.ready("shop", 2)
+    with load_on(deploy.source), large_transactions_on(deploy.source) as done:
+        wait_for("large transactions", lambda: done[0] > 5)
+        deploy.kill()
+        deploy.start(SPOOL_MEMORY_MB="1", ETL_FAILPOINTS=",".join(f"{name}=kill@3" for name in KILLS))
+        wait_for("all kills", lambda: landed(deploy) == set(KILLS), 120)
+        wait_for("pieces", lambda: metric(deploy, "etl_reader_pieces_total") > 100)
+    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    wait_for("what had piled up", lambda: deploy.confirmed("shop") >= lsn.parse(end), 150)
+    deploy.caught_up("shop")
+    deploy.same("shop", **KEYS)
+    wait_for("empty spools", lambda: metric(deploy, "etl_reader_spooled_bytes") == 0)
+    assert deploy.stop() == 0
+    assert deploy.log.count('"event":"copy_started"') == 2, "a restart must not copy again"
+    assert '"in_progress":false' not in deploy.log, "the stream went on with whole transactions"

@@ -1,0 +1,152 @@
+"""What a policy offers beside landing table and target: columns for deleted rows, history, the live view.
+
+`leave` goes first: what only the policy before needed is taken away. `_ETL_WATERMARK` notes the policy (`POLICY`; the command line needs it too)
+and for which shape and policy all this was made (`OFFERED`): while neither changes, an open does nothing here. Every step is idempotent.
+
+A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the
+target is a version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import structlog
+from snowflake.connector.errors import ProgrammingError
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc import wire
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model import names
+from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
+from etl_supervisor.model.table import Table
+from workers.snowflake import dead_letter, dynamic, history, live, task
+from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.script import swapped, transaction
+from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
+from workers.snowflake.window import name_of
+
+log = structlog.get_logger()
+
+
+def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
+    """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
+    where = f"LANDING_TABLE = {literal(objects.landing)}"
+    policy = wire.dump(opening.policy)
+    wanted = hashlib.sha256(f"{wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    if offered != wanted:
+        _make(cursor, opening, objects)
+    keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
+    if keeps and applied not in (0, int(kept)):
+        _begin_history(cursor, opening, objects, applied)
+    if offered != wanted:
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
+
+
+def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
+    """Take away what only the policy before needed, and note the new one; how far the target is applied then.
+    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not."""
+    policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
+    before, purged = cursor.execute(f"SELECT POLICY, PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    older = wire.load(ApplyPolicy, before) if before else policy
+    if before and older == policy:
+        return applied
+    if policy.mode is ApplyMode.DYNAMIC_TABLE and int(purged) == opening.generation:
+        reason = f"rows have left {objects.landing}, and a dynamic table needs all of them"
+        raise EtlError(
+            Kind.DESTINATION_SETUP, place, reason, "use another apply for this table, or have it copied again"
+        )
+    if older.mode is ApplyMode.TASK is not policy.mode:
+        _run(cursor, task.drop(objects))
+    if older.mode is ApplyMode.DYNAMIC_TABLE is not policy.mode:
+        _run(cursor, [dynamic.drop(objects)])
+    if policy.mode.has_target and not older.mode.has_target:  # the log is whole, the target is not there yet
+        cursor.execute(
+            f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where} AND EPOCH <= {opening.epoch}"
+        )
+        applied = 0
+    if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
+        cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
+    cursor.execute(f"UPDATE {objects.watermark_sql} SET POLICY = {literal(wire.dump(policy))} WHERE {where}")
+    return applied
+
+
+def make_way(cursor: Any, objects: Objects, place: str) -> None:
+    """Before a target is made: its name may be what another table's policy offers. EtlError(DESTINATION_SETUP) if that is a history."""
+    other = objects.landing.removesuffix(names.LIVE_SUFFIX)
+    if other != objects.landing and _policy_of(cursor, objects, other) is not None:
+        cursor.execute(f"DROP VIEW IF EXISTS {objects.target_sql}")
+    if objects.target.endswith(names.HISTORY_SUFFIX) and _is_history(cursor, objects.target_sql):
+        reason = f"{objects.target} is the history of another table"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "set apply_history to false there, and rename or drop it")
+
+
+def _is_history(cursor: Any, table_sql: str) -> bool:
+    try:
+        cursor.execute(f"SELECT _ETL_FROM_LSN FROM {table_sql} LIMIT 0")
+    except ProgrammingError:
+        return False
+    return True
+
+
+def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | None:
+    row = cursor.execute(
+        f"SELECT POLICY FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(landing)}"
+    ).fetchone()
+    return wire.load(ApplyPolicy, row[0]) if row is not None and row[0] else None
+
+
+def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
+    table, policy = opening.table, opening.policy
+    place = f"pipeline {opening.pipeline}, table {table.name}"
+    cursor.execute(dead_letter.table(objects))  # view, task and dynamic table look for dead rows
+    if policy.mode is ApplyMode.DYNAMIC_TABLE:
+        cursor.execute(dynamic.create(opening, objects))
+    if not policy.mode.has_target:
+        return
+    soft = SOFT_META if policy.soft else ()
+    for name, kind in soft if table.key else KEYLESS_META:
+        cursor.execute(f"ALTER TABLE {objects.target_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
+    if policy.history and table.key:
+        if _policy_of(cursor, objects, objects.landing + names.HISTORY_SUFFIX) is not None:
+            reason = f"{objects.target}{names.HISTORY_SUFFIX} is the target of another table"
+            raise EtlError(Kind.DESTINATION_SETUP, place, reason, "set apply_history to false for this table")
+        cursor.execute(_history_table(table, objects))
+    if _policy_of(cursor, objects, objects.landing + names.LIVE_SUFFIX) is None:
+        cursor.execute(live.view(opening, objects))
+    else:
+        log.warning("live_view_left_out", place=place, reason="its name is that of another table's target")
+    if policy.mode is ApplyMode.TASK:
+        _run(cursor, task.create(opening, objects))
+
+
+def _run(cursor: Any, statements: list[str]) -> None:
+    for statement in statements:
+        cursor.execute(statement)
+
+
+def _history_table(table: Table, objects: Objects) -> str:
+    columns = [
+        f"{name_of(column)} {column_type(column.type)} COMMENT"
+        f" {literal(f'etl: {table.oid}.{column.attnum} {column.name}')}"
+        for column in table.columns
+    ]
+    meta = [f"{name} {kind}" for name, kind in HISTORY_META]
+    return f"CREATE TABLE IF NOT EXISTS {objects.history_sql} ({', '.join([*columns, *meta])})"
+
+
+def _begin_history(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
+    """The history catches up with the target; under the watermark, so that it happens once and no apply comes between."""
+    soft = opening.policy.soft
+    update = (
+        f"UPDATE {objects.watermark_sql} SET HISTORY = APPLIED WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND APPLIED = {applied} AND HISTORY <> APPLIED"
+    )
+    steps = [
+        *swapped(update),
+        history.closed(objects, str(applied)),
+        history.begun(objects, opening.table.columns, soft=soft),
+    ]
+    cursor.execute(transaction(steps, "begun"))

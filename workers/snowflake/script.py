@@ -1,0 +1,24 @@
+"""Several statements as one server-side block: one request, one transaction."""
+
+from __future__ import annotations
+
+from workers.snowflake.identifiers import literal
+
+MOVED = "fence moved"
+
+
+def transaction(steps: list[str], outcome: str) -> str:
+    """Steps as one block that returns `outcome`; what fails rolls back and raises."""
+    text = block(steps, outcome)
+    return f"EXECUTE IMMEDIATE {literal(text)}" if "$$" in text else f"EXECUTE IMMEDIATE $$\n{text}\n$$"
+
+
+def block(steps: list[str], outcome: str) -> str:
+    """The text of such a block."""
+    body = ";\n  ".join(["BEGIN TRANSACTION", *steps, "COMMIT", f"RETURN '{outcome}'"])
+    return f"BEGIN\n  {body};\nEXCEPTION\n  WHEN OTHER THEN\n    ROLLBACK;\n    RAISE;\nEND;"
+
+
+def swapped(update: str) -> list[str]:
+    """A compare-and-set: unless `update` changes its one row, the block ends and has done nothing."""
+    return [update, f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{MOVED}';\n  END IF"]
