@@ -54,7 +54,7 @@ class OpenTable:
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
-    `load` is the path that the rows take, `policy` is how the table is applied.
+    `load` is the path that the rows take, `policy` is how the table is applied. `former` is an owner from whom the table may be taken over.
     """
 
     handle: int
@@ -71,6 +71,7 @@ class OpenTable:
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     fill_ms: int = 0
     load: Load = field(default_factory=Load)
+    former: str = ""
 
 
 @dataclass(frozen=True, slots=True)

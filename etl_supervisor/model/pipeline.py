@@ -52,6 +52,13 @@ class Load:
     file_seconds_max: float = 60.0
 
 
+class OnSlotLost(StrEnum):
+    """What becomes of a source whose slot can't continue: a person is asked, or everything is copied again under a new one."""
+
+    ASK = "ask"
+    RESYNC = "resync"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list.
@@ -76,6 +83,7 @@ class Source:
     heartbeat_seconds: float = 60.0
     primary_url: EncryptedText | None = None
     slot_failover: bool = False
+    on_slot_lost: OnSlotLost = OnSlotLost.ASK
 
 
 @dataclass(frozen=True, slots=True)

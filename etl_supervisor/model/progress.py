@@ -18,6 +18,7 @@ class Progress:
     """What the state store keeps of a source. LSNs are ints.
 
     `forked_at` is where the present timeline began, as long as it is not proven that nothing of the lost one was landed (0: proven).
+    `former` is who owned the tables before this slot was made in another cluster ("": nobody else): they are taken over from it.
     """
 
     system_identifier: str
@@ -26,6 +27,12 @@ class Progress:
     generation: int
     confirmed: int
     forked_at: int = 0
+    former: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Whose rows the landing tables hold: one slot of one cluster."""
+        return f"{self.system_identifier}/{self.slot}"
 
     def advanced(self, confirmed: int) -> Progress:
         """The same, confirmed further. Going back is a fault of ours."""

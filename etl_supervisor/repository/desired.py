@@ -23,6 +23,7 @@ from etl_supervisor.model.pipeline import (
     EncryptedText,
     Load,
     LoadPath,
+    OnSlotLost,
     Pipeline,
     PipelineStatus,
     Source,
@@ -127,6 +128,7 @@ def _source(row: dict[str, Any]) -> Source:
         heartbeat_seconds=row["heartbeat_seconds"],
         primary_url=_secret("sources", row, "primary_url"),
         slot_failover=row["slot_failover"],
+        on_slot_lost=OnSlotLost(row["on_slot_lost"]),
     )
 
 

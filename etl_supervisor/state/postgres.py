@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psycopg
@@ -47,10 +48,10 @@ class PostgresStore:
 
     def next_epoch(self, source: str) -> int:
         sql = (
-            "INSERT INTO etl.epoch (source, epoch) VALUES (%s, 1)"
-            " ON CONFLICT (source) DO UPDATE SET epoch = etl.epoch.epoch + 1 RETURNING epoch"
+            "INSERT INTO etl.epoch (source, epoch) VALUES (%s, %s)"
+            " ON CONFLICT (source) DO UPDATE SET epoch = greatest(etl.epoch.epoch + 1, excluded.epoch) RETURNING epoch"
         )
-        return int(self._do(sql, source)[0][0])
+        return int(self._do(sql, source, int(time.time()))[0][0])
 
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         rows = self._do("SELECT value FROM etl.table_state WHERE source = %s AND pipeline = %s", source, pipeline)

@@ -12,6 +12,7 @@ counts the server is asked to have it on disk (WAITAOF), where it can.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,6 +40,12 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
+_NEXT_EPOCH = """
+local epoch = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, tonumber(ARGV[1]))
+redis.call('SET', KEYS[1], string.format('%d', epoch))
+return epoch
+"""
+
 T = TypeVar("T")
 
 
@@ -54,6 +61,7 @@ class RedisStore:
             protocol=2,
         )
         self._save_progress = self._redis.register_script(_SAVE_PROGRESS)
+        self._next_epoch = self._redis.register_script(_NEXT_EPOCH)
         self._waits_for_disk = True
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES),
@@ -75,7 +83,8 @@ class RedisStore:
         self._to_disk()
 
     def next_epoch(self, source: str) -> int:
-        epoch = int(self._do("next_epoch", lambda: self._redis.incr(_key(source, "epoch"))))
+        keys = [_key(source, "epoch")]
+        epoch = int(self._do("next_epoch", lambda: self._next_epoch(keys=keys, args=[int(time.time())])))
         self._to_disk()
         return epoch
 

@@ -32,7 +32,7 @@ class StateStore(Protocol):
         """Write it. A writer with an epoch older than the newest is refused."""
 
     def next_epoch(self, source: str) -> int:
-        """One more than any epoch given before."""
+        """More than any epoch given before, also by a store that was lost since: epochs are not below the Unix second in which they are given."""
 
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         """The states of all tables of a pipeline."""

@@ -61,19 +61,19 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> apply_modes", "etl: nothing -> 0001"]
+    assert migrate(settings) == ["app: nothing -> slot_lost", "etl: nothing -> 0002"]
     assert migrate(settings) == []
 
 
 def test_each_chain_runs_alone(settings: Settings, database: Database) -> None:
-    assert migrate(settings, "etl") == ["etl: nothing -> 0001"]
+    assert migrate(settings, "etl") == ["etl: nothing -> 0002"]
     assert database.execute("select to_regclass('app.sources')") == [(None,)]
 
 
 def test_two_supervisors_that_start_together_take_turns(settings: Settings) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         done = [future.result(60) for future in [pool.submit(migrate, settings) for _ in range(4)]]
-    assert sorted(len(steps) for steps in done) == [0, 0, 0, 2]
+    assert sum(len(steps) for steps in done) == 2  # each chain once, by whoever came first
 
 
 def test_only_started_pipelines_are_desired(settings: Settings, database: Database) -> None:
@@ -210,8 +210,8 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         alembic.command.downgrade(chain, "0001")
         connection.commit()
     ((before,),) = database.execute(columns)
-    assert newest - before == 5
-    assert migrate(settings, "app") == ["app: 0001 -> apply_modes"]
+    assert newest - before == 6
+    assert migrate(settings, "app") == ["app: 0001 -> slot_lost"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -53,7 +54,7 @@ def test_what_was_written_is_read_back(store: StateStore) -> None:
 
 def test_epochs_rise_and_an_older_one_is_refused(store: StateStore) -> None:
     first, second = store.next_epoch("shop"), store.next_epoch("shop")
-    assert second == first + 1
+    assert second > first >= int(time.time()) - 60  # also when the store is lost
     store.save_progress("shop", PROGRESS, second)
     with pytest.raises(EtlError, match="another reader has taken the source over") as caught:
         store.save_progress("shop", replace(PROGRESS, confirmed=1), first)
@@ -70,14 +71,14 @@ def test_sources_and_pipelines_whose_names_look_alike_do_not_meet(store: StateSt
 
 
 def test_forgetting_a_source_leaves_its_epoch_and_the_others(store: StateStore) -> None:
-    for source in ("shop", "shop2"):
-        epoch = store.next_epoch(source)
+    epochs = {source: store.next_epoch(source) for source in ("shop", "shop2")}
+    for source, epoch in epochs.items():
         store.save_progress(source, PROGRESS, epoch)
         store.save_table(source, "pipe", STATE)
     store.forget("shop")
     assert store.progress("shop") is None
     assert store.tables("shop", "pipe") == {}
-    assert store.next_epoch("shop") == 2
+    assert store.next_epoch("shop") > epochs["shop"]
     assert store.progress("shop2") == PROGRESS
 
 

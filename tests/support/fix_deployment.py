@@ -45,6 +45,7 @@ SOURCE_COLUMNS = (
     "heartbeat",
     "primary",
     "slot_",
+    "on_slot_lost",
 )  # how they begin
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 
@@ -198,12 +199,12 @@ class Deployment:
     def _applied(self) -> bool:
         schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
         with sql_session(self.destination) as session, session.cursor() as cursor:
-            marks = cursor.execute(f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
+            marks = cursor.execute(f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
             return not any(
                 cursor.execute(
-                    f"SELECT COUNT(*) FROM {schema}.{quoted(table)} WHERE _ETL_COMMIT_LSN >= {at}"
+                    f"SELECT COUNT(*) FROM {schema}.{quoted(table)} WHERE _ETL_GENERATION = {generation} AND _ETL_COMMIT_LSN >= {at}"
                 ).fetchone()[0]
-                for table, at in marks
+                for table, generation, at in marks
             )
 
     def differences(self, name: str, **keys: tuple[str, ...]) -> list[Difference]:

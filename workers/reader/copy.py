@@ -49,7 +49,6 @@ from workers.reader.csv import from_csv
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.publisher import Publisher
 from workers.reader.relations import table_of
-from workers.reader.roster import owner
 from workers.reader.stream import ReplicationStream, Slot, broken_off, connect
 
 CHUNK_BYTES = 4 << 20  # parsed and sent as one piece; a single row may be larger
@@ -251,7 +250,7 @@ class CopyWorker:
                 handle=1,
                 pipeline_id=self._pipeline.id,
                 pipeline=self._pipeline.name,
-                owner=owner(progress),
+                owner=progress.owner,
                 epoch=self._wanted.epoch,
                 generation=self._wanted.generation,
                 channel=names.copy_channel(self._pipeline.id, self._wanted.generation, slot.consistent_point),

@@ -25,6 +25,7 @@ from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.position import Position
+from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
@@ -72,13 +73,13 @@ class Follower:
         """For errors and logs."""
         return f"pipeline {self.pipeline.name}, table {self.table.name}"
 
-    def opening(self, owner: str, epoch: int) -> OpenTable:
+    def opening(self, progress: Progress, epoch: int) -> OpenTable:
         """How its actor is to open it. The shape is taken as the oldest one: what the tables have from a later place stays."""
         return OpenTable(
             handle=self.handle,
             pipeline_id=self.pipeline.id,
             pipeline=self.pipeline.name,
-            owner=owner,
+            owner=progress.owner,
             epoch=epoch,
             generation=self.state.generation,
             channel=names.stream_channel(self.pipeline.id, self.state.generation),
@@ -89,6 +90,7 @@ class Follower:
             policy=self.policy,
             fill_ms=self.pipeline.batch_max_fill_ms,
             load=self.pipeline.load,
+            former=progress.former,
         )
 
     def copy(self, source: str, epoch: int) -> CopyWanted:

@@ -47,6 +47,7 @@ from workers.reader.relations import Relations
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
+from workers.reader.stored import StoredTables
 from workers.reader.stream import ReplicationStream, broken_off, connect
 from workers.reader.transfer import BinaryForms, Manner, TextNeededError, choose
 from workers.reader.watch import Watch
@@ -65,14 +66,15 @@ log = structlog.get_logger()
 def main(context: ChildContext) -> int:
     """Entry point of the reader process; returns the exit code."""
     assert context.spec is not None
-    manner = Manner()
+    manner, lost = Manner(), False
     try:
         while True:
             try:
-                with Reader(context, manner) as reader:
+                with Reader(context, manner, lost=lost) as reader:
                     return reader.run()
             except (TextNeededError, EtlError) as error:
-                manner = manner.after(error, context.spec.source)
+                lost = not lost and sources.begins_anew(error, context.spec.source)
+                manner = manner if lost else manner.after(error, context.spec.source)
                 log.warning(
                     "stream_starts_again", reason=str(error), binary=manner.binary, in_progress=manner.in_progress
                 )
@@ -88,10 +90,11 @@ def main(context: ChildContext) -> int:
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext, manner: Manner) -> None:
+    def __init__(self, context: ChildContext, manner: Manner, *, lost: bool = False) -> None:
+        """`lost`: the source's slot is to be replaced."""
         assert context.spec is not None
         self._context = context
-        self._manner = manner
+        self._manner, self._lost = manner, lost
         self._spec = context.spec
         self._settings = context.settings
         self._parent: Connection = context.parent
@@ -129,7 +132,12 @@ class Reader:
         known = self._store.progress(source.name)
         access = Access(source, password, primary_url, self._stream.identify()[0])
         with nudging(access, beat, standby=standby) as tick:
-            self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
+            if self._lost and known is not None:
+                newest = StoredTables(self._store, source.name, self._spec.pipelines).newest_generation
+                last = replace(known, generation=max(known.generation, newest))
+                self._progress = sources.replacement(self._catalog, self._stream, source, last, tick)
+            else:
+                self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
         watch = Watch(access, self._progress.slot, standby=standby)
         self._watch = self._resources.enter_context(contextlib.closing(watch))
         # Who streams the slot has the source: only then is an older reader's epoch passed.

@@ -93,8 +93,11 @@ class Roster:
         """
         for table in tables:
             self._followers_of(replace(table, version=PROVISIONAL))
-        for state in self._stored.others(self._by_oid):
-            self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
+        for pipeline, state in self._stored.others(self._by_oid):
+            if state.generation < self._progress.generation:
+                self._stored.drop(pipeline, state.table)  # of a history that is over
+            else:
+                self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
@@ -377,7 +380,7 @@ class Roster:
         elif state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
-        self._publisher.open(follower.opening(owner(self._progress), self._epoch), held=follower.held)
+        self._publisher.open(follower.opening(self._progress, self._epoch), held=follower.held)
         if follower.held:
             self._frontier.hold(follower.handle)
         return follower
@@ -409,8 +412,3 @@ class Roster:
 def _first(batch: pa.RecordBatch) -> Position:
     """Where the first row of a batch stands; the generation is the follower's."""
     return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)
-
-
-def owner(progress: Progress) -> str:
-    """Whose rows a landing table holds: one slot of one cluster."""
-    return f"{progress.system_identifier}/{progress.slot}"

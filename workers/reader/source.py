@@ -7,8 +7,10 @@
                                          generation begins there, every table is copied again
     a position    the same slot,         the stream goes on from our recorded position
                   confirmed <= ours
-    a position    none, invalidated,     SLOT_LOST: changes are missing; a person (or a policy) decides on a re-sync
-                  or confirmed > ours
+    a position    none, invalidated,     SLOT_LOST: changes are missing; a person, or the source's policy, has everything copied
+                  or confirmed > ours    again: a new slot is made, a new generation begins (`replacement`)
+
+A server that was restored from an older state has less WAL than we have read, or a timeline that forked before; then the slot is lost, too.
 
 PostgreSQL silently moves a START_REPLICATION below the slot's confirmed position forward; that would be a silent gap, hence the check.
 
@@ -30,7 +32,7 @@ import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn, names
-from etl_supervisor.model.pipeline import Source
+from etl_supervisor.model.pipeline import OnSlotLost, Source
 from etl_supervisor.model.progress import Progress
 from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
@@ -128,14 +130,49 @@ def starting_point(
     if source.slot_failover and not slot.failover:
         stream.set_failover(name)
     if timeline == known.timeline:
+        end = wal_end(connection)
+        if end < known.confirmed and not in_recovery(connection):  # a standby may be behind the one that we read before
+            reason = f"the server's WAL ends at {lsn.text(end)}, before our {lsn.text(known.confirmed)}: it is of an older state"
+            raise lost_slot(source, name, reason)
         return known
     history = stream.history(timeline) if timeline > known.timeline else {}
     return _promoted(source, known, slot, history, timeline)
 
 
+def replacement(
+    connection: psycopg.Connection[Any],
+    stream: ReplicationStream,
+    source: Source,
+    known: Progress,
+    tick: Callable[[], None],
+) -> Progress:
+    """A new slot for one that was lost, and where its generation begins; `known.generation` is the newest of any table.
+
+    A crash before the state store has it leaves a slot that is beyond our position: lost again.
+    """
+    system, timeline = stream.identify()
+    name = names.slot(source.replication_id)
+    await_free(connection, name, tick)
+    old = read_slot(connection, name)
+    try:
+        created = _create(connection, stream, source, name, tick)
+    except psycopg.errors.ObjectInUse:
+        raise lost_slot(source, name, f"slot {name} is read by somebody else") from None
+    log.warning(
+        "slot_replaced",
+        source=source.name,
+        slot=name,
+        old=lsn.text(old.confirmed) if old is not None else None,
+        ours=lsn.text(known.confirmed),
+        new=lsn.text(created),
+    )
+    made = Progress(system, timeline, name, max(int(time.time()), known.generation + 1), created)
+    return replace(made, former=known.owner if known.owner != made.owner else known.former)
+
+
 def newer(ours: Progress, stored: Progress | None, source: Source) -> Progress:
     """Where to go on from: an older reader may have confirmed until just now. EtlError(STREAM) when it read from another server."""
-    if stored is None or stored.confirmed <= ours.confirmed:
+    if stored is None or stored.confirmed <= ours.confirmed or stored.generation < ours.generation:
         return ours
     if stored.timeline != ours.timeline:  # before a promotion
         reason = "an older reader was still confirming"
@@ -145,8 +182,14 @@ def newer(ours: Progress, stored: Progress | None, source: Source) -> Progress:
 
 def lost_slot(source: Source, name: str, trouble: str) -> EtlError:
     """The slot can't continue our history."""
-    remedy = f"changes may be missing: forget the source's state and slot {name}, so that its tables are copied again"
+    remedy = "changes may be missing: set on_slot_lost = 'resync' of the source, then every table is copied again under a new slot"
     return EtlError(Kind.SLOT_LOST, f"source {source.name}", trouble, remedy)
+
+
+def begins_anew(error: Exception, source: Source) -> bool:
+    """True for a lost slot that is to be replaced without asking."""
+    lost = isinstance(error, EtlError) and error.kind is Kind.SLOT_LOST
+    return lost and source.on_slot_lost is OnSlotLost.RESYNC
 
 
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:

@@ -17,8 +17,8 @@ class StoredTables:
     """The states of one source, by pipeline."""
 
     def __init__(self, store: StateStore, source: str, pipelines: Iterable[Pipeline]) -> None:
-        self._store, self._source = store, source
-        self._states = {pipeline.name: store.tables(source, pipeline.name) for pipeline in pipelines}
+        self._store, self._source, self._pipelines = store, source, list(pipelines)
+        self._states = {pipeline.name: store.tables(source, pipeline.name) for pipeline in self._pipelines}
 
     def find(self, pipeline: Pipeline, table: Table) -> TableState | None:
         """What is known of a table: of itself, which may have had another name, else of one that had its name."""
@@ -26,10 +26,15 @@ class StoredTables:
         same = (state for state in states.values() if state.oid == table.oid)
         return next(same, None) or states.get(table.name)
 
-    def others(self, oids: Collection[int]) -> list[TableState]:
-        """The tables that are not among these, in any pipeline."""
-        found = {state.oid: state for states in self._states.values() for state in states.values()}
-        return [state for oid, state in found.items() if oid not in oids and state.shape]
+    def others(self, oids: Collection[int]) -> list[tuple[Pipeline, TableState]]:
+        """The tables that are not among these."""
+        every = [(pipeline, state) for pipeline in self._pipelines for state in self._states[pipeline.name].values()]
+        return [(pipeline, state) for pipeline, state in every if state.oid not in oids]
+
+    @property
+    def newest_generation(self) -> int:
+        """Of all tables; 0 without any."""
+        return max((state.generation for states in self._states.values() for state in states.values()), default=0)
 
     def read(self, pipeline: Pipeline, name: TableName) -> TableState | None:
         """What the store has now."""

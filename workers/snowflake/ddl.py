@@ -251,7 +251,10 @@ def _told(step: Step) -> str:
 
 
 def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
-    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation."""
+    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation.
+
+    A slot that was lost to another cluster goes on with the tables of its former owner, in a new generation.
+    """
     table = opening.table.name
     who = (opening.pipeline_id, opening.owner, table.schema, table.name)
     where = f"LANDING_TABLE = {literal(objects.landing)}"
@@ -270,17 +273,19 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
         "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE"
         f" FROM {objects.watermark_sql} WHERE {where}"
     ).fetchone()
-    if (int(row[0]), row[1], row[2], row[3]) != who:
+    ours = row[1] == opening.owner
+    if (int(row[0]), opening.owner if row[1] == opening.former else row[1], row[2], row[3]) != who:
         reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
     found = Watermark(int(row[5]), int(row[6]), int(row[7]))
     if found.generation > opening.generation:
         reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
-    if found.generation < opening.generation:
+    if found.generation < opening.generation or not ours:
         cursor.execute(
             f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
-            f" EPOCH = {opening.epoch} WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
+            f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
+            f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
         )
         found = Watermark(opening.generation, 0, opening.epoch)
     return found, row[8], row[9]
