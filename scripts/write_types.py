@@ -22,6 +22,7 @@ from workers.reader.columns import convert
 from workers.reader.pgtypes import value_type
 from workers.reader.rows import specials
 from workers.snowflake.ndjson import encode
+from workers.snowflake.parquet import written
 from workers.snowflake.sftypes import column_type
 
 PAGE = Path(__file__).parents[1] / "docs" / "types.md"
@@ -138,9 +139,9 @@ def ndjson_form(kind: ValueType) -> str:
 
 
 def parquet_form(kind: ValueType) -> str:
-    """The type that pyarrow gives the same Arrow array in a Parquet file."""
+    """The type of a column in the files of the load paths."""
     file = io.BytesIO()
-    pyarrow.parquet.write_table(pa.table({"v": pa.array([], arrow_type(kind))}), file)
+    pyarrow.parquet.write_table(pa.table({"v": written(pa.array([], arrow_type(kind)), kind.kind)}), file)
     found = pyarrow.parquet.ParquetFile(file).schema.column(0)
     logical = str(found.logical_type).partition("(")[0]
     return found.physical_type + ("" if logical == "None" else f" ({logical})")
@@ -150,8 +151,9 @@ TEXT = """# Types
 
 <!-- Written by scripts/write_types.py (make docs); a test compares. -->
 
-Arrow is the form in which rows travel between processes. Rows go to Snowflake as NDJSON through Snowpipe Streaming; a Parquet file of the
-same Arrow batch has the types of the last column. The first copy and the stream give the same bits for every type.
+Arrow is the form in which rows travel between processes. Rows go to Snowflake as NDJSON through Snowpipe Streaming, or as Parquet
+files (load paths `snowpipe` and `copy`) with the types of the last column: text is cast by the COPY, JSON read by PARSE_JSON. The values
+in the tables are the same. The first copy and the stream give the same bits for every type.
 
 | PostgreSQL | Arrow | Snowflake | NDJSON | Parquet |
 |---|---|---|---|---|

@@ -11,6 +11,7 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
     Segment (seq 1, 2, …)           ───►                      filter, encode, append
                                     ◄───   Accepted           the SDK has the rows of every seq up to this one
                                     ◄───   Durable            committed up to the end of this seq; its slots may be reused
+    Hurry(seq)                      ───►                      rows that wait to share a file do not wait any more
     Apply(fence)                    ───►                      one fenced block
                                     ◄───   Applied
     ReshapeTable                    ───►                      the shape changed: once everything sent before is durable, ALTER;
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
-from etl_supervisor.model.pipeline import Destination, SourceSpec
+from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table
 
 OVERSIZE_SLOT = -1
@@ -52,8 +53,8 @@ class OpenTable:
     `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
     an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
-    accounted for. `policy` is how the table is applied.
-    `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
+    accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
+    `load` is the path that the rows take, `policy` is how the table is applied.
     """
 
     handle: int
@@ -69,6 +70,7 @@ class OpenTable:
     errors: int = 0
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     fill_ms: int = 0
+    load: Load = field(default_factory=Load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Hurry:
+    """Rows of every segment up to `seq` must not wait for others to share a file with."""
+
+    handle: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
     """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end. The rows of the copy have
     the commit_lsn `copied`."""
@@ -117,7 +127,7 @@ class CloseTable:
     drop: bool = False
 
 
-ToActor = Hello | OpenTable | ReshapeTable | Segment | Apply | CloseTable
+ToActor = Hello | OpenTable | ReshapeTable | Segment | Hurry | Apply | CloseTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ class SlabReader:
         finally:
             os.close(fd)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all slots."""
+        return self._size
+
     def batch(self, segment: Segment) -> pa.RecordBatch:
         """The rows of a segment; a view, valid until its Durable is sent."""
         start = segment.slot * self._slot_bytes

@@ -13,6 +13,8 @@ from etl_supervisor.model.table import TableName
 
 WATERMARK_TABLE = "_ETL_WATERMARK"
 DEAD_LETTER_TABLE = "_ETL_DEAD_LETTER"
+FILES_TABLE = "_ETL_FILES"
+STAGE = "_ETL_STAGE"
 LANDING_PREFIX = "LANDING_"
 HISTORY_SUFFIX = "_HISTORY"
 LIVE_SUFFIX = "_LIVE"
@@ -72,3 +74,15 @@ def stream_channel(pipeline_id: int, generation: int, number: int = 0) -> str:
 def copy_channel(pipeline_id: int, generation: int, consistent_point: int) -> str:
     """The channel of one copy, at the consistent point of its snapshot."""
     return f"etl-p{pipeline_id}-g{generation:08X}-copy-{consistent_point:016X}"
+
+
+def is_copy(channel: str) -> bool:
+    """Whether a channel is a copy's."""
+    return "-copy-" in channel
+
+
+def is_over(channel: str, opened: str) -> bool:
+    """Whether nobody will open `channel` again, now that `opened` is of the same table: an older copy's, or the stream's of an older generation."""
+    if is_copy(channel) != is_copy(opened) or channel.split("-")[1] != opened.split("-")[1]:
+        return False
+    return channel < opened

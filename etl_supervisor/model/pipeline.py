@@ -35,6 +35,23 @@ class Transfer(StrEnum):
     BINARY = "binary"
 
 
+class LoadPath(StrEnum):
+    """How rows come into landing tables: Snowpipe Streaming, or Parquet files through Snowpipe or COPY INTO."""
+
+    STREAMING = "streaming"
+    SNOWPIPE = "snowpipe"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A path, and the size and age at which a file is made of what has come (bytes of Arrow in memory; seconds)."""
+
+    path: LoadPath = LoadPath.STREAMING
+    file_bytes_max: int = 1 << 30
+    file_seconds_max: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list.
@@ -88,7 +105,10 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One source into one destination, with its batching and retry policy, and how its tables are applied (`exceptions`: in ways of their own)."""
+    """One source into one destination, with its batching and retry policy.
+
+    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own).
+    """
 
     id: int
     name: str
@@ -100,6 +120,8 @@ class Pipeline:
     table_error_retry_delay_ms: int
     table_error_retry_max_attempts: int
     max_table_sync_workers: int
+    load: Load = field(default_factory=Load)
+    copy_load: Load = field(default_factory=Load)
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
 

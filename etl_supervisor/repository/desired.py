@@ -21,6 +21,8 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, T
 from etl_supervisor.model.pipeline import (
     Destination,
     EncryptedText,
+    Load,
+    LoadPath,
     Pipeline,
     PipelineStatus,
     Source,
@@ -140,9 +142,15 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         table_error_retry_delay_ms=row["table_error_retry_delay_ms"],
         table_error_retry_max_attempts=row["table_error_retry_max_attempts"],
         max_table_sync_workers=row["max_table_sync_workers"],
+        load=_load(row, "load_path"),
+        copy_load=_load(row, "copy_load_path"),
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
     )
+
+
+def _load(row: dict[str, Any], path: str) -> Load:
+    return Load(LoadPath(row[path]), row["file_max_size_mb"] << 20, row["file_max_age_seconds"])
 
 
 def _exceptions(row: dict[str, Any]) -> Iterator[TablePolicy]:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from etl_supervisor.model import lsn
 from tests.chaos.test_crashes import KEYS, landed, load_on, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 LITTLE_MEMORY = "64kB"  # the least that PostgreSQL takes; a transaction with more than that of changes is streamed
 KILLS = (
@@ -111,6 +112,8 @@ def test_transactions_that_come_in_pieces_survive_the_death_of_reader_and_actors
         deploy.start(SPOOL_MEMORY_MB="1", ETL_FAILPOINTS=",".join(f"{name}=kill@3" for name in KILLS))
         wait_for("all kills", lambda: landed(deploy) == set(KILLS), 120)
         wait_for("pieces", lambda: metric(deploy, "etl_reader_pieces_total") > 100)
+    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    wait_for("what had piled up", lambda: deploy.confirmed("shop") >= lsn.parse(end), 150)
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
     wait_for("empty spools", lambda: metric(deploy, "etl_reader_spooled_bytes") == 0)

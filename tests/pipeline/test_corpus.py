@@ -17,14 +17,15 @@ drop table again
 """
 
 
-def test_the_corpus_arrives_copied_and_streamed(deploy: Deployment) -> None:
+@pytest.mark.parametrize("path", ["streaming", "snowpipe", "copy"])
+def test_the_corpus_arrives_copied_and_streamed(deploy: Deployment, path: str) -> None:
     families = [
         name for name in corpus.families(180_000) if name not in ("xml", "keys")
     ]  # the embedded server has no libxml
     for family in families:
         tables = corpus.load(deploy.source, family)
     deploy.source.execute("create publication p for all tables")
-    deploy.add("types")
+    deploy.add("types", load_path=path, copy_load_path=path, file_max_age_seconds=0.3)
     deploy.start()
     deploy.ready("types", len(tables))
     for table in tables:

@@ -236,3 +236,30 @@ def test_partitions_that_change_without_an_event_are_noticed(deploy: Deployment,
     assert line["reason"] == reason
     same(deploy, table="m")
     assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("in_order", [True, False], ids=["seen as it happens", "seen later"])
+def test_a_key_that_a_table_of_full_identity_gets_or_loses_is_noticed(deploy: Deployment, in_order: bool) -> None:
+    """Its messages are the same with and without the key: the catalog tells."""
+    deploy.source.execute("create table t (id int, note text); alter table t replica identity full")
+    deploy.source.execute("insert into t select g, 'n' from generate_series(1, 20) g")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop")
+    if not in_order:
+        deploy.kill()
+    deploy.source.execute("update t set note = 'before' where id = 1; delete from t where id = 2")
+    deploy.source.execute("alter table t add primary key (id)")
+    deploy.source.execute("update t set note = 'after' where id = 3; update t set id = 104 where id = 4")
+    if not in_order:
+        deploy.start()
+    wait_for("the line", lambda: lines(deploy, "table_copied_again"))
+    same(deploy)
+    deploy.source.execute("delete from t where id = 5; insert into t values (21, 'new')")
+    same(deploy)
+    assert [line["reason"] for line in lines(deploy, "table_copied_again")] == ["its key is another one"]
+    deploy.source.execute("alter table t drop constraint t_pkey; insert into t values (21, 'twice')")
+    wait_for("the second line", lambda: len(lines(deploy, "table_copied_again")) == 2)
+    deploy.ready("shop")
+    assert deploy.stop() == 0

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from etl_supervisor.embedded.snowflake import scripting
+from etl_supervisor.embedded.snowflake import loading, scripting
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
@@ -202,3 +202,17 @@ def test_structure_inside_strings_is_no_structure() -> None:
 def test_a_block_that_is_none_is_refused(text: str) -> None:
     with pytest.raises((scripting.ScriptError, IndexError)):
         scripting.run(text, lambda sql: ([], 0))
+
+
+@pytest.mark.parametrize(
+    ("lines", "perhaps"),
+    [
+        (b'{"a":1,"D":{"x":1.2345678901234567}}', True),
+        (b'{"a":1,"D":{"x":1.23456789012345}}', False),
+        (b'{"a":1,"F":1.2345678901234567}\n{"a":2,"F":1.2345678901234567}', False),
+        (b'{"a":1,"F":1.2345678901234567,"D":{"F":1,"F":1.2345678901234567}}', True),
+        (b'{"a":1,"F":null,"D":{"b":0,"F":1.2345678901234567}}', True),
+    ],
+)
+def test_long_decimals_are_looked_for_in_documents_only(lines: bytes, perhaps: bool) -> None:
+    assert loading._perhaps_long(lines, {"F"}) is perhaps

@@ -95,6 +95,7 @@ class CopyWorker:
         self._selector = resources.enter_context(selectors.DefaultSelector())
         self._open = False
         self._closed = False
+        self._ending = False
         self._sent = self._durable = self._dead = 0
 
     def run(self) -> None:
@@ -121,6 +122,7 @@ class CopyWorker:
             rows += batch.num_rows
             metrics.COPY_ROWS.labels(self._pipeline.name, str(self._name)).inc(batch.num_rows)
             failpoint("copy.mid_rows")
+        self._ending = True
         self._wait(publisher, lambda: self._open and self._durable >= self._sent)
         failpoint("copy.before_finish")
         self._finish(slot, rows)
@@ -256,6 +258,7 @@ class CopyWorker:
                 destination=self._pipeline.destination,
                 table=table,
                 since=Position(self._wanted.generation, slot.consistent_point - 1, 0, 0).token,
+                load=self._pipeline.copy_load,
                 policy=self._pipeline.policy_of(table.name),
             )
         )
@@ -269,6 +272,8 @@ class CopyWorker:
 
     def _wait(self, publisher: Publisher, done: Any) -> None:
         while not done():
+            if self._ending:
+                publisher.hurry()
             self._turn(publisher, WAIT_SECONDS)
 
     def _turn(self, publisher: Publisher, seconds: float) -> None:

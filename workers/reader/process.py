@@ -239,7 +239,7 @@ class Reader:
             self._read(now)
         if now >= self._intake.due_at() or (self._draining and self._intake.has_open_batch):
             self._decode(self._intake.seal())
-        self._publisher.pump()
+        self._publisher.pump(hurry=self._draining)
         self._roster.act(now)
         self._ask_for_copies()
         if now >= self._next_confirm:

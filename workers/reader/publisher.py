@@ -33,6 +33,7 @@ from etl_supervisor.ipc.messages import (
     Durable,
     Failed,
     Hello,
+    Hurry,
     OpenTable,
     ReshapeTable,
     Segment,
@@ -74,6 +75,7 @@ class _Handle:
     in_flight: deque[tuple[Segment, _Memory]] = field(default_factory=deque)
     reshapes: deque[ReshapeTable] = field(default_factory=deque)  # the shapes since, in order
     closing: CloseTable | None = None
+    hurried: int = 0
 
 
 @dataclass(slots=True)
@@ -194,10 +196,20 @@ class Publisher:
         """Shared memory in use."""
         return self._slab.used_bytes
 
-    def pump(self) -> None:
+    def pump(self, *, hurry: bool = False) -> None:
         """Move what waits into memory and to the actors, in order, as far as there is room."""
         while self._waiting and self._place(self._waiting[0]):
             self._waiting.popleft()
+        if hurry or self._waiting:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """No row in flight waits any more for others to share a file with."""
+        for number, handle in self._handles.items():
+            newest = handle.in_flight[-1][0].seq if handle.in_flight else 0
+            if newest > handle.hurried and handle.state is Outlet.OPEN:
+                handle.hurried = newest
+                self._tell(handle.actor, Hurry(number, newest))
 
     def stop(self) -> None:
         """Close everything; the kernel frees the slab with its last descriptor."""
@@ -327,6 +339,7 @@ class Publisher:
             self._tell(handle.actor, message, memory)
         for shape in shapes:
             self._tell(handle.actor, shape)
+        handle.hurried = 0
         if handle.closing is not None:
             self._tell(handle.actor, handle.closing)
 

@@ -369,6 +369,7 @@ class Roster:
             errors=follower.state.errors,
             policy=follower.policy,
             fill_ms=follower.pipeline.batch_max_fill_ms,
+            load=follower.pipeline.load,
         )
 
     def _want_copy(self, follower: Follower) -> None:

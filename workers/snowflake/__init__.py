@@ -7,6 +7,13 @@ jobs         threads for what may block, per destination
 desk         one table of one publisher: what is asked, what is under way
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
+opening      the channel of a table, by its pipeline's load path
+gathering    when rows that wait become a file (pure)
+files        a channel whose rows travel as Parquet files
+ledger       which rows are in which file
+stage        files of a table in the internal stage, and the COPY that loads them
+loaders      from the stage into the landing table: COPY INTO, Snowpipe
+parquet      a batch as a file has it
 streaming    Snowpipe Streaming through the SDK
 inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it

@@ -33,6 +33,20 @@ from etl_supervisor.model.position import Position
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """What Snowflake says of a channel. `errors` counts refused rows since it was created; `message`, of the last one, may repeat a value.
+
+    `handed`, at an open: rows up to it are in Snowflake's hands already, and will be committed (None: those that are committed).
+    """
+
+    committed: str | None
+    errors: int
+    valid: bool
+    message: str = field(default="", repr=False)
+    handed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Underway:
     """A segment whose rows are with the SDK or in the dead letter; durable once `needs` is committed. `fd` is an oversize segment's;
     `since` is when its first row was committed in the source (Unix seconds; None: a copy's rows, or none of it was sent)."""
@@ -73,10 +87,12 @@ class Channel:
         """The error counter up to which every refused row is accounted for, for the publisher to keep."""
         return self.known if self.doubt else self.errors
 
-    def opened(self, committed: str | None, errors: int, known: int) -> None:
-        """The channel was opened: what was appended and not committed is gone. Segments may wait already. `known` is the publisher's baseline."""
+    def opened(self, committed: str | None, errors: int, known: int, handed: str | None = None) -> None:
+        """The channel was opened: what was appended and neither committed nor `handed` is gone. Segments may wait already. `known` is the publisher's
+        baseline."""
         assert self.appended is None, "books are made anew for every open"
-        self.committed = self.handed = committed
+        self.committed, self.appended = committed, handed
+        self.handed = handed or committed
         self.errors, self.known = errors, known
         self.doubt = (committed or "") if errors != known else ""
 

@@ -13,7 +13,6 @@ after it has copied the rows: rows that were read in the same life are whole. Th
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections import deque
@@ -30,11 +29,13 @@ from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
 from workers.snowflake import ddl
 from workers.snowflake import purge as purging
-from workers.snowflake.channel import Channel, Underway
-from workers.snowflake.identifiers import objects_of
+from workers.snowflake.channel import Channel, ChannelStatus, Underway
+from workers.snowflake.files import FileChannel
+from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
+from workers.snowflake.jobs import Lane
 from workers.snowflake.limits import Limits, limits_of
-from workers.snowflake.loading import SOON_MS_MAX, Loading, Prepared, Suspicion, Tools, in_our_words
-from workers.snowflake.streaming import ChannelStatus, StreamingChannel
+from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
+from workers.snowflake.opening import open_channel
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
@@ -47,7 +48,6 @@ SOON_PART = (
 )
 
 log = structlog.get_logger()
-_clients = itertools.count(1)
 
 
 class State(Enum):
@@ -69,7 +69,8 @@ class Desk:
     state: State = State.OPENING
     life: int = 0
     channel: Channel = field(default_factory=Channel)
-    sdk: StreamingChannel | None = None
+    sdk: LoadChannel | None = None
+    gathering: Gathering | None = None  # when rows travel as files
     watermark: ddl.Watermark | None = None
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
@@ -92,7 +93,7 @@ class Desk:
         self.end()
         self.opening, self.state, self.sdk_busy = opening, State.OPENING, True
 
-    def end(self) -> StreamingChannel | None:
+    def end(self) -> LoadChannel | None:
         """The life is over: nothing that is under way counts any more. Returns the channel, for the caller to close."""
         self.life += 1
         self.state = State.DEAD
@@ -100,12 +101,20 @@ class Desk:
             close_descriptor(fd)
         for item in self.channel.undurable:
             close_descriptor(item.fd)
-        self.channel = Channel()
+        self.channel, self.gathering = Channel(), None
         self.reshapes.clear()
         self.fence, self.suspicion, self.dead = 0, None, None
         self.sdk_busy = self.sql_busy = self.status_busy = self.sift_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
+
+    def take_channel(self, sdk: LoadChannel) -> None:
+        """The channel is open."""
+        self.sdk, self.sdk_busy, self.state = sdk, False, State.OPEN
+        self.channel.opened(sdk.opened.committed, sdk.opened.errors, self.opening.errors, sdk.opened.handed)
+        if isinstance(sdk, FileChannel):
+            load = self.opening.load
+            self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)
 
     def take_shape(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
@@ -123,12 +132,31 @@ class Desk:
         self.take_shape(opening, prepared)
         self.state, self.sql_busy = State.OPEN, False
 
+    @property
+    def lane(self) -> Lane:
+        """Where appends and statuses run: uploads and loads of files keep no streaming table waiting."""
+        return Lane.STREAM if self.gathering is None else Lane.FILES
+
     # -- what may start now
 
     def wants_append(self, now: float) -> bool:
         """A segment waits that this version of the table can take."""
         ready = self.state is State.OPEN and not self.sdk_busy and now >= self.append_at and bool(self.channel.waiting)
-        return ready and self.channel.waiting[0][0].version <= self.opening.table.version
+        return ready and self.channel.waiting[0][0].version <= self.opening.table.version and self._is_due(now)
+
+    def _is_due(self, now: float) -> bool:
+        """Files are made when they are large or old enough, unless a change of shape or the end waits for them."""
+        if self.gathering is None:
+            return True
+        self.gathering.note(self.channel.waiting, now)
+        return (
+            bool(self.reshapes) or self.closing is not None or self.gathering.due(self.channel.waiting[0][0].seq, now)
+        )
+
+    def hurry(self, seq: int) -> None:
+        """Rows up to this segment must not wait."""
+        if self.gathering is not None:
+            self.gathering.hurried = max(self.gathering.hurried, seq)
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
@@ -182,15 +210,11 @@ class Desk:
         life = self.life
         return Loading(self.opening, self.limits, self.tools, lambda: self.life == life)
 
-    def open_job(self, opening: OpenTable) -> tuple[StreamingChannel, Prepared]:
+    def open_job(self, opening: OpenTable) -> tuple[LoadChannel, Prepared]:
         """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
-        tools, destination = self.tools, opening.destination
         prepared = self.alter_job(opening)
-        objects = objects_of(destination, opening.table)
-        # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
-        client = f"{opening.channel}-{tools.incarnation}-{next(_clients)}"
         try:
-            sdk = StreamingChannel(destination, objects, opening.channel, client, tools.decrypt, tools.directory)
+            sdk = open_channel(replace(opening, table=prepared.ensured.table), self.tools)
         except Exception as error:
             raise in_our_words(error, opening) from None
         failpoint("actor.after_open")
@@ -208,7 +232,7 @@ class Desk:
             return now + STATUS_SECONDS
         return now + min(STATUS_SECONDS * 4, max(SOON_SECONDS, (time.time() - oldest) * SOON_PART))
 
-    def status_job(self, sdk: StreamingChannel) -> ChannelStatus:
+    def status_job(self, sdk: LoadChannel) -> ChannelStatus:
         """What Snowflake has committed."""
         try:
             return sdk.status(self.tools.inquiries if self.soon else None)
@@ -252,12 +276,25 @@ class Desk:
 
     def next_segments(self) -> list[tuple[Segment, pa.RecordBatch]]:
         """The segments of the next append job, as views of the slab (oversize ones as mappings of their own)."""
-        found = []
-        for segment, fd in list(self.channel.waiting)[:SEGMENTS_PER_JOB]:
-            if segment.version > self.opening.table.version:
+        found: list[tuple[Segment, pa.RecordBatch]] = []
+        size = 0
+        for segment, fd in self.channel.waiting:
+            if segment.version > self.opening.table.version or self._is_full(len(found), size):
                 break
             found.append((segment, _view(self.slab, segment, fd)))
+            size += segment.length
         return found
+
+    def _is_full(self, segments: int, size: int) -> bool:
+        """Whether a job takes no more."""
+        if self.gathering is None:
+            return segments >= SEGMENTS_PER_JOB
+        return size >= self.gathering.bytes_max and isinstance(self.sdk, FileChannel) and self.sdk.whole
+
+    def took(self, item: Underway) -> None:
+        """A segment has left for Snowflake."""
+        if self.gathering is not None:
+            self.gathering.taken([item.segment], time.monotonic())
 
     def suspected(self) -> list[pa.RecordBatch]:
         """The segments under suspicion, as views of the slab."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 
 from etl_supervisor.errors import EtlError, Kind
@@ -69,6 +71,22 @@ class Objects:
     def dead_letter_sql(self) -> str:
         """Rows that could not be loaded, of all tables of this landing schema."""
         return ".".join(map(quoted, (self.database, self.landing_schema, names.DEAD_LETTER_TABLE)))
+
+    @property
+    def files_sql(self) -> str:
+        """Files under way, of all channels of this landing schema."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, names.FILES_TABLE)))
+
+    @property
+    def stage_sql(self) -> str:
+        """The internal stage of this landing schema."""
+        return ".".join(map(quoted, (self.database, self.landing_schema, names.STAGE)))
+
+    @property
+    def folder(self) -> str:
+        """The table's folder in the stage: letters, digits, `_` and `-` only."""
+        digest = hashlib.sha256(self.landing.encode()).hexdigest()[:8]
+        return f"{re.sub('[^A-Za-z0-9_]', '_', self.landing)[:80]}-{digest}"
 
 
 def objects_of(destination: Destination, table: Table) -> Objects:

@@ -25,6 +25,7 @@ class Lane(StrEnum):
 
     OPEN = "open"  # ensure or alter the objects, open the channel: seconds
     STREAM = "stream"  # append, status, close: milliseconds to a second
+    FILES = "files"  # the same by files: seconds to minutes
     APPLY = "apply"  # the apply block: seconds to minutes
 
 

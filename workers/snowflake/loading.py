@@ -15,15 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
-from workers.snowflake.channel import Underway, unsent
+from workers.snowflake.channel import ChannelStatus, Underway, unsent
 from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Cure, explain
@@ -31,12 +33,38 @@ from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import StreamingChannel
 
 SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
 )
 ESCAPED_FACTOR_MAX = 6  # a control character is six in JSON
+
+
+class LoadChannel(Protocol):
+    """A way into the landing table: streaming, or files. All methods may block on the network.
+
+    Rows are encoded, then appended, segment by segment; `seal` ends a job. The committed token tells what need not come again.
+    """
+
+    opened: ChannelStatus
+
+    def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> Any:
+        """Rows in the form that `append` takes."""
+
+    def append(self, data: Any, rows: int, first: str, last: str) -> int:
+        """Take rows that end with token `last`; how many bytes have left for Snowflake by that."""
+
+    def seal(self, alive: Callable[[], bool]) -> str | None:
+        """Everything appended is on its way, up to the token that is returned. None: nothing is, the same rows are to be appended again."""
+
+    def flush(self) -> bool:
+        """Send rows now that would wait for more, and wait a moment: whether Snowflake has accepted all of them."""
+
+    def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
+        """What is committed; as of now, if the channel can ask by `inquiries`."""
+
+    def close(self, *, flush: bool, drop: bool = False) -> None:
+        """End it, within a limit; with `drop` Snowflake forgets the channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +115,32 @@ class Loading:
     alive: Callable[[], bool]
 
     def append(
-        self, sdk: StreamingChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
+        self, channel: LoadChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
     ) -> Taken:
-        """Bring the segments to the SDK; fewer are taken after back-pressure, or when the life is over."""
-        taken = Taken()
+        """Bring the segments to the channel; fewer are taken after back-pressure, or when the life is over."""
+        taken, appended = Taken(), False
         for segment, batch in segments:
             rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
             if rest is None:
                 break
             since = committed_at(rest)
             if rest.num_rows:
-                if not self._append(sdk, rest, segment):
+                if not self._append(channel, rest, segment):
                     break
-                handed = segment.last
+                handed, appended = segment.last, True
             reached = max(reached, segment.last)
             taken.handed.append((handed, since))
-        if self.opening.fill_ms and self.opening.fill_ms <= SOON_MS_MAX and self.alive():
-            self._flush(sdk, [since for _, since in taken.handed if since is not None])
+        if appended:
+            sealed = self._seal(channel)
+            taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
+        if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
+            self._flush(channel, [since for _, since in taken.handed if since is not None])
         return taken
 
-    def _flush(self, sdk: StreamingChannel, commits: list[float]) -> None:
+    def _flush(self, channel: LoadChannel, commits: list[float]) -> None:
         """Have rows sent at once, and note how long their way was. What comes meanwhile goes together with the next append."""
         try:
-            accepted = bool(commits) and sdk.flush()
+            accepted = bool(commits) and channel.flush()
         except Exception as error:
             raise in_our_words(error, self.opening) from None
         if accepted:
@@ -130,23 +161,30 @@ class Loading:
 
     # -- inside
 
-    def _append(self, sdk: StreamingChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
+    def _append(self, channel: LoadChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
         opening = self.opening
-        data = encode(rows, opening.table, opening.generation, _now())
+        data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
             return False
         try:
-            sdk.append(data, rows.num_rows, segment.first, segment.last)
+            size = channel.append(data, rows.num_rows, segment.first, segment.last)
         except Exception as error:
             if explain(error, "")[0] is Cure.AGAIN:
                 return False
             raise in_our_words(error, opening) from None
-        labels = (opening.pipeline, str(opening.table.name))
-        metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
-        metrics.SNOWFLAKE_BYTES.labels(*labels).inc(data.size)
+        if size:
+            labels = (opening.pipeline, str(opening.table.name))
+            metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
+            metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
         failpoint("actor.after_append")
         return True
+
+    def _seal(self, channel: LoadChannel) -> str | None:
+        try:
+            return channel.seal(self.alive)
+        except Exception as error:
+            raise in_our_words(error, self.opening) from None
 
     def _loadable(self, batch: pa.RecordBatch, taken: Taken) -> pa.RecordBatch | None:
         """The rows that can be loaded, once the others are in the dead letter; None when the life is over."""

@@ -40,7 +40,7 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     special = {c.name: c.default for c in later if c.default is not None and is_special(c.default, c.type.kind)}
     for field, array in zip(batch.schema, batch.columns, strict=True):
         if special and field.name == SPECIAL:
-            array = _with_members(array, orjson.dumps(special).decode())
+            array = with_members(array, orjson.dumps(special).decode())
         line.add(names.column(field.name), array, kind_of(field))
     for column in later:
         if column.default is not None and column.name not in special:
@@ -48,7 +48,7 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     return line.end()
 
 
-def _with_members(objects: pa.Array, members: str) -> pa.Array:
+def with_members(objects: pa.Array, members: str) -> pa.Array:
     """JSON objects (NULL: none) with the members of another one after their own."""
     longer = pc.binary_join_element_wise(pc.utf8_slice_codeunits(objects, 0, -1), members[1:], ",")
     return pc.coalesce(longer, members)
@@ -59,7 +59,7 @@ def constant(text: str, kind: ValueKind) -> str:
     if kind is ValueKind.BOOLEAN:
         return "true" if text in ("t", "true") else "false"
     if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
-        return str(_json(pa.array([text]), kind)[0])
+        return str(documents(pa.array([text]), kind)[0])
     if kind is ValueKind.BYTES:
         return orjson.dumps(base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()).decode()
     return orjson.dumps(text).decode()
@@ -130,7 +130,7 @@ def _text(array: pa.Array, kind: ValueKind) -> tuple[pa.Array, str, str]:
         return array.cast(pa.string()), '"', '"'
     if pa.types.is_string(array.type):
         if kind in (ValueKind.JSON, ValueKind.JSON_TEXT):
-            return _json(array, kind), "", ""
+            return documents(array, kind), "", ""
         if kind is ValueKind.UUID:
             return array, '"', '"'
         return jsontext.escaped(array), '"', '"'
@@ -147,7 +147,7 @@ def _floats(array: pa.Array) -> pa.Array:
     return pc.if_else(odd, pc.case_when(pc.make_struct(*names), '"NaN"', '"-0"', '"inf"', '"-inf"'), text)
 
 
-def _json(array: pa.Array, kind: ValueKind) -> pa.Array:
+def documents(array: pa.Array, kind: ValueKind) -> pa.Array:
     """The documents themselves; what VARIANT can't hold as a string of its text."""
     unfit = variants.unfit(array, kind)
     if unfit is not None:
@@ -160,7 +160,9 @@ def _json(array: pa.Array, kind: ValueKind) -> pa.Array:
 
 
 def _base64(array: pa.Array) -> pa.Array:
-    """All values at once: each padded to whole triples, triples to quadruples, the padding marked."""
+    """All values at once: each padded to whole triples, triples to quadruples, the padding marked. A large value comes alone."""
+    if len(array) == 1 and array.null_count == 0:
+        return pa.array([base64.b64encode(array[0].as_buffer())]).cast(pa.string())
     lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy().astype(np.int64)
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int32, count=array.offset + len(array) + 1)[array.offset :]
     source = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)

@@ -40,6 +40,7 @@ from etl_supervisor.ipc.messages import (
     Durable,
     Failed,
     Hello,
+    Hurry,
     OpenTable,
     Ready,
     ReshapeTable,
@@ -52,15 +53,14 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
-from workers.snowflake.channel import Underway
+from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.guest import Guest
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Jobs, Lane
-from workers.snowflake.loading import Prepared, Suspicion, Taken, Tools
+from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.sessions import Sessions
-from workers.snowflake.streaming import ChannelStatus, StreamingChannel
 
 WAIT_SECONDS_MAX = 1.0
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
@@ -169,6 +169,8 @@ class Actor:
                     close_descriptor(fd)
                 else:
                     desk.channel.waiting.append((message, fd))
+            case Hurry(handle=handle, seq=seq) if handle in guest.desks:
+                guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
                 guest.desks[handle].fence = max(guest.desks[handle].fence, fence)
                 guest.desks[handle].copied = copied
@@ -235,12 +237,12 @@ class Actor:
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
             job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield _Errand("append", Lane.STREAM, job, then)
+            yield _Errand("append", desk.lane, job, then)
             del segments, job  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield _Errand("commit", Lane.STREAM, partial(desk.status_job, desk.sdk), then)
+            yield _Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
@@ -287,11 +289,10 @@ class Actor:
 
     # -- results
 
-    def _opened(self, guest: Guest, desk: Desk, result: tuple[StreamingChannel, Prepared]) -> None:
-        desk.sdk, prepared = result
+    def _opened(self, guest: Guest, desk: Desk, result: tuple[LoadChannel, Prepared]) -> None:
+        sdk, prepared = result
         desk.take_shape(desk.opening, prepared)
-        desk.sdk_busy, desk.state = False, State.OPEN
-        desk.channel.opened(desk.sdk.opened.committed, desk.sdk.opened.errors, desk.opening.errors)
+        desk.take_channel(sdk)
         metrics.CHANNELS_OPEN.inc()
         log.info(
             "channel_opened",
@@ -301,7 +302,7 @@ class Actor:
         )
         self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[StreamingChannel, Prepared]) -> None:
+    def _orphaned(self, opening: OpenTable, result: tuple[LoadChannel, Prepared]) -> None:
         """Opened for somebody who is gone."""
         self._close_later(opening, result[0])
 
@@ -323,7 +324,7 @@ class Actor:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
         for handed, since in taken.handed:
-            desk.channel.took(handed, since)
+            desk.took(desk.channel.took(handed, since))
         if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
         if taken.handed:
@@ -384,7 +385,7 @@ class Actor:
             self._close_later(desk.opening, sdk, drop=drop)
 
     def _close_later(
-        self, opening: OpenTable, sdk: StreamingChannel, *, flush: bool = False, drop: bool = False
+        self, opening: OpenTable, sdk: LoadChannel, *, flush: bool = False, drop: bool = False
     ) -> Future[Any]:
         job = partial(sdk.close, flush=flush, drop=drop)
         return self._jobs.start(opening.destination.id, Lane.STREAM, job, _closed)

@@ -18,6 +18,7 @@ from snowflake.connector.errors import Error
 
 from etl_supervisor.errors import Kind
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model import names
 from etl_supervisor.model.position import Position
 from workers.snowflake.connection import classify
 from workers.snowflake.identifiers import objects_of
@@ -29,11 +30,7 @@ def missing(connection: Any, opening: OpenTable, batch: pa.RecordBatch) -> list[
     """The numbers of the rows that are not in the landing table."""
     sent = list(zip(*(batch.column(i).to_pylist() for i in (1, 2, 3)), strict=True))
     objects = objects_of(opening.destination, opening.table)
-    copied = "=" if batch.column(0)[0].as_py() == _COPIED else "<>"
-    window = (
-        f"_ETL_GENERATION = {opening.generation} AND _ETL_OP {copied} '{_COPIED}'"
-        f" AND {_from(sent[0], '>')} AND {_from(sent[-1], '<')}"
-    )
+    window = _window(opening, sent[0], sent[-1], copied=batch.column(0)[0].as_py() == _COPIED)
     try:
         with connection.cursor() as cursor:
             (rows,) = cursor.execute(f"SELECT COUNT(*) FROM {objects.landing_sql} WHERE {window}").fetchone()
@@ -44,6 +41,22 @@ def missing(connection: Any, opening: OpenTable, batch: pa.RecordBatch) -> list[
     except Error as error:
         raise classify(error, f"pipeline {opening.pipeline}, table {opening.table.name}", Kind.ROWS_REJECTED) from None
     return [number for number, position in enumerate(sent) if position not in landed]
+
+
+def count(cursor: Any, opening: OpenTable, first: Position, last: Position) -> int:
+    """How many rows of a channel's stretch are in the landing table."""
+    objects = objects_of(opening.destination, opening.table)
+    window = _window(opening, first[1:], last[1:], copied=names.is_copy(opening.channel))
+    (rows,) = cursor.execute(f"SELECT COUNT(*) FROM {objects.landing_sql} WHERE {window}").fetchone()
+    return int(rows)
+
+
+def _window(opening: OpenTable, first: tuple[int, int, int], last: tuple[int, int, int], *, copied: bool) -> str:
+    sign = "=" if copied else "<>"
+    return (
+        f"_ETL_GENERATION = {opening.generation} AND _ETL_OP {sign} '{_COPIED}'"
+        f" AND {_from(first, '>')} AND {_from(last, '<')}"
+    )
 
 
 def within(batch: pa.RecordBatch, rows: Sequence[int], token: str) -> int:

@@ -118,7 +118,9 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
         return Outcome.OVERTAKEN
     if dead.left_out:
         return Outcome.INCOMPLETE
-    if _members(cursor, dead) != _columns(table).keys():
+    if (
+        _members(cursor, dead) | dict(LANDING_META).keys() != _columns(table).keys()
+    ):  # its line has no empty fields of ours
         return Outcome.RESHAPED
     if policy.mode.has_target and applied <= dead.position[0]:
         return Outcome.TOO_EARLY

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ import pyarrow as pa
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import Table
+from workers.snowflake.channel import ChannelStatus
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
 from workers.snowflake.identifiers import Objects, quoted
 from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
+from workers.snowflake.ndjson import encode
 
 os.environ.setdefault("SS_LOG_LEVEL", "error")
 os.environ.setdefault("SS_LOG_TARGET", "stderr")
@@ -38,16 +41,6 @@ CLOSE_SECONDS = 5
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelStatus:
-    """What Snowflake says of a channel. `errors` counts refused rows since it was created; `message`, of the last one, may repeat a value."""
-
-    committed: str | None
-    errors: int
-    valid: bool
-    message: str = field(default="", repr=False)
 
 
 class _Lines(list[Any]):
@@ -65,8 +58,16 @@ class StreamingChannel:
     """An open channel; opening fences every older owner of its name. All methods may block on the network."""
 
     def __init__(
-        self, destination: Destination, objects: Objects, name: str, client: str, decrypt: Decrypt, directory: Path
+        self,
+        destination: Destination,
+        objects: Objects,
+        name: str,
+        client: str,
+        decrypt: Decrypt,
+        directory: Path,
+        committed: str | None = None,
     ) -> None:
+        """`committed` is set as the channel's token: where another path has come to."""
         _keep_apart(destination)
         self._destination = destination
         from snowflake.ingest.streaming import StreamingIngestClient
@@ -79,15 +80,26 @@ class StreamingChannel:
             properties=_properties(destination, decrypt, directory),
         )
         try:
-            self._channel, status = self._client.open_channel(name)
+            self._channel, status = self._client.open_channel(name, committed)
         except BaseException:
             self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
             raise
         self.opened = _status(status)
+        self._last: str | None = None
 
-    def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> None:
-        """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`."""
+    def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> pa.Buffer:
+        """Rows as the SDK takes them."""
+        return encode(rows, table, generation, loaded_at)
+
+    def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
+        """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
         self._channel.append_rows(_Lines(data, rows), first, last)
+        self._last = last
+        return int(data.size)
+
+    def seal(self, alive: Callable[[], bool]) -> str | None:
+        """The SDK has what was appended."""
+        return self._last
 
     def flush(self) -> bool:
         """Send what was appended now, and wait a moment: whether Snowflake has accepted it all. Not durable: see `status`."""

@@ -35,8 +35,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
+from etl_supervisor.embedded.snowflake.parquetload import FileLoader
+from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.sql import routes as sql_routes
 from etl_supervisor.embedded.snowflake.sql import tasks_of
+from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
 from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
@@ -115,18 +118,22 @@ async def _hang_up(send: Send) -> None:
 
 
 def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
-    """All routes, and beside them the committer and what runs tasks."""
+    """All routes, and beside them what commits rows, what loads files and what runs tasks."""
+    stages = Stages(warehouse.directory)
+    pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(forever) for forever in (streaming.commit_forever(), tasks.run_forever())]
+        forever = (streaming.commit_forever(), pipes.load_forever(), tasks.run_forever())
+        beside = [asyncio.create_task(work) for work in forever]
         yield
         for each in beside:
             each.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await each
 
-    return Starlette(routes=[*sql_routes(warehouse, tasks), *streaming.routes()], lifespan=lifespan)
+    routes = [*sql_routes(warehouse, tasks, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:

@@ -18,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import scripting, statements
+from etl_supervisor.embedded.snowflake import parquetload, scripting, statements
+from etl_supervisor.embedded.snowflake.pipes import Pipes
+from etl_supervisor.embedded.snowflake.stages import StageError
 from etl_supervisor.embedded.snowflake.tasks import Tasks
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
@@ -41,7 +43,7 @@ def tasks_of(warehouse: Warehouse) -> Tasks:
     return tasks
 
 
-def routes(warehouse: Warehouse, tasks: Tasks) -> list[Route]:
+def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes) -> list[Route]:
     """Everything the connector calls."""
     fakesnow.shared_fs = warehouse.snow
 
@@ -55,6 +57,15 @@ def routes(warehouse: Warehouse, tasks: Tasks) -> list[Route]:
             body = gzip.decompress(body)
         asked = json.loads(body)
         async with warehouse.lock:
+            try:
+                done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
+            except StageError as error:
+                return _failure(error.code, str(error), "02000")
+            except fakesnow.ServerError as error:
+                return _failure(error.code, error.message)
+            if isinstance(done, dict):
+                return JSONResponse({"data": done, "code": None, "message": None, "success": True})
+            asked["sqlText"] = done or asked["sqlText"]
             return await _answer(warehouse, tasks, request, asked)
 
     async def telemetry(_: Request) -> Response:
@@ -68,6 +79,20 @@ def routes(warehouse: Warehouse, tasks: Tasks) -> list[Route]:
     ]
     paths = {route.path for route in own}
     return own + [route for route in fakesnow.routes if route.path not in paths]
+
+
+def _about_files(pipes: Pipes, request: Request, sql: str) -> str | dict[str, Any] | None:
+    """Run a statement about stages, pipes or files: the query that gives its result, or the result. None for any other statement."""
+    stages = pipes.loader.stages
+    run, copy = stages.statement(sql), parquetload.copy_of(sql)
+    if run is None and copy is None:
+        return pipes.statement(sql)
+    connection = fakesnow.to_conn(fakesnow.to_token(request))
+    where = (connection.database, connection.schema)
+    if run is not None:
+        return run(where, f"{request.url.scheme}://{request.url.netloc}")
+    assert copy is not None
+    return parquetload.answer(pipes.loader.load(copy, where))
 
 
 async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: dict[str, Any]) -> Response:

@@ -203,17 +203,17 @@ class Streaming:
             await asyncio.sleep(COMMIT_TICK_SECONDS)
             now = time.monotonic()
             for channel in list(self.channels.values()):
-                if channel.due(now):
+                items = channel.due(now)
+                if items and all(item.rows for item in items):
+                    counted = sum(item.rows for item in items)
+                    channel.committed_rows(items, counted, counted)
+                elif items:
                     async with self.warehouse.lock:
                         await self._commit_due(channel, now)
 
     async def _commit_due(self, channel: Channel, now: float) -> None:
         items = channel.due(now)
         if not items:
-            return
-        if all(item.rows for item in items):
-            counted = sum(item.rows for item in items)
-            channel.committed_rows(items, counted, counted)
             return
         try:
             await run_in_threadpool(self._commit, channel, items)

@@ -63,6 +63,10 @@ class Warehouse:
             self._root.execute(_CHANNELS.format(db=_quoted(name)))
         return bool(rows)
 
+    def databases(self) -> list[str]:
+        """Their names."""
+        return [path.stem for path in sorted(self.directory.glob("*.db"))]
+
     def columns(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool]]:
         """(name, DuckDB type, nullable) of a table's columns; empty when there is no such table."""
         found = self._root.execute(

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "apply_modes"
-down_revision = "0002"
+down_revision = "load_paths"
 
 COLUMNS = {
     "apply": """text NOT NULL DEFAULT 'merge'

@@ -1,0 +1,151 @@
+"""A file channel on a real connector and the real snowflake-ingest: fencing, files that are planned and not there, files that can't be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from etl_supervisor.errors import EtlError
+from etl_supervisor.ipc.arrow import change_log_schema
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.pipeline import Destination, Load, LoadPath
+from etl_supervisor.model.position import Position
+from etl_supervisor.model.table import Column, Table, TableName
+from etl_supervisor.model.types import ValueKind, ValueType
+from tests.support.fix_deployment import wait_for
+from tests.support.fix_local_snowflake import sql_session
+from workers.snowflake import ddl
+from workers.snowflake.files import FileChannel
+from workers.snowflake.identifiers import objects_of
+from workers.snowflake.inquiry import Inquiries
+from workers.snowflake.ledger import Ledger
+from workers.snowflake.loading import Tools
+from workers.snowflake.sessions import Sessions
+from workers.snowflake.stage import Stage
+
+TABLE = Table(
+    TableName("a schema", "it's a table"),
+    1,
+    (Column("k", ValueType(ValueKind.INT32), key=True), Column('the "note"', ValueType(ValueKind.TEXT))),
+)
+TOOLS = Tools(Sessions(lambda _: "", Path(), "test"), Inquiries(lambda _: "", Path()), lambda _: "", Path(), 1)
+Run = Callable[[Callable[[Any], Any]], Any]
+
+
+@pytest.fixture(params=[LoadPath.COPY, LoadPath.SNOWPIPE])
+def opening(destination: Destination, request: pytest.FixtureRequest) -> OpenTable:
+    load = Load(request.param)
+    made = OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "etl-p1-g00000064-0", destination, TABLE, "", load=load)
+    with sql_session(destination) as session:
+        ddl.ensure(session, made)
+    return made
+
+
+def batch(first: int, last: int) -> pa.RecordBatch:
+    rows = [
+        {"_etl_op": "I", "_etl_commit_lsn": n, "_etl_lsn": n, "_etl_index": 0, "k": n, 'the "note"': f"n{n}"}
+        for n in range(first, last + 1)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=change_log_schema(TABLE))
+
+
+def token(number: int) -> str:
+    return Position(100, number, number, 0).token
+
+
+def append(channel: FileChannel, first: int, last: int) -> str | None:
+    channel.append(channel.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
+    return channel.seal(lambda: True)
+
+
+def loaded(channel: FileChannel, last: int) -> None:
+    wait_for("the files to be loaded", lambda: channel.status().committed == token(last), 20)
+
+
+def landed(opening: OpenTable) -> list[int]:
+    objects = objects_of(opening.destination, TABLE)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        return [int(row[0]) for row in cursor.execute(f"SELECT K FROM {objects.landing_sql} ORDER BY 1").fetchall()]
+
+
+def staged(opening: OpenTable) -> set[str]:
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        return Stage(opening).names(cursor)
+
+
+def test_rows_come_through_and_nothing_is_left(opening: OpenTable) -> None:
+    channel = FileChannel(opening, TOOLS)
+    assert append(channel, 1, 10) == token(10)
+    assert append(channel, 11, 15) == token(15)
+    loaded(channel, 15)
+    assert landed(opening) == list(range(1, 16))
+    assert staged(opening) == set()
+    again = FileChannel(opening, TOOLS)
+    assert (again.opened.committed, again.opened.handed, again.opened.errors) == (token(15), token(15), 0)
+    again.close(flush=False, drop=True)
+    assert FileChannel(opening, TOOLS).opened.committed is None
+
+
+def test_an_open_fences_the_older_owner(opening: OpenTable) -> None:
+    older = FileChannel(opening, TOOLS)
+    assert append(older, 1, 3) == token(3)
+    newer = FileChannel(opening, TOOLS)
+    assert newer.opened.handed == token(3)
+    with pytest.raises(EtlError, match="the channel was opened by another"):
+        append(older, 4, 6)
+    assert append(newer, 4, 6) == token(6)
+    loaded(newer, 6)
+    assert landed(opening) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_life_that_is_over_leaves_nothing(opening: OpenTable) -> None:
+    channel = FileChannel(opening, TOOLS)
+    channel.append(channel.encode(batch(1, 3), TABLE, 100, ""), 3, token(1), token(3))
+    assert channel.seal(lambda: False) is None
+    assert staged(opening) == set()
+    assert FileChannel(opening, TOOLS).opened.handed is None
+
+
+def test_a_planned_file_is_made_again_of_the_same_rows_however_they_are_cut(opening: OpenTable) -> None:
+    older = FileChannel(opening, TOOLS)
+    append(older, 1, 3)
+    append(older, 4, 9)
+    (name,) = (name for name in staged(opening) if token(4) in name)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        books = Ledger(opening).read(cursor)
+        assert books is not None
+        Stage(opening).remove(cursor, name)  # as if it had never come there
+    newer = FileChannel(replace(opening, load=Load(LoadPath.COPY)), TOOLS)
+    assert newer.opened.handed == token(3)
+    assert append(newer, 4, 6) is None, "not all rows have come yet"
+    for first, last in ((4, 7), (8, 12)):
+        newer.append(newer.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
+    assert newer.seal(lambda: True) == token(12)
+    assert name in staged(opening)
+    if opening.load.path is LoadPath.COPY:  # a pipe ignores a name that it has seen: there the file had been loaded
+        loaded(newer, 12)
+        assert landed(opening) == list(range(1, 13))
+
+
+def test_a_file_that_can_not_be_read_is_made_again(opening: OpenTable, tmp_path: Path) -> None:
+    channel = FileChannel(opening, TOOLS)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        stage = Stage(opening)
+        names = [f"{token(first)}_{token(last)}_0.parquet" for first, last in ((1, 3), (4, 6))]
+        (tmp_path / names[0]).write_bytes(b"no Parquet")
+        stage.put(cursor, tmp_path / names[0])  # OVERWRITE = FALSE: ours stays out
+        append(channel, 1, 3)
+        append(channel, 4, 6)
+        with pytest.raises(EtlError, match="a file can't be loaded"):
+            wait_for("trouble", lambda: channel.status().committed, 20)
+        assert landed(opening) in ([], [4, 5, 6])
+        again = FileChannel(opening, TOOLS)
+        assert again.opened.handed is None
+        assert append(again, 1, 6) == token(6)
+        loaded(again, 6)
+        assert landed(opening) == [1, 2, 3, 4, 5, 6]

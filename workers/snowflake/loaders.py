@@ -1,0 +1,165 @@
+"""Two ways from the stage into the landing table. Both may be asked again for the same files: Snowflake remembers what it has loaded.
+
+CopyInto   COPY INTO … FILES = (…) on the warehouse: all files that wait at once, the answer tells what became of each
+Snowpipe   a pipe is told the names and loads them by itself, in any order; its report, and after ten minutes its history, tells what became of them
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import requests
+from cryptography.hazmat.primitives import serialization
+from snowflake.ingest.error import IngestResponseError
+from snowflake.ingest.simple_ingest_manager import SimpleIngestManager, StagedFile
+from snowflake.ingest.utils.network import SnowflakeRestful
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.messages import OpenTable
+from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.ledger import File
+from workers.snowflake.stage import Stage
+
+FILES_PER_COPY_MAX = 1000  # Snowflake's limit of FILES = (…)
+REQUEST_SECONDS = (10.0, 30.0)  # connect, read: snowflake-ingest has no limits of its own
+POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
+REPORT_SECONDS = 540  # the report tells of ten minutes; what is older stands in the history, which is asked seldom
+HISTORY_SECONDS = 60.0
+SILENCE_SECONDS_MAX = 1800.0  # a pipe that loads takes a minute or two
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a file. `loaded` is None when only the landing table can tell; `unread` says why no row of it could be read, "" if it could."""
+
+    file: File
+    loaded: int | None
+    unread: str = ""
+
+
+class Loader(Protocol):
+    """How staged files come into the landing table."""
+
+    def offer(self, files: Sequence[File]) -> None:
+        """These are on the stage now."""
+
+    def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
+        """Those of these files that have ended since, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyInto:
+    """COPY INTO on the warehouse."""
+
+    stage: Stage
+
+    def offer(self, files: Sequence[File]) -> None:
+        """Nothing: they are loaded when they are asked for."""
+
+    def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
+        """Load them."""
+        wanted = {self.stage.path(file.name): file for file in files[:FILES_PER_COPY_MAX]}
+        cursor.execute(self.stage.copy(file.name for file in wanted.values()))
+        titles = [item[0].lower() for item in cursor.description]
+        found = [dict(zip(titles, row, strict=True)) for row in cursor.fetchall()]
+        return [_outcome(wanted[row["file"]], row) for row in found if row.get("file") in wanted]
+
+
+def _outcome(file: File, row: dict[str, Any]) -> Outcome:
+    if row["status"] == "LOAD_SKIPPED":  # loaded in an earlier life
+        return Outcome(file, None)
+    parsed, loaded = int(row["rows_parsed"] or 0), int(row["rows_loaded"] or 0)
+    return Outcome(file, loaded, "" if parsed else f"{row['status']} without a row")
+
+
+@dataclass(slots=True)
+class Snowpipe:
+    """A pipe, through `snowflake-ingest`."""
+
+    stage: Stage
+    manager: SimpleIngestManager
+    _heard_at: float = field(default_factory=time.monotonic)
+    _poll_at: float = 0.0
+    _pause: float = POLL_SECONDS_MIN
+    _history_at: float = field(default_factory=lambda: time.monotonic() + HISTORY_SECONDS)
+
+    def offer(self, files: Sequence[File]) -> None:
+        """Tell the pipe."""
+        staged = [StagedFile(self.stage.path(file.name), file.size) for file in files]
+        if staged:
+            self._heard_at = time.monotonic()
+            self._ask(self.manager.ingest_files, staged)
+            self._poll_at, self._pause = 0.0, POLL_SECONDS_MIN
+
+    def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
+        """What the pipe reports; nothing when it was asked a moment ago."""
+        now = time.monotonic()
+        if now < self._poll_at:
+            return []
+        self._pause = min(self._pause * 2, POLL_SECONDS_MAX)
+        self._poll_at = now + self._pause
+        told = self._ask(self.manager.get_history, REPORT_SECONDS)["files"]
+        if now >= self._history_at:
+            self._history_at = now + HISTORY_SECONDS
+            told += self._ask(self.manager.get_history_range, min(file.planned_at for file in files))["files"]
+        ended = [
+            Outcome(file, int(row["rowsInserted"]), "" if row["rowsParsed"] else f"{row['status']} without a row")
+            for file in files
+            for row in told
+            if row["complete"] and row["path"].endswith(self.stage.path(file.name))
+        ]
+        self._heard_at = now if ended else self._heard_at
+        if now - self._heard_at > SILENCE_SECONDS_MAX:
+            reason = f"the pipe {self.stage.pipe} has loaded nothing for {SILENCE_SECONDS_MAX / 60:.0f} minutes"
+            raise EtlError(Kind.CHANNEL, self._place, reason, "look at SYSTEM$PIPE_STATUS of it", transient=True)
+        return ended
+
+    @property
+    def _place(self) -> str:
+        return f"pipeline {self.stage.opening.pipeline}, table {self.stage.opening.table.name}"
+
+    def _ask(self, request: Any, *arguments: Any) -> Any:
+        place = self._place
+        try:
+            return request(*arguments)
+        except IngestResponseError as error:
+            raise _explained(place, error.http_error_code) from None
+        except requests.RequestException as error:
+            reason = f"Snowpipe does not answer: {type(error).__name__}"
+            raise EtlError(Kind.CHANNEL, place, reason, "it is tried again by itself", transient=True) from None
+
+
+class _Restful(SnowflakeRestful):  # type: ignore[misc]
+    """With time limits."""
+
+    def _exec_request(self, url: str, method: str, headers: Any = None, json: Any = None) -> requests.Response:
+        return requests.request(method=method, url=url, headers=headers, json=json, timeout=REQUEST_SECONDS)
+
+
+def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path) -> Snowpipe:
+    """The pipe of an opened table."""
+    destination = opening.destination
+    key = load_private_key(destination, decrypt, directory)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    host, _, port = host_of(destination).partition(":")
+    if is_local(destination):
+        trust_local(destination)
+    manager = SimpleIngestManager(
+        destination.account, destination.user, stage.pipe, pem, host=host, port=int(port or 443)
+    )
+    manager.restful = _Restful()
+    return Snowpipe(stage, manager)
+
+
+def _explained(place: str, status: int) -> EtlError:
+    if status in (401, 403):
+        remedy = "check the user's public key and the role's privileges on pipes (docs/snowflake.md)"
+        return EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe refuses ({status})", remedy)
+    remedy = "the pipe is made again by itself"
+    return EtlError(Kind.CHANNEL, place, f"Snowpipe answers {status}", remedy, transient=True)
