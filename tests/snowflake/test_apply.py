@@ -194,7 +194,7 @@ def bury(session: Any, destination: Destination, row: tuple[Any, ...], *, whole:
 
 CREATED = ("I", 100, 10, 1, 0, None, None, 1, 1, "old", "o")
 DEAD_UPDATE = ("U", 100, 30, 1, 0, '["other"]', None, 1, 2, "dead", None)
-LEAVES_OUT = ("U", 100, 32, 1, 0, '["big", "other"]', None, 1, 3, None, None)
+LEAVES_OUT = ("U", 100, 32, 1, 0, '["big","other"]', None, 1, 3, None, None)
 BRINGS = ("U", 100, 34, 1, 0, '["other"]', None, 1, 4, "new", None)
 MOVED = [
     ("D", 100, 34, 1, 0, None, None, 1, None, None, None),
@@ -242,7 +242,7 @@ def test_a_row_that_brings_what_the_dead_row_brought_is_whole(after: Show) -> No
 
 
 def test_a_row_that_was_whole_since_the_dead_one_is_followed(after: Show) -> None:
-    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 5, None, None)
+    later = ("U", 100, 36, 1, 0, '["big","other"]', None, 1, 5, None, None)
     assert after(CREATED, ("dead", *DEAD_UPDATE), BRINGS, later) == {1: (5, "new", "o")}
 
 
@@ -265,14 +265,14 @@ def test_a_key_change_that_is_dead_ends_the_old_row_only(after: Show) -> None:
 def test_a_row_made_anew_after_a_dead_one_is_its_own(after: Show) -> None:
     deleted = ("D", 100, 33, 1, 0, None, None, 1, None, None, None)
     anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
-    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    later = ("U", 100, 36, 1, 0, '["big","other"]', None, 1, 8, None, None)
     assert after(CREATED, ("dead", *DEAD_UPDATE), LEAVES_OUT, deleted, anew, later) == {1: (8, "anew", "a")}
 
 
 def test_a_truncate_ends_dead_rows_too(after: Show) -> None:
     truncate = ("T", 100, 33, 1, 0, None, None, None, None, None, None)
     anew = ("I", 100, 34, 1, 0, None, None, 1, 7, "anew", "a")
-    later = ("U", 100, 36, 1, 0, '["big", "other"]', None, 1, 8, None, None)
+    later = ("U", 100, 36, 1, 0, '["big","other"]', None, 1, 8, None, None)
     assert after(CREATED, ("dead", *DEAD_UPDATE), truncate, anew, later) == {1: (8, "anew", "a")}
 
 

@@ -20,7 +20,6 @@ from workers.snowflake.dead_letter import PART_CHARACTERS, DeadRow
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.limits import Verdict
 from workers.snowflake.replay import Outcome, drop, listed, replay
-from workers.snowflake.sftypes import LANDING_META
 
 TABLE = Table(
     TableName("public", "things"),
@@ -76,9 +75,8 @@ def replayed(session: Any, opening: OpenTable) -> list[Outcome]:
 
 
 def payload_of(**values: Any) -> str:
-    meta = {name: None for name, _ in LANDING_META}
     place = {"_ETL_OP": "I", "_ETL_GENERATION": 100, "_ETL_COMMIT_LSN": 2**63 + 5, "_ETL_LSN": 7, "_ETL_INDEX": 0}
-    return orjson.dumps({**meta, **place, **values}).decode()
+    return orjson.dumps({**place, **values}).decode()
 
 
 def test_a_row_is_replayed_when_it_is_whole_and_the_target_has_come_past_it(opened: Any) -> None:

@@ -19,7 +19,7 @@ DESTINATION = Destination(1, "d", "snowflake", "a", "u", "db", "s", None, None, 
 
 def follower(mode: ApplyMode, phase: Phase = Phase.READY) -> Follower:
     policy = ApplyPolicy(mode, interval_seconds_min=10, interval_seconds_max=600)
-    pipeline = Pipeline(1, "p", 1, DESTINATION, PipelineStatus.START, 1, 1, 1, 1, 1, policy)
+    pipeline = Pipeline(1, "p", 1, DESTINATION, PipelineStatus.START, 1, 1, 1, 1, 1, policy=policy)
     made = Follower(pipeline, 1, TABLE, TableState(NAME, 1, 1, phase, copy_lsn=100))
     made.opened(TableOpened(1, 0, None, None, 0, 50))
     return made

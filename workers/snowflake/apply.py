@@ -141,7 +141,7 @@ def surveyed(table: Table, objects: Objects, rows: str, dead: str, found: Survey
     unchanged = {
         column.name: f"_ETL_UNCHANGED IN ({', '.join(literal(text) for text in found.unchanged[column.name])})"
         for column in table.columns
-        if column.name in found.unchanged
+        if table.key and column.name in found.unchanged
     }
     source = f"{objects.landing_sql} l WHERE {rows}"
     truncates = bool(found.truncates)

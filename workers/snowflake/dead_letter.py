@@ -93,7 +93,7 @@ def dead_rows(
         key = {column.name: members.get(names.column(column.name)) for column in table.key}
         position = Position(generation, *(rows.column(i)[number].as_py() for i in (1, 2, 3)))
         missing = orjson.dumps(left_out[number]).decode() if number in left_out else None
-        state = (members["_ETL_UNCHANGED"], members["_ETL_SPECIAL"])
+        state = (members.get("_ETL_UNCHANGED"), members.get("_ETL_SPECIAL"))
         found.append(DeadRow(position, members["_ETL_OP"], orjson.dumps(key).decode(), verdict, line, missing, *state))
     return found
 

@@ -34,7 +34,7 @@ def _query(opening: OpenTable, objects: Objects) -> str:
         f"{objects.landing_sql} l JOIN {objects.watermark_sql} m ON m.LANDING_TABLE = {literal(objects.landing)}"
         " AND l._ETL_GENERATION = m.SHOWN AND l._ETL_COMMIT_LSN >= m.BASE"
     )
-    unchanged = may_be_unchanged(table.columns) if table.key else {}
+    unchanged = may_be_unchanged(table)
     generation = f"SELECT SHOWN FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     dead = dead_rows(objects, f"({generation})") if unchanged else None
     window = Window(table.columns, source, None, unchanged, bool(unchanged), dead=dead)

@@ -21,7 +21,7 @@ def view(opening: OpenTable, objects: Objects) -> str:
         f"{objects.landing_sql} l JOIN {objects.watermark_sql} m ON m.LANDING_TABLE = {literal(objects.landing)}"
         " AND l._ETL_GENERATION = m.GENERATION AND l._ETL_COMMIT_LSN >= m.APPLIED AND m.APPLIED > 0"
     )
-    unchanged = may_be_unchanged(table.columns)
+    unchanged = may_be_unchanged(table)
     generation = f"SELECT GENERATION FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     dead = dead_rows(objects, f"({generation})") if unchanged else None
     window = Window(table.columns, source, objects.target_sql, unchanged, bool(unchanged), dead=dead)

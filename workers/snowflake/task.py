@@ -86,7 +86,7 @@ def _moved_on(opening: OpenTable, objects: Objects) -> list[str]:
 
 
 def _applied(opening: OpenTable, objects: Objects) -> list[str]:
-    unchanged = may_be_unchanged(opening.table.columns)
+    unchanged = may_be_unchanged(opening.table)
     source = (
         f"{objects.landing_sql} l WHERE _ETL_GENERATION = :v_generation AND _ETL_COMMIT_LSN >= :v_start"
         " AND _ETL_COMMIT_LSN < :v_fence"

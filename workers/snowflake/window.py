@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from etl_supervisor.model import names
-from etl_supervisor.model.table import Column
+from etl_supervisor.model.table import Column, Table
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.sftypes import NEUTRAL, column_type
 
@@ -113,13 +113,14 @@ def dead_rows(objects: Objects, generation: str) -> str:
     return f"{objects.dead_letter_sql} WHERE PART = 0 AND LANDING_TABLE = {literal(objects.landing)} AND GENERATION = {generation}"
 
 
-def may_be_unchanged(columns: Iterable[Column]) -> dict[str, str]:
-    """The columns that an update may leave out, with the condition that tells it; for statements that are written before their rows are known."""
+def may_be_unchanged(table: Table) -> dict[str, str]:
+    """The columns that an update may leave out, with the condition that tells it; for statements that are written before their rows are known.
+    Without a key there are none: an update brings the whole row that it replaces."""
     # `["a","b"]` -> `,"a","b"]`: an item of it stands after a comma, and no name holds an unescaped quote.
     return {
         column.name: f"CONTAINS(',' || SUBSTR(_ETL_UNCHANGED, 2), {literal(',' + orjson.dumps(column.name).decode())})"
-        for column in columns
-        if column.toastable and not column.key
+        for column in table.columns
+        if table.key and column.toastable and not column.key
     }
 
 
