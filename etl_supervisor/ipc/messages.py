@@ -18,6 +18,10 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
                                                               segments sent after it wait for it
     CloseTable                      ───►
                                     ◄───   TableClosed
+    Keep                            ───►                      a READY table's state, for a state store that is lost
+                                    ◄───   Kept
+    Recall                          ───►                      the store was lost: what is known of a pipeline's tables?
+                                    ◄───   Recalled
     any of these may be answered by  ◄───   Failed            the handle is dead until the next OpenTable
 
 Loss of the connection means the actor (or the publisher) died: both forget everything about it; the publisher connects again, opens its
@@ -31,7 +35,7 @@ from dataclasses import dataclass, field
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
-from etl_supervisor.model.table import Table
+from etl_supervisor.model.table import Table, TableName
 
 OVERSIZE_SLOT = -1
 
@@ -128,7 +132,29 @@ class CloseTable:
     drop: bool = False
 
 
-ToActor = Hello | OpenTable | ReshapeTable | Segment | Hurry | Apply | CloseTable
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep the state of a table (as the state store writes it), for the day on which the store is lost."""
+
+    handle: int
+    pipeline: str
+    generation: int
+    destination: Destination
+    table: TableName
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The state store was lost: what is known of the tables of this pipeline that `owner` has?"""
+
+    pipeline_id: int
+    pipeline: str
+    owner: str
+    destination: Destination
+
+
+ToActor = Keep | Recall | Hello | OpenTable | ReshapeTable | Segment | Hurry | Apply | CloseTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +230,38 @@ class Failed:
     transient: bool
 
 
-ToPublisher = Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The state is kept, or it could not be."""
+
+    handle: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What is known of one table: its generation, its shape (as `wire` writes it) and the token since which that holds, and the state that
+    was kept in this generation ("": none)."""
+
+    schema: str
+    table: str
+    generation: int
+    shape: str
+    since: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A part of the answer to Recall; `trouble` is why there is none."""
+
+    pipeline_id: int
+    tables: tuple[Recollection, ...]
+    last: bool
+    trouble: str
+
+
+ToPublisher = Kept | Recalled | Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
 
 
 @dataclass(frozen=True, slots=True)

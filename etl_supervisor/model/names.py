@@ -12,6 +12,7 @@ import re
 from etl_supervisor.model.table import TableName
 
 WATERMARK_TABLE = "_ETL_WATERMARK"
+STATE_TABLE = "_ETL_STATE"
 DEAD_LETTER_TABLE = "_ETL_DEAD_LETTER"
 FILES_TABLE = "_ETL_FILES"
 STAGE = "_ETL_STAGE"

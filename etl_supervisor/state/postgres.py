@@ -53,6 +53,10 @@ class PostgresStore:
         )
         return int(self._do(sql, source, int(time.time()))[0][0])
 
+    def epoch(self, source: str) -> int:
+        rows = self._do("SELECT epoch FROM etl.epoch WHERE source = %s", source)
+        return int(rows[0][0]) if rows else 0
+
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         rows = self._do("SELECT value FROM etl.table_state WHERE source = %s AND pipeline = %s", source, pipeline)
         states = [store.load_table(value) for (value,) in rows]

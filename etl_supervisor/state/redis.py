@@ -88,6 +88,9 @@ class RedisStore:
         self._to_disk()
         return epoch
 
+    def epoch(self, source: str) -> int:
+        return int(self._do("epoch", lambda: self._redis.get(_key(source, "epoch"))) or 0)
+
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         values = self._do("tables", lambda: self._redis.hvals(_key(source, pipeline, "tables")))
         states = [store.load_table(value) for value in values]

@@ -4,7 +4,7 @@ A method that returns has made its change durable as far as the server lets it. 
 new one; no value is ever half written. Readers are ordered by epochs: each takes the next one, and a write of an older epoch is refused, so a reader
 that was thought dead can't move anything.
 
-Losing the store loses no row: the reader begins a new generation at the slot's position and copies its tables again.
+Losing the store loses no row: a reader that runs writes everything again, one that starts asks Snowflake (`workers/reader/recall.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class StateStore(Protocol):
 
     def next_epoch(self, source: str) -> int:
         """More than any epoch given before, also by a store that was lost since: epochs are not below the Unix second in which they are given."""
+
+    def epoch(self, source: str) -> int:
+        """The newest epoch; 0 when none was given, or the store was emptied since."""
 
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         """The states of all tables of a pipeline."""

@@ -32,6 +32,7 @@ membership  how a table is published, and what a change of that means (pure, but
 sight       the catalog now, as far as it is published
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
+recall      a state store that was lost, filled again
 rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines

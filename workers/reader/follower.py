@@ -16,11 +16,12 @@ Snowflake's error counter, so that the next open knows whether rows were refused
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, OpenTable, TableOpened
+from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, Keep, Kept, OpenTable, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.pipeline import Pipeline
@@ -29,7 +30,9 @@ from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
+from etl_supervisor.state.store import dump
 
+KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
 DESTINATION_RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
 
@@ -64,6 +67,9 @@ class Follower:
     asked_at: float = 0.0
     retry_at: float | None = None
     outages: int = 0
+    unkept: bool = True  # the state may differ from what Snowflake keeps of it
+    keeping: str = ""  # the digest of what it is asked to keep
+    keep_at: float = 0.0
     doubt: tuple[int, str] | None = (
         None  # a change during the copy: its commit_lsn, and why it needs a copy if it came after
     )
@@ -103,11 +109,39 @@ class Follower:
         """How the table is applied."""
         return self.pipeline.policy_of(self.table.name)
 
+    def keepsake(self, now: float) -> Keep | None:
+        """What Snowflake is to keep of the state of a table that is READY, unless it has that already."""
+        if (
+            not self.unkept
+            or self.keeping
+            or not self.open
+            or self.state.phase is not Phase.READY
+            or now < self.keep_at
+        ):
+            return None
+        plain = replace(self.state, applied=0, errors=0, dead=0, attempts=0, trouble="", resume=Phase.INIT, kept="")
+        text = dump(plain).decode()
+        digest = f"{zlib.crc32(text.encode()):08x}"
+        if digest == self.state.kept:
+            self.unkept = False
+            return None
+        self.keeping = digest
+        table = self.state.table
+        return Keep(self.handle, self.pipeline.name, self.state.generation, self.pipeline.destination, table, text)
+
     # -- facts
+
+    def kept(self, message: Kept, now: float) -> bool:
+        """The answer; True when the state has changed with it."""
+        digest, self.keeping = self.keeping, ""
+        self.keep_at = 0.0 if message.ok else now + KEEP_RETRY_SECONDS
+        if message.ok:
+            self.state = replace(self.state, kept=digest)
+        return message.ok
 
     def opened(self, message: TableOpened) -> None:
         """The actor has it open; an Apply that its predecessor was asked for died with it."""
-        self.applying = False
+        self.applying, self.keeping = False, ""
         self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
         self.applied = max(self.applied, message.applied)
         if self.state.phase is Phase.ERRORED:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import selectors
 import signal
-import socket
 import time
 from dataclasses import replace
 
@@ -34,6 +33,7 @@ from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import leave_word, open_store
+from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import source as sources
 from workers.reader.frame import Chunk
@@ -43,6 +43,7 @@ from workers.reader.intake import intake_of
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
+from workers.reader.recall import last_progress
 from workers.reader.relations import Relations
 from workers.reader.roster import HeldTableRetry, Roster
 from workers.reader.rounds import Rounds
@@ -129,8 +130,9 @@ class Reader:
         self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
         standby = sources.check(self._catalog, source)
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
-        known = self._store.progress(source.name)
-        access = Access(source, password, primary_url, self._stream.identify()[0])
+        identity = self._stream.identify()
+        known = last_progress(self._context, self._store, self._catalog, identity)
+        access = Access(source, password, primary_url, identity[0])
         with nudging(access, beat, standby=standby) as tick:
             if self._lost and known is not None:
                 newest = StoredTables(self._store, source.name, self._spec.pipelines).newest_generation
@@ -201,18 +203,14 @@ class Reader:
         )
 
     def _watch_signals(self) -> None:
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setblocking(False)
-            self._resources.callback(end.close)
-        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        self._resources.callback(signal.set_wakeup_fd, -1)
-        signal.signal(signal.SIGTERM, lambda *_: self._drain())
-        self._selector.register(ours, selectors.EVENT_READ, "signal")
+        self._inbox = SignalInbox((signal.SIGTERM,))
+        self._resources.callback(self._inbox.close)
+        self._selector.register(self._inbox, selectors.EVENT_READ, "signal")
 
-    def _drain(self) -> None:
-        self._draining = True
-        self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds
+    def _drain(self, signals: list[signal.Signals]) -> None:
+        if signal.SIGTERM in signals:
+            self._draining = True
+            self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds
 
     # -- life
 
@@ -249,6 +247,8 @@ class Reader:
         if now >= self._next_round and not self._draining:
             self._next_round = now + self._settings.pipeline_poll_interval_secs
             self._rounds.make()
+            if self._rounds.store_was_lost:
+                self._write_state_again()
 
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
@@ -258,7 +258,7 @@ class Reader:
                 case "parent":
                     self._hear_parent()
                 case "signal":
-                    key.fileobj.recv(64)  # type: ignore[union-attr]
+                    self._drain(self._inbox.take())
                 case "stream":
                     pass  # read in its turn
                 case _:
@@ -370,6 +370,13 @@ class Reader:
             self._oldest_commit = None
         self._tell_status(now)
         failpoint("reader.after_confirm", self._stream.cut)
+
+    def _write_state_again(self) -> None:
+        """The state store was emptied while we ran. The epoch comes last: without it the store counts as lost."""
+        self._roster.save_all()
+        self._store.save_progress(self._spec.source.name, self._progress, self._epoch)
+        self._epoch = self._store.next_epoch(self._spec.source.name)
+        log.warning("state_written_again", source=self._spec.source.name)
 
     def _tell_status(self, now: float) -> None:
         """Received and confirmed; asks for an answer when nothing was heard for long (while we read at all)."""

@@ -34,7 +34,10 @@ from etl_supervisor.ipc.messages import (
     Failed,
     Hello,
     Hurry,
+    Keep,
     OpenTable,
+    Recall,
+    Recalled,
     ReshapeTable,
     Segment,
     TableClosed,
@@ -170,6 +173,14 @@ class Publisher:
         """Ask for the target to be brought up to `fence`; the rows of the copy have the commit_lsn `copied`."""
         self._tell(self._handles[number].actor, Apply(number, fence, copied))
 
+    def keep(self, message: Keep) -> None:
+        """Have a table's state kept; Kept answers. It is lost with the actor: an open table is asked for again."""
+        self._tell(self._handles[message.handle].actor, message)
+
+    def recall(self, message: Recall) -> None:
+        """Ask what is known of a pipeline; Recalled answers, unless the actor dies."""
+        self._tell(message.pipeline_id % len(self._links), message)
+
     def close_table(self, number: int, *, drop: bool) -> None:
         """Close a channel once its rows are durable; TableClosed answers, or Failed."""
         handle = self._handles[number]
@@ -248,6 +259,8 @@ class Publisher:
 
     def _note(self, message: object) -> bool:
         """Keep the books; False for messages of no interest to the owner (a handle that is gone or held)."""
+        if isinstance(message, Recalled):
+            return True
         number = getattr(message, "handle", None)
         handle = self._handles.get(number) if isinstance(number, int) else None
         if handle is None or handle.state is Outlet.HELD:

@@ -21,6 +21,7 @@ from etl_supervisor.ipc.messages import (
     CopyWanted,
     Durable,
     Failed,
+    Kept,
     TableOpened,
     ToPublisher,
 )
@@ -120,7 +121,9 @@ class Roster:
     def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
-            known = self._by_oid[table.oid] = [self._follow(number, table) for number in self._numbers()]
+            known = self._by_oid[table.oid] = [
+                self._follow(number, table) for number in range(len(self._spec.pipelines))
+            ]
         return known
 
     # -- changes
@@ -229,7 +232,7 @@ class Roster:
     def _replace(self, follower: Follower, table: Table, state: TableState, *, held: bool) -> Follower:
         """Another handle for the table."""
         if follower.table.name != table.name:
-            self._forget(follower)
+            self._stored.drop(follower.pipeline, follower.state.table)
         self._retire(follower, keep=held)
         return self._begin(follower.pipeline, table, state, held=held)
 
@@ -241,9 +244,6 @@ class Roster:
         del self._followers[follower.handle]
         self._retired.add(follower.handle, keep=keep)
 
-    def _forget(self, follower: Follower) -> None:
-        self._stored.drop(follower.pipeline, follower.state.table)
-
     def _let_go(self) -> None:
         """Tables that are gone from the source, once the stream has told all of them; their targets stay."""
         for oid, end in list(self._gone.items()):
@@ -253,7 +253,7 @@ class Roster:
             for follower in known:
                 log.warning("table_gone", pipeline=follower.pipeline.name, table=str(follower.table.name))
                 self._retire(follower, keep=False)
-                self._forget(follower)
+                self._stored.drop(follower.pipeline, follower.state.table)
             self._by_oid.pop(oid, None)
             del self._gone[oid]
 
@@ -298,6 +298,8 @@ class Roster:
                 if follower.state.phase is not before:
                     self._save(follower)
                     log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
+            case Kept() if follower.kept(message, now):
+                self._save(follower)
             case Failed():
                 self._report(follower, follower.failed(message, now))
                 self._save(follower)
@@ -323,6 +325,8 @@ class Roster:
             fence = self._frontier.fence(follower.handle)
             if follower.settled(fence):
                 self._save(follower)
+            if keepsake := follower.keepsake(now):
+                self._publisher.keep(keepsake)
             match follower.next_action(now, fence, short_of_memory=short):
                 case Action.COPY:
                     self._want_copy(follower)
@@ -338,17 +342,17 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
-                case None:
-                    pass
+
+    def save_all(self) -> None:
+        """Write the state of every table: the store has lost them."""
+        for follower in self.followers:
+            self._save(follower)
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
         return min((follower.due_at() for follower in self.followers), default=float("inf"))
 
     # -- inside
-
-    def _numbers(self) -> range:
-        return range(len(self._spec.pipelines))
 
     def _follow(self, pipeline_number: int, table: Table) -> Follower:
         """A table that this reader has not followed yet, where its predecessor left it."""
@@ -393,6 +397,7 @@ class Roster:
         self.copies_wanted.append(follower.copy(self._spec.source.name, self._epoch))
 
     def _save(self, follower: Follower) -> None:
+        follower.unkept = True
         self._stored.save(follower.pipeline, follower.state)
 
     def _report(self, follower: Follower, error: EtlError) -> None:

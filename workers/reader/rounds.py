@@ -41,6 +41,7 @@ class Rounds:
 
     def __init__(self, spec: SourceSpec, access: Access, sight: Sight, store: StateStore, roster: Roster) -> None:
         self._spec, self._access, self._sight, self._store, self._roster = spec, access, sight, store, roster
+        self.store_was_lost = False
         self._known: set[int] = set()
         self._listing: Listing | None = None
         self._lister = Aside("publications", self._connect, self._list)
@@ -58,7 +59,9 @@ class Rounds:
         """Look once."""
         self._look_at_storage()
         self._look_at_publications()
+        self.store_was_lost = False
         try:
+            self.store_was_lost = self._store.epoch(self._spec.source.name) == 0
             self._carry_out_requests()
         except EtlError as error:
             if not error.transient:

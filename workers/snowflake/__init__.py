@@ -4,6 +4,7 @@ sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
 guest        one publisher's connection
 jobs         threads for what may block, per destination
+memory       states that a lost state store gets back
 desk         one table of one publisher: what is asked, what is under way
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)

@@ -12,6 +12,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +28,21 @@ class Lane(StrEnum):
     STREAM = "stream"  # append, status, close: milliseconds to a second
     FILES = "files"  # the same by files: seconds to minutes
     APPLY = "apply"  # the apply block: seconds to minutes
+
+
+def forgotten(_: Any) -> None:
+    """What becomes of most results that come too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A job for a desk. In the loop, `then` takes its result, or `late` does when the desk has begun another life."""
+
+    operation: str
+    lane: Lane
+    job: Callable[[], Any]
+    then: Callable[[Any], None]
+    late: Callable[[Any], None] = forgotten
 
 
 class Jobs:

@@ -22,7 +22,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,8 +40,10 @@ from etl_supervisor.ipc.messages import (
     Failed,
     Hello,
     Hurry,
+    Keep,
     OpenTable,
     Ready,
+    Recall,
     ReshapeTable,
     Segment,
     TableClosed,
@@ -58,8 +59,9 @@ from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.guest import Guest
 from workers.snowflake.inquiry import Inquiries
-from workers.snowflake.jobs import Jobs, Lane
+from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
+from workers.snowflake.memory import Memory
 from workers.snowflake.sessions import Sessions
 
 WAIT_SECONDS_MAX = 1.0
@@ -87,21 +89,6 @@ def parent_is_there(parent: mailbox.Connection) -> None:
     parent.receive()
 
 
-def _forget(_: Any) -> None:
-    """What becomes of most results that come too late."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """A job for a desk. In the loop, `then` takes its result, or `late` does when the desk has begun another life."""
-
-    operation: str
-    lane: Lane
-    job: Callable[[], Any]
-    then: Callable[[Any], None]
-    late: Callable[[Any], None] = _forget
-
-
 class Actor:
     """The loop and its jobs."""
 
@@ -109,6 +96,7 @@ class Actor:
         self._number, self._listener, self._tools, self._beat = number, listener, tools, beat
         self._guests: list[Guest] = []
         self._jobs = Jobs()
+        self._memory = Memory(self._jobs, tools.sessions)
         self._selector = selectors.DefaultSelector()
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
@@ -169,6 +157,8 @@ class Actor:
                     close_descriptor(fd)
                 else:
                     desk.channel.waiting.append((message, fd))
+            case Keep() | Recall():
+                self._memory.take(message, guest.send)
             case Hurry(handle=handle, seq=seq) if handle in guest.desks:
                 guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
@@ -202,7 +192,7 @@ class Actor:
         self._run_errand(
             guest,
             desk,
-            _Errand("open", Lane.OPEN, partial(desk.open_job, opening), partial(self._opened, guest, desk), orphaned),
+            Errand("open", Lane.OPEN, partial(desk.open_job, opening), partial(self._opened, guest, desk), orphaned),
         )
 
     def _part(self, guest: Guest) -> None:
@@ -229,7 +219,7 @@ class Actor:
         if desk.wants_close():
             self._close(guest, desk)
 
-    def _errands(self, guest: Guest, desk: Desk, now: float) -> Iterator[_Errand]:
+    def _errands(self, guest: Guest, desk: Desk, now: float) -> Iterator[Errand]:
         """What may start now. A job gets what it works on here, in the loop: the desk may have another life before the job begins."""
         if desk.wants_append(now) and desk.sdk is not None:
             segments = desk.next_segments()
@@ -237,33 +227,33 @@ class Actor:
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
             job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield _Errand("append", desk.lane, job, then)
+            yield Errand("append", desk.lane, job, then)
             del segments, job  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield _Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
+            yield Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
-            yield _Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
+            yield Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
         if desk.wants_alter():
             opening = desk.alter()
             then = partial(desk.altered, opening)
-            yield _Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
+            yield Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
             then = partial(self._applied, guest, desk)
-            yield _Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence, desk.copied), then)
+            yield Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence, desk.copied), then)
         if desk.wants_purge(now):
             opening, applied = desk.purge(now)
-            yield _Errand("apply", Lane.APPLY, partial(desk.purge_job, opening), partial(desk.purged, applied))
+            yield Errand("apply", Lane.APPLY, partial(desk.purge_job, opening), partial(desk.purged, applied))
 
-    def _run_errand(self, guest: Guest, desk: Desk, errand: _Errand) -> None:
+    def _run_errand(self, guest: Guest, desk: Desk, errand: Errand) -> None:
         ended = partial(self._finish, guest, desk, desk.life, errand)
         self._jobs.start(desk.opening.destination.id, errand.lane, errand.job, ended)
 
-    def _finish(self, guest: Guest, desk: Desk, life: int, errand: _Errand, future: Future[Any]) -> None:
+    def _finish(self, guest: Guest, desk: Desk, life: int, errand: Errand, future: Future[Any]) -> None:
         error = future.exception()
         if desk.life != life:
             if error is None:
