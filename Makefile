@@ -1,6 +1,7 @@
 # One door: `make` lists what there is. Every target installs what it needs first; a second run finds it there.
 #
 #   ARGS="..."    more arguments for the program or for pytest:  make test ARGS="-k wal -x"
+#   WORKERS=2     test files that run at a time (0: one after the other, in this process)
 #   PYTHON=...    the Python (>= 3.11) to make .venv with; without it the newest known one on PATH
 #   SECONDS=60    for `make fuzz`: how long each parser is tried; PARSERS="..." are those that are
 #   USE_UV=1      install with uv instead of pip
@@ -9,6 +10,7 @@
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 2
 SECONDS = 60
 PARSERS = pgoutput server_bytes stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
@@ -32,8 +34,8 @@ demo: .installed-embedded ## run everything on this machine alone: shop, pipelin
 install: .installed-dev ## make .venv and install everything, with the tools for development
 
 .PHONY: test
-test: .installed-dev ## run all tests
-	@$(BIN)/pytest $(ARGS)
+test: .installed-dev ## run all tests, WORKERS files at a time
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-matrix
 test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)

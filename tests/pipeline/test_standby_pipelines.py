@@ -88,6 +88,7 @@ def test_rows_landed_from_a_history_that_was_lost_stop_the_source(
     servers.primary.execute("insert into items values (1000, 'the standby never had it')")
     deploy.caught_up("shop")
     assert deploy.stop() == 0
+    servers.lose_primary()  # first: else the standby gets the row after all
     servers.standby.server.start()
     servers.promote()
     ((confirmed,),) = servers.standby.execute("select confirmed_flush_lsn::text from pg_replication_slots where synced")

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,14 @@ class Pair:
     primary: Database
     standby: Database
 
+    def lose_primary(self) -> None:
+        """Kill the primary (once more does no harm)."""
+        with suppress(ProcessLookupError):
+            os.kill(self.primary.server.pid, 9)
+
     def promote(self) -> None:
         """Kill the primary, promote the standby."""
-        os.kill(self.primary.server.pid, 9)
+        self.lose_primary()
         self.standby.execute("select pg_promote(true, 30)")
 
 
