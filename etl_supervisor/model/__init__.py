@@ -7,5 +7,6 @@ table        a table's name and shape as the reader tells it to the actors
 names        slots, channels, landing and target tables
 pipeline     sources, destinations and pipelines as configured
 progress     received >= accepted >= durable >= confirmed, which only rise
+copy_state   how far the copy of a table has come
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

@@ -4,6 +4,7 @@
     etl:<source>:epoch               integer
     etl:<source>:report              JSON
     etl:<source>:<pipeline>:tables   hash, field <schema>.<table> (JSON array of both), JSON values
+    etl:<source>:<pipeline>:copies   the same for copies
 
 `:` and `%` in names are percent-encoded. Progress is written by a script that compares epochs, so check and write are one step. After a write that
 counts the server is asked to have it on disk (WAITAOF), where it can.
@@ -21,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
@@ -84,14 +86,28 @@ class RedisStore:
         return {state.table: state for state in states}
 
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        field = orjson.dumps([state.table.schema, state.table.name])
         key = _key(source, pipeline, "tables")
-        self._do("save_table", lambda: self._redis.hset(key, field, store.dump(state)))
+        self._do("save_table", lambda: self._redis.hset(key, _field(state.table), store.dump(state)))
         self._to_disk()
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        key = _key(source, pipeline, "tables")
-        self._do("drop_table", lambda: self._redis.hdel(key, orjson.dumps([table.schema, table.name])))
+        for part in ("tables", "copies"):
+            key = _key(source, pipeline, part)
+            self._do("drop_table", lambda key=key: self._redis.hdel(key, _field(table)))  # type: ignore[misc]
+        self._to_disk()
+
+    def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
+        values = self._do("copies", lambda: self._redis.hvals(_key(source, pipeline, "copies")))
+        states = [store.load_copy(value) for value in values]
+        return {state.table: state for state in states}
+
+    def copy(self, source: str, pipeline: str, table: TableName) -> CopyState | None:
+        data = self._do("copy", lambda: self._redis.hget(_key(source, pipeline, "copies"), _field(table)))
+        return None if data is None else store.load_copy(data)
+
+    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
+        key = _key(source, pipeline, "copies")
+        self._do("save_copy", lambda: self._redis.hset(key, _field(state.table), store.dump(state)))
         self._to_disk()
 
     def save_report(self, source: str, report: SourceReport) -> None:
@@ -140,6 +156,10 @@ class RedisStore:
 
 def _key(*parts: str) -> str:
     return ":".join(["etl", *(part.replace("%", "%25").replace(":", "%3A") for part in parts)])
+
+
+def _field(table: TableName) -> bytes:
+    return orjson.dumps([table.schema, table.name])
 
 
 def _pattern(key: str) -> str:

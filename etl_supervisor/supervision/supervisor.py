@@ -32,7 +32,7 @@ from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
-from etl_supervisor.supervision.decide import changes, copies
+from etl_supervisor.supervision.decide import changes, copies, table_of
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
 from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
@@ -178,9 +178,9 @@ class Supervisor:
         decided = copies(self._copies, readers, self._posts.copies())
         self._copies = decided.wait
         for wanted in decided.start:
-            name, entry = self._posts.copy_name(wanted.source), self._entries[ChildKind.COPY]
-            source = readers[wanted.source]
-            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copy=wanted)
+            name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
+            source = readers[wanted[0].source]
+            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copies=wanted)
             self._spawn(self._posts.add(spec))
 
     # -- what children say
@@ -201,7 +201,10 @@ class Supervisor:
             case Desired(sources=sources):
                 self._follow(sources)
             case CopyWanted() if not self._draining:
+                self._no_longer_copies(child, message)
                 self._copies += (message,)
+            case CopyEnded(ok=ok) if (wanted := self._no_longer_copies(child, message)) is not None:
+                self._tell_copy_ended(wanted, ok=ok)
             case Ready():
                 self._posts[child.spec.name].ready()
                 self._announce()
@@ -273,10 +276,11 @@ class Supervisor:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
             self._end_copies(child.spec.source.source.name)
-        if child.spec.copy is not None:
+        if child.spec.kind is ChildKind.COPY:
             del self._posts[child.spec.name]
             if not child.stopping:  # else it was a dead reader's, and the next reader has not asked for it
-                self._tell_copy_ended(child.spec.copy, ok=code == 0)
+                for wanted in child.copying:
+                    self._tell_copy_ended(wanted, ok=False)
         elif self._draining or post.start_at is None:
             del self._posts[child.spec.name]
         elif child.stopping:
@@ -290,8 +294,16 @@ class Supervisor:
         """A reader's copies go with it, also those that wait: the next reader asks for them anew."""
         self._copies = tuple(wanted for wanted in self._copies if wanted.source != source)
         for child in self._posts.children():
-            if child.spec.copy is not None and child.spec.copy.source == source:
+            if child.spec.copies and child.spec.copies[0].source == source:
                 self._end(child)
+
+    def _no_longer_copies(self, child: Child, message: CopyWanted | CopyEnded) -> CopyWanted | None:
+        """A copy worker is done with a table, well or not; what it had been asked. None from a reader, or for a reader that is gone."""
+        for wanted in child.copying:
+            if table_of(wanted) == table_of(message):
+                child.copying.remove(wanted)
+                return None if child.stopping else wanted
+        return None
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))

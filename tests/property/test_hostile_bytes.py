@@ -25,7 +25,7 @@ from tests.support.pgoutput_comparison import columnar, decoder
 from tests.support.pgoutput_frames import ColumnOf, TableOf
 from tests.support.pgoutput_history import frames
 from tests.support.pgoutput_streams import histories
-from workers.reader.copy import parse_rows
+from workers.reader.csv import parse_rows
 
 NUMBERS = [bytes.fromhex(digits) for digits in ("ffffffff", "80000000", "7fffffff", "00000000", "ffff", "0000", "00ff")]
 TEXTS = [Column(f"c{number}", ValueType(ValueKind.TEXT)) for number in range(3)]

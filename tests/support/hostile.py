@@ -20,7 +20,7 @@ from tests.support.pgoutput_comparison import assembler, columnar, decoder, plai
 from tests.support.pgoutput_reference import Malformed, Options, Reading, reference
 from tests.support.pgoutput_streams import PRIMARY_KEYS
 from workers.reader import copyboth
-from workers.reader.copy import parse_rows
+from workers.reader.csv import parse_rows
 from workers.reader.stream import keepalive
 
 _SOCKET_BYTES = 1 << 16  # of a mailbox's input: less than a socket holds

@@ -34,7 +34,7 @@ from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.state.store import StateStore
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower
+from workers.reader.follower import Action, Follower, copied
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
@@ -273,7 +273,7 @@ class Roster:
         name = TableName(message.schema, message.table)
         for follower in list(self.followers):
             if follower.pipeline.id == message.pipeline_id and follower.table.name == name:
-                found = self._store.tables(self._spec.source.name, follower.pipeline.name).get(name)
+                found = self._store.copy(self._spec.source.name, follower.pipeline.name, name)
                 follower.copy_ended(found, now)
                 self._save(follower)
                 if (reason := follower.doubted()) is not None:
@@ -327,7 +327,9 @@ class Roster:
                 self._retire(follower, keep=False)
             return self._begin(pipeline, table, self._new_state(table, stored.generation))
         if stored.phase is Phase.DATASYNC:
-            stored = stored.to(Phase.INIT)  # its worker died with our predecessor
+            done = self._store.copy(self._spec.source.name, pipeline.name, stored.table)
+            # Its worker died with our predecessor; or it had ended, and nobody heard.
+            stored = copied(stored, done) or stored.to(Phase.INIT)
         if stored.phase is Phase.FINISHEDCOPY:
             stored = stored.to(Phase.CATCHUP)
         shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
