@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
@@ -26,4 +27,4 @@ def copied(database: Database, name: str, pages_max: int = 1024) -> tuple[Table,
             for item in plan(found.leaves, (), pages_max)
             for chunk in chunks(reader, found, item)
         ]
-    return table, pa.Table.from_batches(parts)
+    return table, pa.Table.from_batches(parts, change_log_schema(table))
