@@ -8,7 +8,7 @@ from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
-from workers.reader.csv import converted, parse_rows, placed
+from workers.reader.csv import converted, parse_lines, placed
 from workers.reader.lane import chunks
 from workers.reader.ranges import plan
 from workers.reader.snapshot import find
@@ -23,7 +23,7 @@ def copied(database: Database, name: str, pages_max: int = 1024) -> tuple[Table,
         assert found is not None
         table = found.table
         parts = [
-            placed(table, converted(table, parse_rows(chunk, table)), 1, 1)
+            placed(table, converted(table, parse_lines(chunk.text, chunk.rows, table)), 1, 1)
             for item in plan(found.leaves, (), pages_max)
             for chunk in chunks(reader, found, item)
         ]

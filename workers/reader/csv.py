@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +32,8 @@ class Converted:
     rows: int
 
 
-def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
+def parse_lines(chunk: bytes, rows: int, table: Table) -> pa.RecordBatch:
     """Rows of a COPY as Arrow strings. EtlError for bytes that are not as many rows of this table; never with a value."""
-    chunk = b"".join(rows)
     if chunk.startswith(codecs.BOM_UTF8):
         chunk = codecs.BOM_UTF8 + chunk  # the parser takes the first away, and the row's own must stay
     place = f"table {table.name}"
@@ -48,7 +46,7 @@ def parse_rows(rows: Sequence[bytes], table: Table) -> pa.RecordBatch:
         raise EtlError(
             Kind.SCHEMA, place, "a row holds text that is not UTF-8", "use a database with server_encoding UTF8"
         ) from None
-    if parsed.num_rows != len(rows):
+    if parsed.num_rows != rows:
         raise EtlError(Kind.PROTOCOL, place, "COPY sent rows that run into each other", "report it")
     return parsed
 

@@ -22,11 +22,13 @@ from typing import Any
 import psycopg
 
 from etl_supervisor.errors import EtlError, Kind
-from workers.reader.csv import Converted, converted, parse_rows
+from workers.reader.copyboth import ServerError
+from workers.reader.copyout import Lines, copy_out
+from workers.reader.csv import Converted, converted, parse_lines
 from workers.reader.ranges import Range
 from workers.reader.snapshot import Found
 
-CHUNK_BYTES = 2 << 20  # parsed and sent as one piece; a single row may be larger. Two of them per lane are in memory
+CHUNK_BYTES = 1 << 20  # parsed and sent as one piece; a single row may be larger. Two of them per lane are in memory
 PUT_SECONDS = 0.5  # how soon a lane notices that nobody wants its pieces any more
 JOIN_SECONDS_MAX = 5.0  # a lane whose COPY was cancelled ends at once
 _BELL_BYTES = 4096
@@ -110,17 +112,13 @@ class Lanes:
                         self._read(connection, task)
                 except EtlError as error:
                     self._put(Piece(task, error))
-                except psycopg.Error as error:
-                    if connection.broken:
-                        raise
-                    self._put(Piece(task, refused(error, task.found)))
         except Exception as error:  # raised again in the worker's loop
             self._put(error)
 
     def _read(self, connection: psycopg.Connection[Any], task: Task) -> None:
         table = task.found.table
         for chunk in chunks(connection, task.found, task.range):
-            self._put(Piece(task, converted(table, parse_rows(chunk, table))))
+            self._put(Piece(task, converted(table, parse_lines(chunk.text, chunk.rows, table))))
             if self._ended.is_set():
                 return
         self._put(Piece(task, None))
@@ -134,25 +132,12 @@ class Lanes:
                 return
 
 
-def chunks(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[list[bytes]]:
-    """The rows of a range, each as the CSV line that libpq gives, about CHUNK_BYTES at a time."""
-    parts: list[bytes] = []
-    size = 0
-    with connection.cursor().copy(found.query(wanted)) as rows:
-        for row in rows:
-            parts.append(bytes(row))
-            size += len(row)
-            if size >= CHUNK_BYTES:
-                yield parts
-                parts, size = [], 0
-    if parts:
-        yield parts
-
-
-def refused(error: psycopg.Error, found: Found) -> EtlError:
-    """Why the server does not give a table's rows; never with a value of theirs (SQLSTATE class 22 repeats them)."""
-    state = error.sqlstate or ""
-    reason = f"its rows can't be read (SQLSTATE {state})"
-    if not state.startswith("22") and error.diag.message_primary:
-        reason = error.diag.message_primary
-    return EtlError(Kind.COPY, f"table {found.table.name}", reason, "check that the table may be read")
+def chunks(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[Lines]:
+    """The rows of a range as CSV lines. EtlError(COPY) why the server does not give them: never with a value (SQLSTATE class 22 repeats them)."""
+    try:
+        yield from copy_out(connection, found.query(wanted).as_bytes(connection), CHUNK_BYTES)
+    except ServerError as error:
+        reason = f"its rows can't be read (SQLSTATE {error.sqlstate})"
+        if not error.sqlstate.startswith("22") and error.text:
+            reason = error.text
+        raise EtlError(Kind.COPY, f"table {found.table.name}", reason, "check that the table may be read") from None
