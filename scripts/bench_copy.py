@@ -161,7 +161,7 @@ def read_part(rows: int, rounds: int) -> dict[str, float]:
 
 
 class Deployment:
-    """Embedded parts, a supervisor, and one source after the other."""
+    """Embedded parts, a supervisor, and one source."""
 
     def __init__(
         self, stack: EmbeddedStack, settings: Settings, supervisor: subprocess.Popen[bytes], port: int
@@ -319,15 +319,14 @@ def main() -> None:
 
     if "read" in parts:
         note(read_part(given.rows, given.rounds))
-    if len(parts) > ("read" in parts):
-        with deployment() as there:
-            for name, run in (
-                ("stored", lambda: stored_part(there, given.rows)),
-                ("resume", lambda: resume_part(there, given.rows)),
-                ("tables", lambda: tables_part(there, given.tables)),
-            ):
-                if name in parts:
-                    note(run())
+    for name, run in (
+        ("stored", lambda there: stored_part(there, given.rows)),
+        ("tables", lambda there: tables_part(there, given.tables)),
+        ("resume", lambda there: resume_part(there, given.rows)),
+    ):
+        if name in parts:
+            with deployment() as there:
+                note(run(there))
     results |= {"rows": given.rows, "tables": given.tables, "rounds": given.rounds}
     results |= {"python": platform.python_version(), "cores": os.cpu_count()}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
