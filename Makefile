@@ -46,6 +46,10 @@ test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 1
 bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 minutes)
 	@$(BIN)/python -m scripts.bench_reader $(ARGS)
 
+.PHONY: bench-copy
+bench-copy: .installed-dev ## measure first copies: read, stored, a thousand tables, after crashes (15 minutes)
+	@$(BIN)/python -m scripts.bench_copy $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done

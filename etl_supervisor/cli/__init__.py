@@ -9,5 +9,6 @@ dead_letter  `dead-letter list|replay|drop`: rows that Snowflake did not take
 running    where the embedded parts of a directory are, for a second terminal
 compare    source against target, row by row, by readers that are not ours
 resync     `resync`: tables are copied again
-status     `status`: pipelines, tables, states, lag
+status     `status`: pipelines, tables, states, lag; once, as they change, or as JSON
+copies     first copies in it: done, pace, time left
 """

@@ -53,11 +53,21 @@ def migrate(which: Annotated[str, typer.Argument(help="app, etl or all")] = "all
 
 
 @app.command()
-def status() -> None:
-    """Show pipelines, tables, their states and lag."""
-    from etl_supervisor.cli.status import show
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it, with a bar for each first copy (Ctrl-C ends)")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs")] = False,
+) -> None:
+    """Show pipelines, tables, their states, lag, and how far first copies are."""
+    from etl_supervisor.cli import status as showing
 
-    show(_configured(), console)
+    if as_json:
+        print(showing.as_json(_configured()))  # noqa: T201 - for a program: not a character may be added
+    elif watch:
+        showing.watch(_configured(), console)
+    else:
+        showing.show(_configured(), console)
 
 
 @app.command()

@@ -6,47 +6,143 @@ Snowflake is asked only when rows went to the dead letter: how many are there st
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from rich.console import Console
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from etl_supervisor.cli import dead_letter
+from etl_supervisor.cli import copies, dead_letter
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
-from etl_supervisor.state.store import StateStore
 
+WATCH_SECONDS = 1.0  # a reader reports every second
 STALE_SECONDS = 10.0  # a reader reports every second; an older report is yesterday's news
 
 
-def show(settings: Settings, console: Console) -> None:
-    """Print both tables."""
+@dataclass(slots=True)
+class Status:
+    """What is known now: (source, its report), (pipeline, source, tables' states, their copies), and lines of what is wrong."""
+
+    sources: list[tuple[SourceSpec, SourceReport | None]] = field(default_factory=list)
+    pipelines: list[tuple[str, str, dict[TableName, TableState], dict[TableName, CopyState]]] = field(
+        default_factory=list
+    )
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def copies(self) -> list[tuple[str, CopyState]]:
+        """The copies that run or wait to go on, by `pipeline table`."""
+        return [
+            (f"{pipeline} {name}", found)
+            for pipeline, _, states, known in self.pipelines
+            for name, state in sorted(states.items())
+            if (found := copies.under_way(state, known.get(name))) is not None
+        ]
+
+
+def read(settings: Settings) -> Status:
+    """Ask the config database and the state store."""
     loaded = load(settings)
-    store = open_store(settings)
+    found = Status(troubles=[error.line for error in loaded.troubles])
+    with contextlib.closing(open_store(settings)) as store:
+        for spec in loaded.specs:
+            source = spec.source.name
+            report = store.report(source)
+            found.sources.append((spec, report))
+            found.troubles += [report.trouble] if report is not None and report.trouble else []
+            for name in (pipeline.name for pipeline in spec.pipelines):
+                states = store.tables(source, name)
+                found.pipelines.append((name, source, states, store.copies(source, name)))
+                found.troubles += [state.trouble for _, state in sorted(states.items()) if state.trouble]
+    return found
+
+
+def show(settings: Settings, console: Console) -> None:
+    """Print sources, tables, copies, troubles."""
+    found = read(settings)
+    console.print(_tables(found))
+    for pipeline, _, states, _ in found.pipelines:
+        found.troubles += _dead_rows(settings, pipeline, states)
+    for line in dict.fromkeys(found.troubles):
+        console.print(line, style="yellow", markup=False)
+
+
+def watch(settings: Settings, console: Console, seconds: float = math.inf) -> None:
+    """The same as it changes, with a bar for each copy; until Ctrl-C, or for so long."""
+    until = time.monotonic() + seconds
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = read(settings)
+            lines = (Text(line, style="yellow") for line in dict.fromkeys(found.troubles))
+            live.update(Group(_tables(found), copies.bars(found.copies), *lines), refresh=True)
+            if time.monotonic() >= until:
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def as_json(settings: Settings) -> str:
+    """The same for programs, as one JSON object. LSNs are texts, times Unix seconds."""
+    found = read(settings)
+    return orjson.dumps(
+        {
+            "sources": [_source_facts(spec, report) for spec, report in found.sources],
+            "tables": [
+                _table_facts(source, pipeline, state, known.get(name))
+                for pipeline, source, states, known in found.pipelines
+                for name, state in sorted(states.items())
+            ],
+            "troubles": list(dict.fromkeys(found.troubles)),
+        },
+        option=orjson.OPT_INDENT_2,
+    ).decode()
+
+
+def _source_facts(spec: SourceSpec, report: SourceReport | None) -> dict[str, Any]:
+    name = spec.source.name
+    if report is None:
+        return {"source": name, "state": "not started yet"}
+    places = {key: lsn.text(getattr(report, key)) for key in ("received", "durable", "confirmed", "wal_end")}
+    return {"source": name, **asdict(report), **places, "lag_bytes": report.lag_bytes}
+
+
+def _table_facts(source: str, pipeline: str, state: TableState, known: CopyState | None) -> dict[str, Any]:
+    found = copies.under_way(state, known)
+    return {
+        "source": source,
+        "pipeline": pipeline,
+        "schema": state.table.schema,
+        "table": state.table.name,
+        "state": state.phase,
+        "rows_copied": state.rows_copied,
+        "dead": state.dead,
+        "trouble": state.trouble,
+        "copy": None if found is None else copies.facts(found),
+    }
+
+
+def _tables(found: Status) -> Group:
     sources = Table("source", "state", "confirmed", "lag", "rows", title="Sources", title_justify="left")
     tables = Table("pipeline", "table", "state", "copied", title="Tables", title_justify="left")
-    troubles = [error.line for error in loaded.troubles]
-    for spec in loaded.specs:
-        report = store.report(spec.source.name)
+    for spec, report in found.sources:
         sources.add_row(*_source_row(spec, report))
-        if report is not None and report.trouble:
-            troubles.append(report.trouble)
-        troubles += _table_rows(tables, spec, store)
-        for pipeline in spec.pipelines:
-            troubles += _dead_rows(settings, pipeline.name, store.tables(spec.source.name, pipeline.name))
-    store.close()
-    console.print(sources)
-    console.print(tables)
-    for line in dict.fromkeys(troubles):
-        console.print(line, style="yellow", markup=False)
+    for pipeline, _, states, known in found.pipelines:
+        _table_rows(tables, pipeline, states, known)
+    return Group(sources, tables)
 
 
 def _source_row(spec: SourceSpec, report: SourceReport | None) -> tuple[str, ...]:
@@ -58,18 +154,17 @@ def _source_row(spec: SourceSpec, report: SourceReport | None) -> tuple[str, ...
     return spec.source.name, state, lsn.text(report.confirmed), lag, f"{report.rows:,}"
 
 
-def _table_rows(tables: Table, spec: SourceSpec, store: StateStore) -> list[str]:
-    """The rows of one source; returns what is wrong with its tables."""
-    troubles = []
-    for pipeline in spec.pipelines:
-        states = store.tables(spec.source.name, pipeline.name)
-        for name, state in sorted(states.items()):
-            tables.add_row(pipeline.name, str(name), state.phase, f"{state.rows_copied:,}")
-            troubles += [state.trouble] if state.trouble else []
-        phases = Counter(str(state.phase) for state in states.values())
-        summary = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no table yet"
-        tables.add_row(pipeline.name, "[dim]all[/]", f"[dim]{summary}[/]", "", end_section=True)
-    return troubles
+def _table_rows(
+    tables: Table, pipeline: str, states: dict[TableName, TableState], known: dict[TableName, CopyState]
+) -> None:
+    """The rows of one pipeline, and its sum."""
+    for name, state in sorted(states.items()):
+        copy = copies.under_way(state, known.get(name))
+        copied = f"{state.rows_copied:,}" if copy is None else copies.line(copy)
+        tables.add_row(pipeline, str(name), state.phase, copied)
+    phases = Counter(str(state.phase) for state in states.values())
+    summary = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no table yet"
+    tables.add_row(pipeline, "[dim]all[/]", f"[dim]{summary}[/]", "", end_section=True)
 
 
 def _dead_rows(settings: Settings, pipeline: str, states: dict[TableName, TableState]) -> list[str]:

@@ -36,6 +36,7 @@ _OUR_PREFIXES = (
     "APP_",
     "SHARED_MEMORY_",
     "BATCH_",
+    "COPY_",
 )
 _ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
 _NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
@@ -109,6 +110,15 @@ class Settings(BaseModel):
     )
     spool_directory: str | None = Field(
         None, description="Where transactions in progress go on disk; the system's temporary directory when not set"
+    )
+    copy_connections: int = Field(
+        2, ge=1, le=16, description="First copy: connections of one copy worker, each reads ranges of pages"
+    )
+    copy_range_pages: int = Field(
+        1024,
+        ge=1,
+        le=1_048_576,
+        description="First copy: pages of a range; finished ranges are not read again after a crash",
     )
     shutdown_grace_seconds: float = Field(
         30, ge=1, le=3600, description="How long a drain may wait for rows to become durable"

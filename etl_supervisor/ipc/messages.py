@@ -273,7 +273,10 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class CopyWanted:
-    """A reader asks the parent for a copy worker for one table of one pipeline."""
+    """A reader asks the parent to have one table of one pipeline copied.
+
+    `bytes` is its size, 0 while nobody has looked: a copy worker that was given several tables asks for the large ones again, with their sizes.
+    """
 
     source: str
     pipeline_id: int
@@ -281,11 +284,13 @@ class CopyWanted:
     table: str
     generation: int
     epoch: int
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CopyEnded:
-    """The parent tells the reader that the copy worker ended, well or not; the state store has the result."""
+    """The copy of a table has ended, well or not; the state store has the result. A worker tells the parent, the parent (also for
+    a worker that died) tells the reader."""
 
     pipeline_id: int
     schema: str
@@ -325,6 +330,6 @@ class Supervised:
     children: tuple[ChildStatus, ...]
 
 
-ToParent = Desired | CopyWanted | Trouble | Ready
+ToParent = Desired | CopyWanted | CopyEnded | Trouble | Ready
 FromParent = CopyEnded | Supervised
 Message = ToActor | ToPublisher | ToParent | FromParent

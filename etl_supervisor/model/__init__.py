@@ -8,5 +8,6 @@ names        slots, channels, landing and target tables
 pipeline     sources, destinations and pipelines as configured
 apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
+copy_state   how far the copy of a table has come
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

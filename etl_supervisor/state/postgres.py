@@ -9,6 +9,7 @@ import psycopg
 import tenacity
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
@@ -18,6 +19,7 @@ CONNECT_SECONDS = 5
 STATEMENT_TIMEOUT_MS = 5_000  # the reader's loop waits for it
 TRIES = 3
 PAUSE_SECONDS = 0.1
+_OF_TABLE = "source = %s AND pipeline = %s AND table_schema = %s AND table_name = %s"
 
 
 class PostgresStore:
@@ -63,18 +65,24 @@ class PostgresStore:
         return {state.table: state for state in states}
 
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        sql = (
-            "INSERT INTO etl.table_state (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT (source, pipeline, table_schema, table_name)"
-            " DO UPDATE SET value = excluded.value, updated_at = now()"
-        )
-        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
+        self._save_of_table("table_state", source, pipeline, state)
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        sql = (
-            "DELETE FROM etl.table_state WHERE source = %s AND pipeline = %s AND table_schema = %s AND table_name = %s"
-        )
-        self._do(sql, source, pipeline, table.schema, table.name)
+        for kept in ("table_state", "copy_state"):
+            self._do(f"DELETE FROM etl.{kept} WHERE {_OF_TABLE}", source, pipeline, table.schema, table.name)
+
+    def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
+        rows = self._do("SELECT value FROM etl.copy_state WHERE source = %s AND pipeline = %s", source, pipeline)
+        states = [store.load_copy(value) for (value,) in rows]
+        return {state.table: state for state in states}
+
+    def copy(self, source: str, pipeline: str, table: TableName) -> CopyState | None:
+        sql = f"SELECT value FROM etl.copy_state WHERE {_OF_TABLE}"
+        rows = self._do(sql, source, pipeline, table.schema, table.name)
+        return store.load_copy(rows[0][0]) if rows else None
+
+    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
+        self._save_of_table("copy_state", source, pipeline, state)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         sql = (
@@ -103,13 +111,21 @@ class PostgresStore:
         return store.load_report(rows[0][0]) if rows else None
 
     def forget(self, source: str) -> None:
-        for table in ("progress", "table_state", "report", "resync"):
+        for table in ("progress", "table_state", "copy_state", "report", "resync"):
             self._do(f"DELETE FROM etl.{table} WHERE source = %s", source)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState) -> None:
+        sql = (
+            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (source, pipeline, table_schema, table_name)"
+            " DO UPDATE SET value = excluded.value, updated_at = now()"
+        )
+        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
 
     def _do(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """One statement, committed; the connection is made anew when it was lost."""

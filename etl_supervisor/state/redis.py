@@ -4,6 +4,7 @@
     etl:<source>:epoch               integer
     etl:<source>:report              JSON
     etl:<source>:<pipeline>:tables   hash, field <schema>.<table> (JSON array of both), JSON values
+    etl:<source>:<pipeline>:copies   the same for copies
     etl:<source>:<pipeline>:resync   set of such arrays; an empty one is the whole pipeline
 
 `:` and `%` in names are percent-encoded. Progress is written by a script that compares epochs, so check and write are one step. After a write that
@@ -23,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
@@ -101,11 +103,6 @@ class RedisStore:
         self._do("save_table", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
         self._to_disk()
 
-    def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        key = _key(source, pipeline, "tables")
-        self._do("drop_table", lambda: self._redis.hdel(key, _member(table)))
-        self._to_disk()
-
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         self._do("ask_resync", lambda: self._redis.sadd(_key(source, pipeline, "resync"), _member(table)))
         self._to_disk()
@@ -117,6 +114,26 @@ class RedisStore:
 
     def end_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         self._do("end_resync", lambda: self._redis.srem(_key(source, pipeline, "resync"), _member(table)))
+        self._to_disk()
+
+    def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
+        for part in ("tables", "copies"):
+            key = _key(source, pipeline, part)
+            self._do("drop_table", lambda key=key: self._redis.hdel(key, _member(table)))  # type: ignore[misc]
+        self._to_disk()
+
+    def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
+        values = self._do("copies", lambda: self._redis.hvals(_key(source, pipeline, "copies")))
+        states = [store.load_copy(value) for value in values]
+        return {state.table: state for state in states}
+
+    def copy(self, source: str, pipeline: str, table: TableName) -> CopyState | None:
+        data = self._do("copy", lambda: self._redis.hget(_key(source, pipeline, "copies"), _member(table)))
+        return None if data is None else store.load_copy(data)
+
+    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
+        key = _key(source, pipeline, "copies")
+        self._do("save_copy", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
         self._to_disk()
 
     def save_report(self, source: str, report: SourceReport) -> None:

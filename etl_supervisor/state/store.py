@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.copy_state import CopiedRange, CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
@@ -44,7 +45,16 @@ class StateStore(Protocol):
         """Write one table's state."""
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        """Forget one table."""
+        """Forget one table, and how far its copy was."""
+
+    def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
+        """How far the copies of all tables of a pipeline are, or were at their end."""
+
+    def copy(self, source: str, pipeline: str, table: TableName) -> CopyState | None:
+        """The same of one table; None when no copy of it has written anything."""
+
+    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
+        """Write how far one copy is."""
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         """Ask for a table to be copied again, or (None) for every table of the pipeline. Asked for twice it is one request."""
@@ -74,7 +84,7 @@ def stale(source: str, epoch: int) -> EtlError:
     return EtlError(Kind.STATE_STORE, f"source {source}", reason, "this one ends; nothing is to be done")
 
 
-def dump(value: Progress | SourceReport | TableState) -> bytes:
+def dump(value: Progress | SourceReport | TableState | CopyState) -> bytes:
     """A value as JSON with the number of its form."""
     plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return orjson.dumps({"format": FORMAT, **plain})
@@ -96,6 +106,14 @@ def load_table(data: bytes | str) -> TableState:
     plain["table"] = TableName(**plain["table"])
     plain["phase"], plain["resume"] = Phase(plain["phase"]), Phase(plain["resume"])
     return TableState(**plain)
+
+
+def load_copy(data: bytes | str) -> CopyState:
+    """What `dump` wrote."""
+    plain = _plain(data)
+    plain["table"] = TableName(**plain["table"])
+    plain["ranges"] = tuple(CopiedRange(**item) for item in plain["ranges"])
+    return CopyState(**plain)
 
 
 def _plain(data: bytes | str) -> dict[str, Any]:

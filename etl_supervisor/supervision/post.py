@@ -91,9 +91,9 @@ class Posts(dict[str, Post]):
             if post.spec.kind is ChildKind.READER and post.spec.source is not None and which(post)
         }
 
-    def copies(self) -> list[CopyWanted]:
-        """The copies that run."""
-        return [post.spec.copy for post in self.values() if post.spec.copy is not None]
+    def copies(self) -> list[tuple[CopyWanted, ...]]:
+        """What each copy worker has still to do."""
+        return [tuple(child.copying) for child in self.children(ChildKind.COPY)]
 
     def copy_name(self, source: str) -> str:
         """The lowest number that is free: metrics files are named by it, and there must not be one per copy ever made."""

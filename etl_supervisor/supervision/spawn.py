@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import multiprocess
@@ -57,12 +57,15 @@ class ChildContext:
     actor: int
     actor_addresses: tuple[bytes, ...]
     spec: SourceSpec | None
-    copy: CopyWanted | None
+    copies: tuple[CopyWanted, ...]
 
 
 @dataclass(slots=True)
 class Child:
-    """A child that runs: its process, the descriptor that tells its end, our end of its connection."""
+    """A child that runs: its process, the descriptor that tells its end, our end of its connection.
+
+    `copying` are the tables that a copy worker has not reported yet.
+    """
 
     spec: ChildSpec
     process: multiprocess.Process
@@ -74,6 +77,7 @@ class Child:
     ready: bool = False
     stopping: bool = False
     kill_at: float = float("inf")
+    copying: list[CopyWanted] = field(default_factory=list)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; one to a child that has just ended goes nowhere."""
@@ -118,7 +122,7 @@ def spawn(
         actor=spec.actor,
         actor_addresses=tuple(mailbox.address(item) for item in listeners),
         spec=spec.source,
-        copy=spec.copy,
+        copies=spec.copies,
     )
     parent = os.getpid()
 
@@ -135,7 +139,8 @@ def spawn(
         process.start()
     theirs.close()
     pid = int(process.pid)
-    return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, time.monotonic())
+    started = time.monotonic()
+    return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, started, copying=list(spec.copies))
 
 
 def _run(spec: ChildSpec, context: ChildContext, parent: int) -> int:

@@ -31,7 +31,7 @@ class ChildSpec:
     permanent: bool = True
     actor: int = -1
     source: SourceSpec | None = None
-    copy: CopyWanted | None = None
+    copies: tuple[CopyWanted, ...] = ()
 
 
 ENTRIES: dict[ChildKind, str] = {

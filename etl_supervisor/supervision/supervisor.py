@@ -32,7 +32,7 @@ from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
-from etl_supervisor.supervision.decide import changes, copies
+from etl_supervisor.supervision.decide import changes, copies, table_of
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
 from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
@@ -48,6 +48,7 @@ DRAIN_MARGIN_SECONDS = (
     5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
 )
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
+GATHER_SECONDS = 1.0  # tables become known one after the other: copies that are asked for meanwhile share a worker
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR,))
 
@@ -74,6 +75,7 @@ class Supervisor:
         self._page = HeartbeatPage()
         self._posts = Posts()
         self._copies: tuple[CopyWanted, ...] = ()
+        self._copies_since = float("inf")
         self._draining = False
         self._killed = False
         self._announced = False
@@ -128,6 +130,8 @@ class Supervisor:
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
         due = min(self._posts.due_at(), self._drain_until, self._next_watchdog)
+        if self._copies:
+            due = min(due, self._copies_since + GATHER_SECONDS)
         return max(0.0, min(TURN_SECONDS_MAX, due - now))
 
     def _take_signals(self) -> None:
@@ -173,14 +177,18 @@ class Supervisor:
     def _start_copies(self) -> None:
         """Copies that were asked for, as far as their pipelines allow."""
         if not self._copies:
+            self._copies_since = float("inf")
+            return
+        if time.monotonic() < self._copies_since + GATHER_SECONDS:
             return
         readers = self._posts.sources(lambda post: post.child is not None and not post.child.stopping)
         decided = copies(self._copies, readers, self._posts.copies())
         self._copies = decided.wait
+        self._copies_since = time.monotonic()
         for wanted in decided.start:
-            name, entry = self._posts.copy_name(wanted.source), self._entries[ChildKind.COPY]
-            source = readers[wanted.source]
-            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copy=wanted)
+            name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
+            source = readers[wanted[0].source]
+            spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copies=wanted)
             self._spawn(self._posts.add(spec))
 
     # -- what children say
@@ -201,7 +209,11 @@ class Supervisor:
             case Desired(sources=sources):
                 self._follow(sources)
             case CopyWanted() if not self._draining:
+                self._no_longer_copies(child, message)
                 self._copies += (message,)
+                self._copies_since = min(self._copies_since, time.monotonic())
+            case CopyEnded(ok=ok) if (wanted := self._no_longer_copies(child, message)) is not None:
+                self._tell_copy_ended(wanted, ok=ok)
             case Ready():
                 self._posts[child.spec.name].ready()
                 self._announce()
@@ -273,10 +285,11 @@ class Supervisor:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
             self._end_copies(child.spec.source.source.name)
-        if child.spec.copy is not None:
+        if child.spec.kind is ChildKind.COPY:
             del self._posts[child.spec.name]
             if not child.stopping:  # else it was a dead reader's, and the next reader has not asked for it
-                self._tell_copy_ended(child.spec.copy, ok=code == 0)
+                for wanted in child.copying:
+                    self._tell_copy_ended(wanted, ok=False)
         elif self._draining or post.start_at is None:
             del self._posts[child.spec.name]
         elif child.stopping:
@@ -290,8 +303,16 @@ class Supervisor:
         """A reader's copies go with it, also those that wait: the next reader asks for them anew."""
         self._copies = tuple(wanted for wanted in self._copies if wanted.source != source)
         for child in self._posts.children():
-            if child.spec.copy is not None and child.spec.copy.source == source:
+            if child.spec.copies and child.spec.copies[0].source == source:
                 self._end(child)
+
+    def _no_longer_copies(self, child: Child, message: CopyWanted | CopyEnded) -> CopyWanted | None:
+        """A copy worker is done with a table, well or not; what it had been asked. None from a reader, or for a reader that is gone."""
+        for wanted in child.copying:
+            if table_of(wanted) == table_of(message):
+                child.copying.remove(wanted)
+                return None if child.stopping else wanted
+        return None
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -99,12 +100,22 @@ def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str) 
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)
     deploy.add("shop", table_error_retry_max_attempts=20)
-    deploy.start(ETL_FAILPOINTS=",".join(f"{name}=kill@2" if who != "copy" else f"{name}=kill" for name in names))
+    environment = {"ETL_FAILPOINTS": ",".join(f"{name}=kill@2" for name in names)}
+    if who == "copy":  # of a table with many ranges, which become durable one after the other: 20 MB by way of 4
+        deploy.source.execute(
+            "insert into items select g, g, 'n', repeat(md5(g::text), 100) from generate_series(20001, 26000) g"
+        )
+        visits = {"copy.after_snapshot": 1, "copy.mid_rows": 5, "copy.after_range": 1, "copy.before_finish": 1}
+        environment["ETL_FAILPOINTS"] = ",".join(f"{name}=kill@{visits[name]}" for name in names)
+        environment |= {"COPY_RANGE_PAGES": "4", "SHARED_MEMORY_BUDGET_MB": "4"}
+    deploy.start(**environment)
     with load_on(deploy.source):
         wait_for(f"all kills at {who}", lambda: landed(deploy) == names, 150)
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
+    if who == "copy":
+        assert re.search(r'"rows":\d+,"taken_over":[1-9]', deploy.log), "a later worker goes on from finished ranges"
     assert deploy.stop() == 0
 
 

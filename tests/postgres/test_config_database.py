@@ -61,12 +61,12 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> slot_lost", "etl: nothing -> 0002"]
+    assert migrate(settings) == ["app: nothing -> slot_lost", "etl: nothing -> copies"]
     assert migrate(settings) == []
 
 
 def test_each_chain_runs_alone(settings: Settings, database: Database) -> None:
-    assert migrate(settings, "etl") == ["etl: nothing -> 0002"]
+    assert migrate(settings, "etl") == ["etl: nothing -> copies"]
     assert database.execute("select to_regclass('app.sources')") == [(None,)]
 
 

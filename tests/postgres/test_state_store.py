@@ -10,6 +10,7 @@ import pytest
 
 from etl_supervisor.config.settings import load
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.copy_state import CopiedRange, CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
@@ -50,6 +51,22 @@ def test_what_was_written_is_read_back(store: StateStore) -> None:
     report = SourceReport("streaming", 1, 2, 3, 4, 5, 0.5, 6, "", 7.0)
     store.save_report("shop", report)
     assert store.report("shop") == report
+
+
+def test_copies_are_kept_beside_their_tables_and_forgotten_with_them(store: StateStore) -> None:
+    ranges = (CopiedRange(16_384, 16_390, 0, 128, 2**33, 1_000), CopiedRange(16_384, 16_390, 256, 300, 2**33, 7))
+    state = CopyState(STATE.table, STATE.generation, form="f", ranges=ranges, pages_total=300, began=1.5)
+    other = CopyState(TableName("public", "other"), STATE.generation, copy_lsn=5)
+    assert store.copy("shop", "pipe", state.table) is None
+    store.save_table("shop", "pipe", STATE)
+    for copy in (state, other):
+        store.save_copy("shop", "pipe", copy)
+    assert store.copy("shop", "pipe", state.table) == state
+    assert store.copies("shop", "pipe") == {state.table: state, other.table: other}
+    store.drop_table("shop", "pipe", state.table)
+    assert store.copies("shop", "pipe") == {other.table: other}
+    store.forget("shop")
+    assert store.copies("shop", "pipe") == {}
 
 
 def test_epochs_rise_and_an_older_one_is_refused(store: StateStore) -> None:

@@ -10,8 +10,8 @@ from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, rows_of, streaming
 from workers.reader.catalog import published_tables, read_catalog
-from workers.reader.copy import CopyWorker
 from workers.reader.relations import table_of
+from workers.reader.snapshot import leaves_of
 
 
 @pytest.fixture(params=["database", "old_database"], ids=["newest", "old"])
@@ -382,10 +382,8 @@ def test_a_copy_notices_that_a_partition_was_rewritten_after_its_snapshot(
 ) -> None:
     database.execute("create table root (id int primary key) partition by range (id); create table plain (id int)")
     database.execute("create table leaf partition of root for values from (0) to (10); insert into root values (1)")
-    worker = object.__new__(CopyWorker)
-    worker._name, worker._place = TableName("public", "root"), "here"
     with database.connect() as reader:
         reader.execute("begin isolation level repeatable read read only")
-        reader.execute("select 1")  # the snapshot is taken, nothing is locked
+        ((oid,),) = reader.execute("select 'root'::regclass::oid::bigint")  # the snapshot is taken, nothing is locked
         database.execute(rewrite)
-        assert (worker._lock(reader) is None) == seen
+        assert (leaves_of(reader, oid, TableName("public", "root")) is None) == seen

@@ -25,7 +25,7 @@ from tests.support.pgoutput_comparison import columnar, decoder
 from tests.support.pgoutput_frames import ColumnOf, TableOf
 from tests.support.pgoutput_history import frames
 from tests.support.pgoutput_streams import histories
-from workers.reader.copy import parse_rows
+from workers.reader.csv import parse_lines
 
 NUMBERS = [bytes.fromhex(digits) for digits in ("ffffffff", "80000000", "7fffffff", "00000000", "ffff", "0000", "00ff")]
 TEXTS = [Column(f"c{number}", ValueType(ValueKind.TEXT)) for number in range(3)]
@@ -141,13 +141,13 @@ COPIED = st.none() | st.sampled_from(["", "\ufeff", "\\N", "\\.", "N", 'a"', '"'
 def test_every_value_of_a_copy_comes_back_as_it_was(rows):
     table = Table(TableName("public", "t"), 1, tuple(TEXTS[: len(rows[0])]))
     lines = [b",".join(map(as_copy_writes, row)) + b"\n" for row in rows]
-    found = parse_rows(lines, table)
+    found = parse_lines(b"".join(lines), len(lines), table)
     assert list(zip(*(column.to_pylist() for column in found.columns), strict=True)) == rows
 
 
 def test_an_error_of_a_copy_never_shows_a_value():
     with pytest.raises(EtlError) as error:
-        parse_rows([b"secret\n"], Table(TableName("public", "t"), 1, tuple(TEXTS)))
+        parse_lines(b"secret\n", 1, Table(TableName("public", "t"), 1, tuple(TEXTS)))
     assert error.value.line == "protocol at table public.t: COPY sent rows of another shape (report it)"
 
 

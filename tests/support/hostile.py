@@ -20,7 +20,7 @@ from tests.support.pgoutput_comparison import assembler, columnar, decoder, plai
 from tests.support.pgoutput_reference import Malformed, Options, Reading, reference
 from tests.support.pgoutput_streams import PRIMARY_KEYS
 from workers.reader import copyboth
-from workers.reader.copy import parse_rows
+from workers.reader.csv import parse_lines
 from workers.reader.stream import keepalive
 
 _SOCKET_BYTES = 1 << 16  # of a mailbox's input: less than a socket holds
@@ -81,7 +81,7 @@ def copy_rows(data: bytes) -> None:
     width = data[0] % 4 + 1 if data else 1
     columns = tuple(Column(f"c{number}", ValueType(ValueKind.TEXT)) for number in range(width))
     try:
-        found = parse_rows(rows, Table(TableName("public", "t"), 1, columns))
+        found = parse_lines(b"".join(rows), len(rows), Table(TableName("public", "t"), 1, columns))
     except EtlError as error:
         assert error.kind in (Kind.PROTOCOL, Kind.SCHEMA), error  # noqa: PT017 - no error at all is right too
     else:

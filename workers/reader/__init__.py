@@ -40,6 +40,12 @@ follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 publisher   segments to the actors, kept until their rows are durable
-copy        the copy worker
+copy        the copy worker: tables of one pipeline at one snapshot
+snapshot    the source at one moment, its tables locked and looked at
+ranges      which pages of a table are still to be copied, and why that is sound (pure)
+copyout     the rows of a COPY, many at a time
+lane        threads that read ranges
+landing     pieces of copies to their channels
+tablecopy   the books of one table's copy (pure)
 csv         rows of a copy -> change-log batches
 """

@@ -95,7 +95,7 @@ class Direct:
     def read(self) -> Chunk | None:
         """Whole messages of the buffer, after a look at the socket."""
         self._receive()
-        places, used = _places(self._buffer, self._filled)
+        places, used = message_places(self._buffer, self._filled)
         if not places:
             self._make_room()
             return None
@@ -129,13 +129,13 @@ class Direct:
     def _consented(self) -> bool:
         """Take messages until CopyBothResponse."""
         while True:
-            places, used = _places(self._buffer, self._filled, at_most=1)
+            places, used = message_places(self._buffer, self._filled, at_most=1)
             if not places:
                 return False
             message = bytes(memoryview(self._buffer)[:used])
             self._drop(used)
             if message[:1] == b"E":
-                raise _refused(message)
+                raise refused_by(message)
             if message[:1] == b"W":
                 return True
 
@@ -191,14 +191,14 @@ class Direct:
             return Chunk(memoryview(data)[: places[last]], start + _HEADER_BYTES, np.append(start[1:], places[last]))
         message = data[: places[1]] if len(places) > 1 else data
         if message[:1] == b"E":
-            raise _refused(message)
+            raise refused_by(message)
         if message[:1] in (b"N", b"S"):
             self._drop(len(message))
             return None
         raise BrokenOffError("the server ended the stream")
 
 
-def _places(buffer: bytearray, filled: int, at_most: int = 1 << 62) -> tuple[list[int], int]:
+def message_places(buffer: bytearray, filled: int, at_most: int = 1 << 62) -> tuple[list[int], int]:
     """Where the whole messages in the buffer begin, and where the last one ends."""
     places: list[int] = []
     found, at, last = places.append, 0, filled - _HEADER_BYTES
@@ -213,7 +213,7 @@ def _places(buffer: bytearray, filled: int, at_most: int = 1 << 62) -> tuple[lis
     return places, at
 
 
-def _refused(message: bytes) -> ServerError:
+def refused_by(message: bytes) -> ServerError:
     """ErrorResponse: fields of a code(1) and a text that ends with zero."""
     fields = {field[:1]: field[1:].decode(errors="replace") for field in message[_HEADER_BYTES:].split(b"\0") if field}
     return ServerError(*(fields.get(code, "") for code in (b"V", b"C", b"M", b"W")))

@@ -24,6 +24,7 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, Keep, Kept, OpenTable, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
@@ -174,14 +175,12 @@ class Follower:
         phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
 
-    def copy_ended(self, found: TableState | None, now: float) -> None:
-        """The copy worker ended; `found` is what it wrote to the state store."""
+    def copy_ended(self, found: CopyState | None, now: float) -> None:
+        """The copy of the table ended; `found` is what its worker wrote to the state store."""
         self.copying = False
-        ours = self.state
-        if found is not None and found.phase is Phase.FINISHEDCOPY and found.generation == ours.generation:
-            kept = replace(found, shape=ours.shape, shape_at=ours.shape_at, storage=ours.storage)
-            kept = replace(kept, errors=ours.errors, dead=max(ours.dead, found.dead))
-            self.state = kept.to(Phase.CATCHUP)
+        finished = copied(self.state, found)
+        if finished is not None:
+            self.state = finished.to(Phase.CATCHUP)
             self.apply_at = now
         else:
             trouble = found.trouble if found is not None else ""
@@ -295,3 +294,13 @@ class Follower:
         if self.open and not self.applying and self.unapplied:
             times.append(self.apply_at)
         return min(times, default=float("inf"))
+
+
+def copied(state: TableState, found: CopyState | None) -> TableState | None:
+    """The state with its finished copy; None when the copy of this generation is not complete."""
+    if found is None or not found.copy_lsn or found.generation != state.generation:
+        return None
+    dead = max(state.dead, found.dead)
+    return state.to(
+        Phase.FINISHEDCOPY, copy_lsn=found.copy_lsn, rows_copied=found.rows, dead=dead, trouble="", attempts=0
+    )

@@ -18,7 +18,7 @@ import os
 import selectors
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -214,9 +214,10 @@ class Publisher:
         if hurry or self._waiting:
             self.hurry()
 
-    def hurry(self) -> None:
-        """No row in flight waits any more for others to share a file with."""
-        for number, handle in self._handles.items():
+    def hurry(self, only: Iterable[int] | None = None) -> None:
+        """No row in flight (of these handles) waits any more for others to share a file with."""
+        for number in list(self._handles) if only is None else only:
+            handle = self._handles[number]
             newest = handle.in_flight[-1][0].seq if handle.in_flight else 0
             if newest > handle.hurried and handle.state is Outlet.OPEN:
                 handle.hurried = newest

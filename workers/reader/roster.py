@@ -30,10 +30,11 @@ from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower
+from workers.reader.follower import Action, Follower, copied
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
@@ -311,7 +312,8 @@ class Roster:
         name = TableName(message.schema, message.table)
         for follower in list(self.followers):
             if follower.pipeline.id == message.pipeline_id and follower.table.name == name:
-                follower.copy_ended(self._stored.read(follower.pipeline, name), now)
+                found = self._stored.copy(follower.pipeline, name)
+                follower.copy_ended(found, now)
                 self._save(follower)
                 if (reason := follower.doubted()) is not None:
                     known = self._by_oid[follower.table.oid]
@@ -366,7 +368,9 @@ class Roster:
                 self._retire(follower, keep=False)
             return self._begin(pipeline, table, self._new_state(table, stored.generation))
         if stored.phase is Phase.DATASYNC:
-            stored = stored.to(Phase.INIT)  # its worker died with our predecessor
+            done = self._stored.copy(pipeline, stored.table)
+            # Its worker died with our predecessor; or it had ended, and nobody heard.
+            stored = copied(stored, done) or stored.to(Phase.INIT)
         if stored.phase is Phase.FINISHEDCOPY:
             stored = stored.to(Phase.CATCHUP)
         shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
@@ -402,16 +406,10 @@ class Roster:
 
     def _report(self, follower: Follower, error: EtlError) -> None:
         self.trouble = error.line
-        log.error(
-            "table_stopped",
-            pipeline=follower.pipeline.name,
-            table=str(follower.table.name),
-            kind=error.kind,
-            place=error.place,
-            reason=error.reason,
-            remedy=error.remedy,
-            retry=follower.retry_at is not None,
+        known = log.bind(
+            pipeline=follower.pipeline.name, table=str(follower.table.name), retry=follower.retry_at is not None
         )
+        logs.error_line(known, "table_stopped", error)
 
 
 def _first(batch: pa.RecordBatch) -> Position:

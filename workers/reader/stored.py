@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import TableState
@@ -36,9 +37,9 @@ class StoredTables:
         """Of all tables; 0 without any."""
         return max((state.generation for states in self._states.values() for state in states.values()), default=0)
 
-    def read(self, pipeline: Pipeline, name: TableName) -> TableState | None:
-        """What the store has now."""
-        return self._store.tables(self._source, pipeline.name).get(name)
+    def copy(self, pipeline: Pipeline, name: TableName) -> CopyState | None:
+        """How far a table's copy is, by what the store has now."""
+        return self._store.copy(self._source, pipeline.name, name)
 
     def save(self, pipeline: Pipeline, state: TableState) -> None:
         """Write a table's state."""

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-revision = "0002"
+revision = "resync"
 down_revision = "0001"
 
 TABLE = """

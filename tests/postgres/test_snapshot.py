@@ -1,0 +1,205 @@
+"""Copies at snapshots of a real server: ranges cover a table once, and a copy that was killed is completed soundly."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from etl_supervisor.errors import EtlError
+from etl_supervisor.model.copy_state import CopiedRange, merged
+from etl_supervisor.model.table import TableName
+from tests.support.copying import copied
+from tests.support.fix_postgres import Database
+from tests.support.streaming import source_of
+from workers.reader.csv import parse_lines
+from workers.reader.heartbeat import Access
+from workers.reader.lane import chunks
+from workers.reader.ranges import Range, plan, seen_again, still_good
+from workers.reader.snapshot import Found, Snapshot
+
+ROWS = 400
+Rows = dict[tuple[str | None, ...], tuple[str | None, ...]]
+
+
+@contextlib.contextmanager
+def snapshot_of(database: Database) -> Iterator[Snapshot]:
+    source, password = source_of(database)
+    name = f"copy_{uuid.uuid4().hex[:10]}"
+    with contextlib.closing(Snapshot(Access(source, password, None, ""), name, lambda: None)) as snapshot:
+        yield snapshot
+
+
+def read(snapshot: Snapshot, found: Found, wanted: Range) -> Rows:
+    """The rows of a range, by their first two columns."""
+    rows: Rows = {}
+    for chunk in chunks(snapshot.first, found, wanted):
+        for row in zip(
+            *(column.to_pylist() for column in parse_lines(chunk.text, chunk.rows, found.table).columns), strict=True
+        ):
+            assert row[:2] not in rows, "a snapshot shows a row once"
+            rows[row[:2]] = row
+    return rows
+
+
+def truth(snapshot: Snapshot, found: Found, table: str) -> Rows:
+    """The whole table under the same snapshot."""
+    columns = ", ".join(f'"{column.name}"::text' for column in found.table.columns)
+    return {row[:2]: row for row in snapshot.first.execute(f"select {columns} from {table}".encode()).fetchall()}
+
+
+@pytest.mark.parametrize("pages", [1, 3, 1000])
+def test_ranges_of_any_size_give_every_row_once(database: Database, pages: int) -> None:
+    database.execute("create table t (id int primary key, part int, note text, big text)")
+    database.execute(
+        "insert into t select g, g % 3, repeat('n', 50), repeat(md5(g::text), 80) from generate_series(1, 500) g"
+    )
+    database.execute("create table empty (id int primary key)")
+    database.execute("create table parts (id int, part int, primary key (id, part)) partition by list (part)")
+    database.execute("create table part_0 (part int not null, id int not null)")  # its columns in another order
+    database.execute("alter table parts attach partition part_0 for values in (0)")
+    database.execute("create table part_1 partition of parts for values in (1) partition by range (id)")
+    database.execute("create table part_1a partition of part_1 for values from (0) to (1000)")
+    database.execute(
+        "insert into parts select g, g % 2 from generate_series(1, 999) g; delete from parts where id < 300"
+    )
+    database.execute("create table base (id int primary key); create table child () inherits (base)")
+    database.execute("insert into base values (1); insert into child values (2)")
+    database.execute("create publication p for table t, empty, base, parts with (publish_via_partition_root)")
+    for table, ids in (
+        ("t", list(range(1, 501))),
+        ("empty", []),
+        ("parts", list(range(300, 1000))),
+        ("base", [1]),
+        ("child", [2]),
+    ):
+        _, rows = copied(database, table, pages)
+        assert sorted(rows.column("id").to_pylist()) == ids, table
+
+
+def change(database: Database, chance: random.Random) -> None:
+    """What moves rows: updates that leave large values alone, key changes, deletes, a vacuum that makes room in early pages."""
+    statements, free = [], "not exists (select from t u where {})"
+    for _ in range(chance.randint(5, 60)):
+        number = chance.randint(1, ROWS)
+        statements.append(
+            chance.choice(
+                [
+                    f"update t set note = repeat('m', {chance.randint(1, 400)}) where id = {number}",
+                    f"update t set part = 1 - part where id = {number} and {free.format(f'u.id = {number} and u.part <> t.part')}",
+                    f"update t set id = -id where id = {number} and {free.format(f'u.id = -{number}')}",
+                    f"delete from t where id = {number}",
+                    f"insert into t values ({number}, {chance.randint(0, 1)}, 'new', repeat('x', 3000)) on conflict do nothing",
+                    f"update t set big = md5('{number}') where id = {number}",
+                ]
+            )
+        )
+    database.execute("; ".join(statements))
+    if chance.random() < 0.7:
+        database.execute("vacuum t")
+    if chance.random() < 0.1:
+        database.execute("vacuum full t")
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_that_was_killed_again_and_again_ends_with_every_row_as_its_last_snapshot_shows_it(
+    database: Database, seed: int, partitioned: bool
+) -> None:
+    chance = random.Random(seed)
+    key = "primary key (id, part)" if partitioned else "primary key (id)"
+    tail = " partition by list (part)" if partitioned else ""
+    database.execute(f"create table t (id int, part int, note text, big text, {key}){tail}")
+    for part in (0, 1) if partitioned else ():
+        database.execute(f"create table t_{part} partition of t for values in ({part})")
+    for table in ("t_0", "t_1") if partitioned else ("t",):
+        database.execute(f"alter table {table} alter big set storage external")
+    database.execute("create publication p for table t with (publish_via_partition_root)")
+    database.execute(
+        f"insert into t select g, g % 2, repeat('n', 100), repeat(md5(g::text), 90) from generate_series(1, {ROWS}) g"
+    )
+    landed: Rows = {}
+    ranges: tuple[CopiedRange, ...] = ()
+    looked_again = 0
+    for attempt in range(6):
+        with snapshot_of(database) as snapshot:
+            found = snapshot.find(TableName("public", "t"), "here")
+            assert found is not None
+            whole = truth(snapshot, found, "t")
+            good = still_good(ranges, found.leaves, snapshot.seen)
+            # Rows that are gone by now have their delete in the stream.
+            landed, ranges = {row: landed[row] for row in landed if row in whole}, good
+            tasks = plan(found.leaves, good, 2)
+            allowed = len(tasks) if attempt == 5 else chance.randint(0, len(tasks))
+            for task in tasks[:allowed]:
+                rows = read(snapshot, found, task)
+                landed |= rows
+                if task.since is not None:
+                    looked_again += len(rows)
+                    ranges = seen_again(ranges, task, snapshot.seen)
+                else:
+                    ranges = merged([*ranges, *task.finished(snapshot.seen, len(rows))])
+            if allowed == len(tasks):
+                assert landed == whole
+        change(database, chance)
+    assert allowed == len(tasks)
+    assert looked_again
+
+
+def test_a_table_that_is_not_there_leaves_the_snapshot_to_the_others(database: Database) -> None:
+    database.execute("create table t (id int primary key); insert into t values (1)")
+    database.execute("create publication p for table t")
+    with snapshot_of(database) as snapshot:
+        database.execute("insert into t values (2)")
+        with pytest.raises(EtlError) as caught:
+            snapshot.find(TableName("public", "gone"), "pipeline shop, table public.gone")
+        assert caught.value.line == (
+            'copy at pipeline shop, table public.gone: relation "public.gone" does not exist'
+            " (check that the table exists and may be read)"
+        )
+        found = snapshot.find(TableName("public", "t"), "here")
+        assert found is not None
+        with contextlib.closing(snapshot.connection()) as second:
+            snapshot.release()
+            assert second.execute("select count(*) from t").fetchone() == (1,)
+        assert list(read(snapshot, found, plan(found.leaves, (), 1)[0])) == [("1",)]
+    assert database.execute("select count(*) from pg_replication_slots where temporary") == [(0,)]
+
+
+def test_a_row_filter_and_a_changed_shape_are_part_of_what_ranges_count_for(database: Database) -> None:
+    database.execute("create table t (id int primary key, n int)")
+    database.execute("create publication p for table t where (n > 1)")
+    forms = []
+    for statement in (
+        "select 1",
+        "alter publication p set table t where (n > 2)",
+        "alter table t add note text",
+        "alter publication p set table t (id, note)",
+    ):
+        database.execute(statement)
+        with snapshot_of(database) as snapshot:
+            found = snapshot.find(TableName("public", "t"), "here")
+            assert found is not None
+            forms.append(found.form)
+    assert len(set(forms)) == len(forms)
+
+
+def test_partitions_that_may_not_be_read_by_themselves_are_read_through_their_root(database: Database) -> None:
+    role = f"reader_{database.name}"
+    database.execute("create table t (id int primary key) partition by range (id)")
+    database.execute("create table t_1 partition of t for values from (0) to (10); insert into t values (1), (2)")
+    database.execute(f"create publication p for table t with (publish_via_partition_root); create role {role}")
+    try:
+        database.execute(f"grant select on t to {role}")
+        with snapshot_of(database) as snapshot:
+            snapshot.first.execute(f"set role {role}".encode())
+            found = snapshot.find(TableName("public", "t"), "here")
+            assert found is not None
+            (whole,) = plan(found.leaves, (), 1)
+            assert whole.end is None
+            assert sorted(read(snapshot, found, whole)) == [("1",), ("2",)]
+    finally:
+        database.execute(f"drop owned by {role}; drop role {role}")
