@@ -89,6 +89,9 @@ DEAD_LETTER_ROWS = Counter("etl_dead_letter_rows", "Rows written to the dead let
 SNOWFLAKE_BYTES = Counter("etl_snowflake_bytes", "NDJSON bytes handed to the SDK", ["pipeline", "table"])
 FILES_STAGED = Counter("etl_snowflake_files", "Parquet files brought to the stage", ["pipeline", "table", "path"])
 FILE_BYTES = Counter("etl_snowflake_file_bytes", "Bytes of Parquet brought to the stage", ["pipeline", "table", "path"])
+SNOWFLAKE_RETRIES = Counter(
+    "etl_snowflake_retries", "Jobs of SQL that were repeated, by what had failed", ["destination", "rule"]
+)
 APPLY_SECONDS = Histogram(
     "etl_apply_seconds",
     "Duration of an apply block",

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -241,16 +242,20 @@ class Desk:
 
     def alter_job(self, opening: OpenTable) -> Prepared:
         """Bring the objects to their shape."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
+
+        def job(connection: Any) -> Prepared:
             ensured = ddl.ensure(connection, opening)
             return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
+
+        return self.tools.sessions.run(opening.destination, job)
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            moved = applying.apply(connection, opening, watermark, fence, copied)
+        moved = self.tools.sessions.run(
+            opening.destination, lambda connection: applying.apply(connection, opening, watermark, fence, copied)
+        )
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
         return moved
@@ -263,8 +268,7 @@ class Desk:
 
     def purge_job(self, opening: OpenTable) -> int:
         """Applied rows leave the change log."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            return purging.purge(connection, opening)
+        return self.tools.sessions.run(opening.destination, lambda connection: purging.purge(connection, opening))
 
     def purged(self, applied: int, rows: int) -> None:
         """What was applied and old is gone."""

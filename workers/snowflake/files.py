@@ -247,12 +247,15 @@ class FileChannel:
 
     def _work(self, job: Callable[[Any], Any]) -> Any:
         """Run a job with a cursor of a session; the connector's errors in our words."""
-        with self._tools.sessions.borrow(self._opening.destination) as connection:
+
+        def worded(connection: Any) -> Any:
             try:
                 with connection.cursor() as cursor:
                     return job(cursor)
             except Error as error:
                 raise classify(error, self._place, Kind.CHANNEL) from None
+
+        return self._tools.sessions.run(self._opening.destination, worded)
 
     @property
     def _place(self) -> str:

@@ -21,6 +21,7 @@ from snowflake.ingest.utils.network import SnowflakeRestful
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.failure import explain_pipe
 from workers.snowflake.ledger import File
 from workers.snowflake.stage import Stage
 
@@ -127,7 +128,7 @@ class Snowpipe:
         try:
             return request(*arguments)
         except IngestResponseError as error:
-            raise _explained(place, error.http_error_code) from None
+            raise explain_pipe(error.http_error_code, place) from None
         except requests.RequestException as error:
             reason = f"Snowpipe does not answer: {type(error).__name__}"
             raise EtlError(Kind.CHANNEL, place, reason, "it is tried again by itself", transient=True) from None
@@ -135,6 +136,11 @@ class Snowpipe:
 
 class _Restful(SnowflakeRestful):  # type: ignore[misc]
     """With time limits."""
+
+    @staticmethod
+    def _can_retry(http_code: int) -> bool:
+        """Its own rule leaves out the answer that asks for patience."""
+        return http_code in (408, 429) or http_code >= 500
 
     def _exec_request(self, url: str, method: str, headers: Any = None, json: Any = None) -> requests.Response:
         return requests.request(method=method, url=url, headers=headers, json=json, timeout=REQUEST_SECONDS)
@@ -155,11 +161,3 @@ def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path
     )
     manager.restful = _Restful()
     return Snowpipe(stage, manager)
-
-
-def _explained(place: str, status: int) -> EtlError:
-    if status in (401, 403):
-        remedy = "check the user's public key and the role's privileges on pipes (docs/snowflake.md)"
-        return EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe refuses ({status})", remedy)
-    remedy = "the pipe is made again by itself"
-    return EtlError(Kind.CHANNEL, place, f"Snowpipe answers {status}", remedy, transient=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from workers.snowflake import dead_letter, rejected
 from workers.snowflake.channel import ChannelStatus, Underway, unsent
 from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
-from workers.snowflake.failure import Cure, explain
+from workers.snowflake.failure import Directive, explain
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
@@ -150,8 +151,9 @@ class Loading:
         """Bring refused rows into the dead letter: how many of this life there were, and how many rows it holds then (None: none were found)."""
         found, dead = 0, None
         for batch in batches:
-            with self.tools.sessions.borrow(self.opening.destination) as connection:
-                missing = rejected.missing(connection, self.opening, batch)
+            missing = self.tools.sessions.run(
+                self.opening.destination, partial(rejected.missing, opening=self.opening, batch=batch)
+            )
             refused = sorted(set(missing) - self._unloadable(batch).keys()) if missing else []
             if refused:
                 verdict = Verdict("Snowflake refuses the row", None, 0, suspicion.message)
@@ -170,7 +172,7 @@ class Loading:
         try:
             size = channel.append(data, rows.num_rows, segment.first, segment.last)
         except Exception as error:
-            if explain(error, "")[0] is Cure.AGAIN:
+            if explain(error, "").directive is Directive.AGAIN:
                 return False
             raise in_our_words(error, opening) from None
         if size:
@@ -213,10 +215,13 @@ class Loading:
         if not self.alive():
             return None
         failpoint("dead_letter.before_write")
-        with self.tools.sessions.borrow(opening.destination) as connection:
+
+        def job(connection: Any) -> int:
             dead_letter.write(connection, opening, rows)
             failpoint("dead_letter.after_write")
             return dead_letter.count(connection, opening)
+
+        return self.tools.sessions.run(opening.destination, job)
 
 
 def committed_at(rows: pa.RecordBatch) -> float | None:
@@ -229,7 +234,7 @@ def in_our_words(error: Exception, opening: OpenTable) -> Exception:
     """An error of the SDK as an EtlError."""
     if isinstance(error, EtlError):
         return error
-    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")[1]
+    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")
 
 
 def _now() -> str:

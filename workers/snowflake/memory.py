@@ -50,7 +50,8 @@ class Memory:
 
     def _job(self, message: Keep | Recall) -> list[Recollection]:
         place = f"pipeline {message.pipeline}"
-        with self._sessions.borrow(message.destination) as connection:
+
+        def job(connection: Any) -> list[Recollection]:
             try:
                 with connection.cursor() as cursor:
                     if isinstance(message, Recall):
@@ -59,6 +60,8 @@ class Memory:
                     return []
             except Error as error:
                 raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+        return self._sessions.run(message.destination, job)
 
 
 def keep(cursor: Any, message: Keep) -> None:

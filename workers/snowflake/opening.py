@@ -76,9 +76,12 @@ def _streaming(opening: OpenTable, tools: Tools, committed: str | None = None) -
 
 def _in_session(opening: OpenTable, tools: Tools, job: Any) -> Any:
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
-    with tools.sessions.borrow(opening.destination) as connection:
+
+    def worded(connection: Any) -> Any:
         try:
             with connection.cursor() as cursor:
                 return job(cursor)
         except Error as error:
             raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+    return tools.sessions.run(opening.destination, worded)

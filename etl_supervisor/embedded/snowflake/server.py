@@ -8,6 +8,7 @@
 What happens to a request that a fault hits (docs/local-snowflake.md has examples):
 
     "delay_s": 0.5           it waits first; alone, it is answered as usual then
+    "sql": "^MERGE"          beside "path": of the statements, those that this regular expression finds
     "status": 503            it is answered so, with "body" and "headers"
     "drop": true             its connection is closed without an answer
     "apply": true            with one of the last two: the work is done before, only the answer is lost
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import json
 import re
 import signal
 from collections import Counter
@@ -32,7 +35,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
 from etl_supervisor.embedded.snowflake.parquetload import FileLoader
@@ -68,7 +71,10 @@ class Faults:
             scope = {**scope, "path": scope["raw_path"].decode("ascii")}
         self.requests[_sort_of(scope)] += 1
         await self.blackhole.wait()
-        fault = self._match(scope)
+        statement = ""
+        if scope["path"].endswith("/query-request") and any("sql" in fault for fault in self.faults):
+            receive, statement = await _statement(receive)
+        fault = self._match(scope, statement)
         if fault is None:
             await self.app(scope, receive, send)
             return
@@ -85,9 +91,11 @@ class Faults:
         answer = JSONResponse(body, fault.get("status", 503), fault.get("headers"))
         await answer(scope, receive, send)
 
-    def _match(self, scope: Scope) -> dict[str, Any] | None:
+    def _match(self, scope: Scope, statement: str) -> dict[str, Any] | None:
         for fault in self.faults:
             if fault["count"] > 0 and re.search(fault["path"], scope["path"]):
+                if "sql" in fault and not re.search(fault["sql"], statement):
+                    continue
                 if fault.get("method", scope["method"]) != scope["method"]:
                     continue
                 if fault.get("skip", 0) > 0:
@@ -105,6 +113,20 @@ def _sort_of(scope: Scope) -> str:
         scope["path"],
     )
     return f"{scope['method']} {words[-1] if words else 'other'}"
+
+
+async def _statement(receive: Receive) -> tuple[Receive, str]:
+    """The SQL text of a request, and its body once more."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+
+    async def again() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    return again, str(json.loads(text)["sqlText"])
 
 
 async def _nowhere(_: Any) -> None:
