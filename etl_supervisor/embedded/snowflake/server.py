@@ -45,6 +45,7 @@ from etl_supervisor.embedded.snowflake.sql import tasks_of
 from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
 from etl_supervisor.embedded.snowflake.tasks import Tasks
+from etl_supervisor.embedded.snowflake.users import Users
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
@@ -142,7 +143,8 @@ async def _hang_up(send: Send) -> None:
 def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
     """All routes, and beside them what commits rows, what loads files and what runs tasks."""
     stages = Stages(warehouse.directory)
-    pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
+    loader = FileLoader(warehouse, stages, lambda: streaming.reject)
+    pipes = Pipes(loader, streaming.users, lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -154,7 +156,12 @@ def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Sta
             with contextlib.suppress(asyncio.CancelledError):
                 await each
 
-    routes = [*sql_routes(warehouse, tasks, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    routes = [
+        *sql_routes(warehouse, tasks, pipes, streaming.users),
+        *stages.routes(),
+        *pipes.routes(),
+        *streaming.routes(),
+    ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
@@ -189,7 +196,7 @@ def serve(directory: Path, port: int, commit_delay_seconds: float, *, counting: 
     """Serve until SIGTERM or Ctrl-C; everything committed is in the files then."""
     files = certificates_in(directory / "tls")
     warehouse = Warehouse(directory / "data")
-    streaming = Streaming(warehouse, commit_delay_seconds)
+    streaming = Streaming(warehouse, Users(), commit_delay_seconds)
     streaming.counting = counting
     tasks = tasks_of(warehouse)
     app = application(warehouse, streaming, tasks)
