@@ -20,7 +20,9 @@ from workers.snowflake.connection import DOES_NOT_EXIST, connect
 from workers.snowflake.failure import RULES, Directive, explain, of_http, of_sdk, of_sql
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.sessions import TRIES_MAX, Sessions
+from workers.snowflake.tagging import Tag
 
+TAG = Tag("pipe", "public.things", "apply")
 BLOCK = "^EXECUTE IMMEDIATE"
 
 
@@ -130,16 +132,17 @@ def test_an_apply_block_is_repeated_and_applies_once(
     rules: list[str],
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, lambda session: ddl.ensure(session, it)).watermark
+    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
     sessions.run(
         destination,
+        TAG,
         lambda session: insert(
             session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(7)]
         ),
     )
     local_snowflake.set(faults=[{"path": "query-request", "sql": BLOCK, "count": 2, **fault}])
     with structlog.testing.capture_logs() as logs:
-        moved = sessions.run(destination, lambda session: apply(session, it, mark, 20))
+        moved = sessions.run(destination, TAG, lambda session: apply(session, it, mark, 20))
     assert moved.applied == 20
     assert [line["rule"] for line in logs if line["event"] == "statement_repeated"] == rules
     with sessions.borrow(destination) as session, session.cursor() as cursor:
@@ -155,12 +158,12 @@ def test_privileges_and_shapes_are_not_repeated(
     destination: Destination, local_snowflake: LocalSnowflake, sessions: Sessions, code: str, kind: Kind
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, lambda session: ddl.ensure(session, it)).watermark
+    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
     fault = {"path": "query-request", "sql": BLOCK, "count": 9, **refused(code)}
     local_snowflake.set(faults=[fault])
     before = local_snowflake.state()["requests"]["POST query-request"]
     with pytest.raises(EtlError) as caught:
-        sessions.run(destination, lambda session: apply(session, it, mark, 20))
+        sessions.run(destination, TAG, lambda session: apply(session, it, mark, 20))
     asked = local_snowflake.state()["requests"]["POST query-request"] - before
     assert caught.value.kind is kind
     assert not caught.value.transient
@@ -171,17 +174,17 @@ def test_what_is_busy_for_long_is_given_up_and_the_next_job_counts_anew(
     destination: Destination, local_snowflake: LocalSnowflake, sessions: Sessions
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, lambda session: ddl.ensure(session, it)).watermark
+    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
     local_snowflake.set(
         faults=[{"path": "query-request", "sql": BLOCK, "count": TRIES_MAX + 2, **refused("000625", "20 waiters")}]
     )
     with pytest.raises(EtlError) as caught:
-        sessions.run(destination, lambda session: apply(session, it, mark, 20))
+        sessions.run(destination, TAG, lambda session: apply(session, it, mark, 20))
     assert caught.value.line == (
         "apply at pipeline pipe, table public.things: 20 waiters (625)"
         " (another writer holds this table; it is tried again by itself)"
     )
-    assert sessions.run(destination, lambda session: apply(session, it, mark, 20)).applied == 20
+    assert sessions.run(destination, TAG, lambda session: apply(session, it, mark, 20)).applied == 20
 
 
 def test_a_login_is_repeated_while_snowflake_does_not_answer(

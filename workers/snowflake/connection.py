@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import snowflake.connector
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -19,8 +18,13 @@ from snowflake.connector.errors import Error, OperationalError
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination, EncryptedText
 from workers.snowflake.failure import Directive, SnowflakeError, of_sql
+from workers.snowflake.tagging import Tag, TaggedConnection
 
+APPLICATION = "ETL_STREAM"  # in Snowflake's list of sessions
 LOGIN_TIMEOUT_SECONDS = 20
+SOCKET_TIMEOUT_SECONDS = (
+    300  # Snowflake answers within 45 (and says where to ask on); a local one takes as long as the statement
+)
 NETWORK_TIMEOUT_SECONDS = 60  # the connector repeats failed requests for so long; the actor tries again after it
 LOCK_TIMEOUT_SECONDS = 60  # Snowflake's default is 12 hours
 STATEMENT_TIMEOUT_SECONDS = 3600
@@ -40,7 +44,8 @@ def is_local(destination: Destination) -> bool:
 
 def host_of(destination: Destination) -> str:
     """The account's host (with its port, if it has one): the usual name, unless `host` says otherwise (private link, local)."""
-    return destination.host or f"{destination.account}.snowflakecomputing.com"
+    # An account's name may have an underscore, a certificate's may not.
+    return destination.host or f"{destination.account.replace('_', '-')}.snowflakecomputing.com"
 
 
 def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path) -> RSAPrivateKey:
@@ -81,7 +86,7 @@ def trust_local(destination: Destination) -> None:
 def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purpose: str) -> Any:
     """An open connection (autocommit). `purpose` goes into the query tag. EtlError when it can't be."""
     key = load_private_key(destination, decrypt, directory)
-    place: dict[str, Any] = {"host": destination.host} if destination.host else {}
+    place: dict[str, Any] = {"host": host_of(destination)}
     if is_local(destination):
         trust_local(destination)
         place = {"host": "127.0.0.1", "port": int((destination.host or "").rpartition(":")[2]), "protocol": "https"}
@@ -94,19 +99,20 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
         "warehouse": destination.warehouse,
         "role": destination.role,
     }
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if value} | place
     try:
-        return snowflake.connector.connect(
-            **{name: value for name, value in wanted.items() if value},
-            **place,
+        return TaggedConnection(
+            **options,
             authenticator="SNOWFLAKE_JWT",
             private_key=der,
             login_timeout=LOGIN_TIMEOUT_SECONDS,
             network_timeout=NETWORK_TIMEOUT_SECONDS,
+            socket_timeout=SOCKET_TIMEOUT_SECONDS,
             autocommit=True,
-            application="ETL_STREAM",
+            application=APPLICATION,
             client_session_keep_alive=False,
             session_parameters={
-                "QUERY_TAG": f"etl-stream {purpose}",
+                "QUERY_TAG": Tag("", "", purpose).text,
                 "TIMEZONE": "UTC",
                 "LOCK_TIMEOUT": LOCK_TIMEOUT_SECONDS,
                 "STATEMENT_TIMEOUT_IN_SECONDS": STATEMENT_TIMEOUT_SECONDS,

@@ -37,6 +37,7 @@ from workers.snowflake.jobs import Lane
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
+from workers.snowflake.tagging import tag_of
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
@@ -247,14 +248,16 @@ class Desk:
             ensured = ddl.ensure(connection, opening)
             return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
 
-        return self.tools.sessions.run(opening.destination, job)
+        return self.tools.sessions.run(opening.destination, tag_of(opening, "open"), job)
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
         moved = self.tools.sessions.run(
-            opening.destination, lambda connection: applying.apply(connection, opening, watermark, fence, copied)
+            opening.destination,
+            tag_of(opening, "apply"),
+            lambda connection: applying.apply(connection, opening, watermark, fence, copied),
         )
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
@@ -268,7 +271,9 @@ class Desk:
 
     def purge_job(self, opening: OpenTable) -> int:
         """Applied rows leave the change log."""
-        return self.tools.sessions.run(opening.destination, lambda connection: purging.purge(connection, opening))
+        return self.tools.sessions.run(
+            opening.destination, tag_of(opening, "purge"), lambda connection: purging.purge(connection, opening)
+        )
 
     def purged(self, applied: int, rows: int) -> None:
         """What was applied and old is gone."""

@@ -43,6 +43,7 @@ from workers.snowflake.ledger import Books, File, Ledger
 from workers.snowflake.loaders import CopyInto, Loader, Outcome, snowpipe
 from workers.snowflake.loading import Tools
 from workers.snowflake.stage import Stage
+from workers.snowflake.tagging import tag_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ class FileChannel:
             except Error as error:
                 raise classify(error, self._place, Kind.CHANNEL) from None
 
-        return self._tools.sessions.run(self._opening.destination, worded)
+        return self._tools.sessions.run(self._opening.destination, tag_of(self._opening, "files"), worded)
 
     @property
     def _place(self) -> str:

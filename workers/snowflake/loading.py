@@ -34,6 +34,7 @@ from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import tag_of
 
 SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
@@ -152,7 +153,9 @@ class Loading:
         found, dead = 0, None
         for batch in batches:
             missing = self.tools.sessions.run(
-                self.opening.destination, partial(rejected.missing, opening=self.opening, batch=batch)
+                self.opening.destination,
+                tag_of(self.opening, "rejected"),
+                partial(rejected.missing, opening=self.opening, batch=batch),
             )
             refused = sorted(set(missing) - self._unloadable(batch).keys()) if missing else []
             if refused:
@@ -221,7 +224,7 @@ class Loading:
             failpoint("dead_letter.after_write")
             return dead_letter.count(connection, opening)
 
-        return self.tools.sessions.run(opening.destination, job)
+        return self.tools.sessions.run(opening.destination, tag_of(opening, "dead letter"), job)
 
 
 def committed_at(rows: pa.RecordBatch) -> float | None:

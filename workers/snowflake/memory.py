@@ -24,6 +24,7 @@ from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import literal, quoted
 from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import Tag
 
 TABLES_PER_MESSAGE = 100  # a shape of 1,600 columns is 300 kB; a message holds 16 MB
 
@@ -61,7 +62,7 @@ class Memory:
             except Error as error:
                 raise classify(error, place, Kind.DESTINATION_SETUP) from None
 
-        return self._sessions.run(message.destination, job)
+        return self._sessions.run(message.destination, Tag(message.pipeline, "", "state"), job)
 
 
 def keep(cursor: Any, message: Keep) -> None:

@@ -25,6 +25,7 @@ from workers.snowflake.identifiers import objects_of
 from workers.snowflake.ledger import Books, Ledger
 from workers.snowflake.loading import LoadChannel, Tools
 from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.tagging import tag_of
 
 _clients = itertools.count(1)
 
@@ -84,4 +85,4 @@ def _in_session(opening: OpenTable, tools: Tools, job: Any) -> Any:
         except Error as error:
             raise classify(error, place, Kind.DESTINATION_SETUP) from None
 
-    return tools.sessions.run(opening.destination, worded)
+    return tools.sessions.run(opening.destination, tag_of(opening, "open"), worded)

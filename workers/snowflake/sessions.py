@@ -25,6 +25,7 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.monitor import metrics
 from workers.snowflake.connection import NO_ANSWER, Decrypt, connect
 from workers.snowflake.failure import Directive, SnowflakeError, of_sql
+from workers.snowflake.tagging import Tag
 
 KEPT_PER_DESTINATION = 4  # idle sessions cost Snowflake nothing, but each holds a token to renew
 TRIES_MAX = 5  # of one job; then its table's own retries go on, at longer pauses
@@ -42,8 +43,8 @@ class Sessions:
         self._decrypt, self._directory, self._name = decrypt, directory, name
         self._free: dict[tuple[Any, ...], LifoQueue[Any]] = {}
 
-    def run(self, destination: Destination, job: Callable[[Any], T]) -> T:
-        """`job` with a session, repeated while that can help; the last failure otherwise."""
+    def run(self, destination: Destination, tag: Tag, job: Callable[[Any], T]) -> T:
+        """`job` with a session whose statements are tagged, repeated while that can help; the last failure otherwise."""
 
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -60,11 +61,12 @@ class Sessions:
             before_sleep=told,
             reraise=True,
         )
-        found: T = retrying(self._run_once, destination, job)
+        found: T = retrying(self._run_once, destination, tag, job)
         return found
 
-    def _run_once(self, destination: Destination, job: Callable[[Any], T]) -> T:
+    def _run_once(self, destination: Destination, tag: Tag, job: Callable[[Any], T]) -> T:
         with self.borrow(destination) as connection:
+            connection.tag = tag
             try:
                 return job(connection)
             except RequestException as error:  # the connector lets an answer that breaks off through as it is
@@ -73,7 +75,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def borrow(self, destination: Destination) -> Iterator[Any]:
-        """A session, for what is not repeated; after a failure it is used again only if it has no part in it."""
+        """A session; after a failure it is used again only if it has no part in it."""
         key = (
             destination.id,
             destination.host,

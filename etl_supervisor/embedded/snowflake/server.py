@@ -1,6 +1,7 @@
 """The web application: the connector's and the SDK's protocols on one TLS port, and a door for tests.
 
-    GET  /__local/state     channels, their tokens and counters, what is pending; what the counting mode found wrong; requests by kind
+    GET  /__local/state     channels, their tokens and counters, what is pending; violations of the counting mode; requests by
+                            kind, statements by query tag
     POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "counting": true, "minute_s": 1,
                              "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, …what happens…}],
                              "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
@@ -29,6 +30,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -68,6 +70,8 @@ class Faults:
         if scope["type"] != "http" or scope["path"].startswith(DOOR):
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("https://"):  # the SDK's uploads through a proxy name the whole address
+            scope = {**scope, **{name: urlsplit(scope[name]).path for name in ("path", "raw_path")}}
         if scope["path"].startswith(STREAMING):  # a name may have a slash in it: only what comes percent-encoded tells
             scope = {**scope, "path": scope["raw_path"].decode("ascii")}
         self.requests[_sort_of(scope)] += 1
@@ -169,7 +173,12 @@ def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:
     async def state(_: Request) -> Response:
         channels = {"|".join(key): {**c.status(), "pending": len(c.pending)} for key, c in streaming.channels.items()}
         return JSONResponse(
-            {"channels": channels, "violations": streaming.violations, "requests": dict(faults.requests)}
+            {
+                "channels": channels,
+                "violations": streaming.violations,
+                "requests": dict(faults.requests),
+                "tags": dict(streaming.users.tags),
+            }
         )
 
     async def change(request: Request) -> Response:

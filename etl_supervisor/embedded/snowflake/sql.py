@@ -62,6 +62,7 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
 
     async def query(request: Request) -> Response:
         asked = json.loads(_plain(request, await request.body()))
+        users.tags[(asked.get("parameters") or {}).get("QUERY_TAG", "")] += 1
         async with warehouse.lock:
             try:
                 users.check(users.sessions.get(fakesnow.to_token(request)))

@@ -14,7 +14,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class Users:
     keys: dict[str, dict[str, RSAPublicKey]] = field(default_factory=lambda: defaultdict(dict))
     roles: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     sessions: dict[str, Login] = field(default_factory=dict)
+    tags: Counter[str] = field(default_factory=Counter)  # statements by their query tag
 
     def take(self, sql: str) -> bool:
         """Carry out a statement about users; False for any other. RefusedError for a key that is none."""
