@@ -208,10 +208,12 @@ class FileChannel:
         failpoint("files.after_offer")
         with self._lock:
             self._staged.append(file)
-        labels = (self._opening.pipeline, str(self._opening.table.name))
+        labels = (self._opening.pipeline, metrics.table_label(self._opening.table.name))
         metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(file.rows)
         metrics.FILES_STAGED.labels(*labels, self._books.path.value).inc()
         metrics.FILE_BYTES.labels(*labels, self._books.path.value).inc(file.size)
+        if self._books.path is LoadPath.SNOWPIPE:  # a COPY costs its warehouse's seconds, whatever its files weigh
+            metrics.BILLED_BYTES.labels(*labels, self._books.path.value).inc(file.size)
 
     def _loaded(self, outcome: Outcome) -> int:
         """How many rows of a file are in the landing table."""

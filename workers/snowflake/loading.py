@@ -23,6 +23,7 @@ import pyarrow as pa
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
@@ -32,7 +33,7 @@ from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Directive, explain
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
-from workers.snowflake.ndjson import encode
+from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import tag_of
 
@@ -179,9 +180,11 @@ class Loading:
                 return False
             raise in_our_words(error, opening) from None
         if size:
-            labels = (opening.pipeline, str(opening.table.name))
+            labels = (opening.pipeline, metrics.table_label(opening.table.name))
             metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
             metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
+            billed = size - rows.num_rows * names_bytes(rows, opening.table)
+            metrics.BILLED_BYTES.labels(*labels, LoadPath.STREAMING.value).inc(max(0, billed))
         failpoint("actor.after_append")
         return True
 
