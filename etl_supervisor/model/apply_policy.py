@@ -35,7 +35,7 @@ class ApplyPolicy:
     """How one table is applied. Between two applies lie `interval_seconds_min` to `interval_seconds_max`.
 
     `retention_hours` is how long applied rows stay in the change log (None: for ever); `schedule_minutes` is the task's schedule and the
-    dynamic table's target lag.
+    dynamic table's target lag. `cluster_by` names columns (as in the source) by which Snowflake keeps the target sorted; none: as it comes.
     """
 
     mode: ApplyMode = ApplyMode.MERGE
@@ -45,6 +45,7 @@ class ApplyPolicy:
     interval_seconds_max: float = 3600.0
     retention_hours: float | None = None
     schedule_minutes: int = 60
+    cluster_by: tuple[str, ...] = ()
 
     @property
     def soft(self) -> bool:
