@@ -6,7 +6,7 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     INIT           yes       a copy worker (the table's stream rows are landed meanwhile: route first, then snapshot)
     DATASYNC       yes       the copy worker's end; a copy that nobody works on (its worker or our predecessor died) starts again
     CATCHUP        yes       the first Apply, as soon as everything below the copy's position is durable
-    READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us)
+    READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us, and not `together`)
     ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
 
 A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
@@ -62,6 +62,7 @@ class Follower:
     copying: bool = False
     applying: bool = False
     applied: int = 0
+    shown: int = 0  # the generation of the rows in the target; 0: none
     last_commit: int = 0  # commit_lsn of the newest row handed over
     inherited: bool = True  # a predecessor may have landed rows that were never applied
     apply_at: float = 0.0
@@ -144,7 +145,7 @@ class Follower:
         """The actor has it open; an Apply that its predecessor was asked for died with it."""
         self.applying, self.keeping = False, ""
         self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
-        self.applied = max(self.applied, message.applied)
+        self.applied, self.shown = max(self.applied, message.applied), message.shown
         if self.state.phase is Phase.ERRORED:
             self.state = self.state.to(self.state.resume, trouble="")
 
@@ -270,7 +271,7 @@ class Follower:
 
     def _apply_is_due(self, now: float, fence: int) -> bool:
         mode = self.policy.mode
-        if self.applying or now < self.apply_at or mode is ApplyMode.APPEND:
+        if self.applying or now < self.apply_at or mode is ApplyMode.APPEND or self.policy.together:
             return False
         if self.state.phase is Phase.CATCHUP:
             return fence >= self.state.copy_lsn
@@ -291,7 +292,7 @@ class Follower:
     def due_at(self) -> float:
         """When the next action may become due by time alone; infinity when none waits for the clock."""
         times = [at for at in (self.retry_at,) if at is not None]
-        if self.open and not self.applying and self.unapplied:
+        if self.open and not self.applying and self.unapplied and not self.policy.together:
             times.append(self.apply_at)
         return min(times, default=float("inf"))
 

@@ -1,0 +1,112 @@
+"""`consistency: transaction`: accounts in several tables, money moves between them in single transactions, and no reader of the warehouse ever sees
+another sum."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_local_snowflake import sql_session
+from tests.support.fix_postgres import Database
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+BANKS = ("north", "south", "east")
+ACCOUNTS, MONEY = 20, 1000
+TOTAL = len(BANKS) * ACCOUNTS * MONEY
+
+
+def make_banks(database: Database) -> None:
+    for bank in BANKS:
+        database.execute(
+            f"create table {bank} (id int primary key, money int not null, big text);"
+            f" alter table {bank} alter big set storage external;"
+            f" insert into {bank} select g, {MONEY}, repeat('b', 3000) from generate_series(1, {ACCOUNTS}) g"
+        )
+    database.execute("create publication p for all tables")
+
+
+def transfer(connection: psycopg.Connection[Any], chance: random.Random) -> None:
+    """Some money from one account to another; accounts are closed, opened again and renumbered with what they hold."""
+    one, other = chance.sample(BANKS, 2)
+    giver, taker, amount = chance.randint(1, ACCOUNTS), chance.randint(1, ACCOUNTS), chance.randint(1, 50)
+    connection.execute(f"update {one} set money = money - %s where id = %s", [amount, giver])
+    connection.execute(f"update {other} set money = money + %s where id = %s", [amount, taker])
+    if chance.random() < 0.1:
+        (money,) = connection.execute(f"delete from {one} where id = %s returning money", [giver]).fetchone()  # type: ignore[misc]
+        connection.execute(f"insert into {one} values (%s, %s, 'new')", [giver, money])
+    if chance.random() < 0.1:
+        connection.execute(f"update {other} set id = id + 1000 where id = %s", [taker])
+        connection.execute(f"update {other} set id = id - 1000 where id > 1000")
+
+
+@contextmanager
+def transfers(database: Database) -> Iterator[list[int]]:
+    """A session that moves money all the time; the list counts its transactions."""
+    done, stop, chance = [0], threading.Event(), random.Random(5)
+
+    def work() -> None:
+        with psycopg.connect(database.dsn) as connection:
+            while not stop.is_set():
+                transfer(connection, chance)
+                connection.commit()
+                done[0] += 1
+                stop.wait(0.01)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        worker.join()
+
+
+class Auditor:
+    """Reads all banks in one statement, as often as it is asked, and keeps what it saw."""
+
+    def __init__(self, deploy: Deployment, session: Any) -> None:
+        there = deploy.destination
+        schema = f'"{there.database}"."{there.schema}"'
+        mark = f'"{there.database}"."{there.landing_schema}"._ETL_WATERMARK'
+        self._session = session
+        sums = ", ".join(f"(SELECT SUM(MONEY) FROM {schema}.{bank.upper()})" for bank in BANKS)
+        self._query = f"SELECT {sums}, (SELECT APPLIED FROM {mark} WHERE PIPELINE = 'shop' AND SOURCE_TABLE = '')"
+        self.seen: list[tuple[int, ...]] = []
+
+    def look(self) -> tuple[int, ...]:
+        """One sample: (money of each bank, LSN)."""
+        with self._session.cursor() as cursor:
+            found = tuple(int(value) for value in cursor.execute(self._query).fetchone())
+        assert sum(found[:-1]) == TOTAL, (found, len(self.seen))
+        self.seen.append(found)
+        return found
+
+
+@contextmanager
+def auditor(deploy: Deployment) -> Iterator[Auditor]:
+    with sql_session(deploy.destination) as session:
+        yield Auditor(deploy, session)
+
+
+def test_money_is_never_seen_twice_or_nowhere(deploy: Deployment) -> None:
+    make_banks(deploy.source)
+    deploy.server.set(commit_delay_s=0.3)
+    deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1)
+    deploy.start()
+    deploy.ready("shop", len(BANKS))
+    with auditor(deploy) as audit, transfers(deploy.source) as done:
+        wait_for("a first sight", audit.look)
+        wait_for("many moves", lambda: audit.look() and len(set(audit.seen)) > 8 and done[0] > 200)
+    deploy.caught_up("shop")
+    deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
+    lsns = [found[-1] for found in audit.seen]
+    assert lsns == sorted(lsns)
+    assert deploy.stop() == 0
