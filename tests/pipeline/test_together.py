@@ -3,7 +3,9 @@ another sum."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.chaos.test_crashes import landed
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.fix_postgres import Database
@@ -109,4 +112,33 @@ def test_money_is_never_seen_twice_or_nowhere(deploy: Deployment) -> None:
     deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
     lsns = [found[-1] for found in audit.seen]
     assert lsns == sorted(lsns)
+    assert deploy.stop() == 0
+
+
+def test_crashes_before_and_after_the_block_leave_no_half_of_a_transfer(deploy: Deployment) -> None:
+    make_banks(deploy.source)
+    deploy.server.set(commit_delay_s=0.3)
+    deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1, table_error_retry_max_attempts=20)
+    armed = {
+        "actor.before_apply": 4,
+        "actor.after_apply": 6,
+        "reader.after_publish": 60,
+        "actor.before_durable": 90,
+        "reader.after_save": 40,
+    }
+    deploy.start(ETL_FAILPOINTS=",".join(f"{name}=kill@{visit}" for name, visit in armed.items()))
+    deploy.ready("shop", len(BANKS))
+    with auditor(deploy) as audit, transfers(deploy.source) as done:
+        wait_for("all kills", lambda: audit.look() and landed(deploy) == set(armed), 120)
+        os.kill(deploy.children()["etl-reader-shop"], signal.SIGKILL)
+        before, moves = done[0], len(set(audit.seen))
+        wait_for("more moves", lambda: audit.look() and len(set(audit.seen)) > moves + 4 and done[0] > before + 50)
+        deploy.kill()
+        audit.look()
+        deploy.start()
+        moves = len(set(audit.seen))
+        wait_for("moves under another supervisor", lambda: audit.look() and len(set(audit.seen)) > moves + 2)
+    deploy.caught_up("shop")
+    deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
+    assert [found[-1] for found in audit.seen] == sorted(found[-1] for found in audit.seen)
     assert deploy.stop() == 0

@@ -169,12 +169,14 @@ class Follower:
         """An Apply is under way."""
         self.applying, self.asked_at = True, now
 
-    def applied_to(self, fence: int, now: float) -> None:
-        """The target shows everything below `fence`."""
+    def applied_to(self, fence: int, now: float) -> bool:
+        """The target shows everything below `fence`; True when the table became READY by that."""
         self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
         self.apply_at = now + self._pause(now - self.asked_at)
-        phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
+        became = self.state.phase is Phase.CATCHUP
+        phase = Phase.READY if became else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
+        return became
 
     def copy_ended(self, found: CopyState | None, now: float) -> None:
         """The copy of the table ended; `found` is what its worker wrote to the state store."""

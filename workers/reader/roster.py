@@ -78,7 +78,7 @@ class Roster:
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
-        self.together = Together(spec.pipelines, publisher, frontier, progress.owner, epoch)
+        self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
@@ -283,8 +283,10 @@ class Roster:
     def received(self, message: ToPublisher, now: float) -> None:
         """A word from an actor."""
         if isinstance(message, AppliedTogether):
-            for ready in self.together.received(message, self._followers, now):
-                self._became_ready(ready)
+            for moved, became in self.together.received(message, self._followers, now):
+                self._publisher.shown(moved.handle, message.fence)
+                if became:
+                    self._became_ready(moved)
         handle = getattr(message, "handle", 0)
         follower = self._followers.get(handle)
         if follower is None:
@@ -299,9 +301,7 @@ class Roster:
                     self._save(follower)
                 self._frontier.completed(follower.handle, seq)
             case Applied(fence=fence):
-                before = follower.state.phase
-                follower.applied_to(fence, now)
-                if follower.state.phase is not before:
+                if follower.applied_to(fence, now):
                     self._became_ready(follower)
             case Kept() if follower.kept(message, now):
                 self._save(follower)
@@ -348,7 +348,8 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
-        self.together.act(self.followers, now)
+        for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
+            self._publisher.apply_together(wanted)
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""

@@ -27,8 +27,6 @@ from etl_supervisor.model.progress import Visible
 from etl_supervisor.model.table_state import Phase
 from etl_supervisor.monitor import logs
 from workers.reader.follower import Follower
-from workers.reader.frontier import Frontier
-from workers.reader.publisher import Publisher
 
 TABLES_MAX = 1000  # of one pipeline: each has a line in the block's compare-and-set, and a statement holds 1 MB
 RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
@@ -109,7 +107,7 @@ class _Pipeline:
     def applied(self, fence: int, now: float) -> None:
         """The block is done: the next one comes no sooner than it took."""
         policy, took = self.pipeline.policy, now - self.asked_at
-        self.asked, self.failures, self.visible = (), 0, fence
+        self.asked, self.failures, self.visible, self.waits = (), 0, fence, ""
         self.apply_at = now + min(policy.interval_seconds_max, max(policy.interval_seconds_min, took))
 
     def failed(self, now: float) -> None:
@@ -125,8 +123,6 @@ class Together:
     """The pipelines of a source that want it."""
 
     pipelines: Iterable[Pipeline]
-    publisher: Publisher
-    frontier: Frontier
     owner: str
     epoch: int
     _known: dict[int, _Pipeline] = field(init=False)
@@ -134,36 +130,37 @@ class Together:
     def __post_init__(self) -> None:
         self._known = {item.id: _Pipeline(item) for item in self.pipelines if item.policy.together}
 
-    def act(self, followers: Iterable[Follower], now: float) -> None:
-        """Ask for the blocks that are due."""
+    def due(self, tables: Iterable[Standing], now: float) -> list[ApplyTogether]:
+        """The blocks that are to be asked for now; `tables` are all of the source."""
         if not self._known:
-            return
+            return []
         standing: dict[int, list[Standing]] = {}
-        for follower in followers:
-            if follower.policy.together:
-                standing.setdefault(follower.pipeline.id, []).append((follower, self.frontier.fence(follower.handle)))
-        for number, item in self._known.items():
-            item.due_at = float("inf")
-            if not item.asked:
-                self._look(item, plan(standing.get(number, ())), now)
+        for follower, fence in tables:
+            standing.setdefault(follower.pipeline.id, []).append((follower, fence))
+        found = (
+            self._look(item, plan(standing.get(number, ())), now)
+            for number, item in self._known.items()
+            if not item.asked
+        )
+        return [message for message in found if message is not None]
 
-    def _look(self, item: _Pipeline, found: Plan, now: float) -> None:
+    def _look(self, item: _Pipeline, found: Plan, now: float) -> ApplyTogether | None:
         if found.waits or not item.failures:
             item.wait(found.waits)
+        item.due_at = float("inf")
         if not found.joins and not found.moves:
-            return
+            return None
         if now < item.apply_at and (item.failures or not found.joins):
             item.due_at = item.apply_at
-            return
+            return None
         item.asked, item.asked_at = tuple(follower.handle for follower in found.joined), now
-        pipeline = item.pipeline
-        parts = tuple(_part(follower) for follower in found.joined)
-        self.publisher.apply_together(
-            ApplyTogether(pipeline.id, pipeline.name, self.owner, self.epoch, pipeline.destination, found.fence, parts)
-        )
+        line, parts = item.pipeline, tuple(_part(follower) for follower in found.joined)
+        return ApplyTogether(line.id, line.name, self.owner, self.epoch, line.destination, found.fence, parts)
 
-    def received(self, answer: AppliedTogether, followers: Mapping[int, Follower], now: float) -> list[Follower]:
-        """The outcome of a block; the tables that have become READY with it."""
+    def received(
+        self, answer: AppliedTogether, followers: Mapping[int, Follower], now: float
+    ) -> list[tuple[Follower, bool]]:
+        """The outcome of a block; the tables that it has moved, and whether they have become READY with it."""
         item = self._known[answer.pipeline_id]
         if answer.reason:
             error = EtlError(answer.kind, answer.place, answer.reason, answer.remedy)
@@ -171,15 +168,9 @@ class Together:
             item.failed(now)
             item.waits = error.line
             return []
-        became = []
-        for follower in (followers[handle] for handle in item.asked if handle in followers):
-            before = follower.state.phase
-            follower.applied_to(answer.fence, now)
-            self.publisher.shown(follower.handle, answer.fence)
-            if follower.state.phase is not before:
-                became.append(follower)
+        moved = [followers[handle] for handle in item.asked if handle in followers]
         item.applied(answer.fence, now)
-        return became
+        return [(follower, follower.applied_to(answer.fence, now)) for follower in moved]
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
