@@ -122,9 +122,9 @@ def test_crashes_before_and_after_the_block_leave_no_half_of_a_transfer(deploy: 
     armed = {
         "actor.before_apply": 4,
         "actor.after_apply": 6,
-        "reader.after_publish": 60,
-        "actor.before_durable": 90,
-        "reader.after_save": 40,
+        "reader.after_publish": 30,
+        "actor.before_durable": 40,
+        "reader.after_save": 20,
     }
     deploy.start(ETL_FAILPOINTS=",".join(f"{name}=kill@{visit}" for name, visit in armed.items()))
     deploy.ready("shop", len(BANKS))
