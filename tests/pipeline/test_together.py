@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import psycopg
 import pytest
 
 from tests.chaos.test_crashes import landed
+from tests.pipeline.test_resync import resync
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.fix_postgres import Database
@@ -56,7 +59,7 @@ def transfers(database: Database) -> Iterator[list[int]]:
     done, stop, chance = [0], threading.Event(), random.Random(5)
 
     def work() -> None:
-        with psycopg.connect(database.dsn) as connection:
+        with psycopg.connect(database.dsn, prepare_threshold=None) as connection:
             while not stop.is_set():
                 transfer(connection, chance)
                 connection.commit()
@@ -85,12 +88,17 @@ class Auditor:
         self.seen: list[tuple[int, ...]] = []
 
     def look(self) -> tuple[int, ...]:
-        """One sample: (money of each bank, LSN)."""
+        """One sample: (money of each bank, LSN); the sum counts as soon as all of them are there."""
         with self._session.cursor() as cursor:
-            found = tuple(int(value) for value in cursor.execute(self._query).fetchone())
-        assert sum(found[:-1]) == TOTAL, (found, len(self.seen))
+            found = tuple(int(value or 0) for value in cursor.execute(self._query).fetchone())
+        assert not all(found) or sum(found[:-1]) == TOTAL, (found, len(self.seen))
         self.seen.append(found)
         return found
+
+    def moves_on(self, times: int = 3) -> None:
+        """Look on until the pipeline has been moved so often."""
+        before = len({found[-1] for found in self.seen})
+        wait_for("the tables to move", lambda: self.look() and len({lsn for *_, lsn in self.seen}) >= before + times)
 
 
 @contextmanager
@@ -141,4 +149,52 @@ def test_crashes_before_and_after_the_block_leave_no_half_of_a_transfer(deploy: 
     deploy.caught_up("shop")
     deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
     assert [found[-1] for found in audit.seen] == sorted(found[-1] for found in audit.seen)
+    assert deploy.stop() == 0
+
+
+def status(deploy: Deployment) -> str:
+    command = [sys.executable, "-m", "etl_supervisor.cli.main", "status"]
+    done = subprocess.run(
+        command, env=deploy.environment, cwd=deploy.folder, capture_output=True, text=True, check=True
+    )
+    return " ".join(done.stdout.split())
+
+
+def test_a_table_that_comes_later_or_again_comes_at_the_moment_of_the_others(deploy: Deployment) -> None:
+    make_banks(deploy.source)
+    deploy.source.execute("drop publication p; create publication p for table north, south")
+    deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1)
+    deploy.start()
+    with transfers(deploy.source):
+        deploy.ready("shop", 2)
+        deploy.source.execute("alter publication p add table east")
+        deploy.ready("shop", 3)
+        with auditor(deploy) as audit:
+            audit.moves_on()
+            assert all(audit.seen[-1]), "all banks are there"
+            generation = deploy.states("shop")["south"].generation
+            assert resync(deploy, "shop", "public.south").returncode == 0
+            wait_for("a copy", lambda: audit.look() and deploy.states("shop")["south"].generation > generation)
+            wait_for("the copy to be shown", lambda: audit.look() and deploy.states("shop")["south"].phase == "READY")
+            audit.moves_on()
+    deploy.caught_up("shop")
+    deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
+    assert deploy.stop() == 0
+
+
+def test_a_table_that_is_stopped_stops_the_others_and_says_so(deploy: Deployment) -> None:
+    make_banks(deploy.source)
+    deploy.environment["ON_REWRITE"] = "hold"
+    deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1, landing_retention_hours=0)
+    deploy.start()
+    deploy.ready("shop", len(BANKS))
+    with auditor(deploy) as audit, transfers(deploy.source):
+        audit.moves_on()
+        deploy.source.execute("alter table south alter money type bigint")
+        told = "it waits: table public.south is stopped: schema at pipeline shop, table public.south"
+        wait_for("status to say so", lambda: audit.look() and told in status(deploy))
+        assert resync(deploy, "shop", "public.south").returncode == 0
+        audit.moves_on()
+    deploy.caught_up("shop")
+    deploy.same("shop", **dict.fromkeys(BANKS, ("id",)))
     assert deploy.stop() == 0
