@@ -276,7 +276,7 @@ class Roster:
             followers = [follower for follower in known if follower.state.began <= first.place]
             newest = item.batch.column(pieces.COMMIT_LSN)[-1].as_py()
             for follower in followers:
-                follower.published(newest)
+                follower.published(newest, item.batch.num_rows)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
