@@ -92,7 +92,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
             raise
         marks.complete(cursor, objects)
         watermark, shape, since = _own(cursor, opening, objects, place)
-    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied, place))
+    applied, alone = offers.leave(cursor, opening, objects, watermark.applied, place)
+    watermark = replace(watermark, applied=applied)
     aims = opening.policy.mode.has_target
     if landing is None and aims:
         offers.make_way(cursor, objects, place)
@@ -102,15 +103,15 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
-    if shape and opening.since <= since:
-        table = replace(wire.load(Table, shape), version=opening.table.version)
-    else:
-        table = opening.table
+    known = bool(shape) and opening.since <= since
+    table = replace(wire.load(Table, shape), version=opening.table.version) if known else opening.table
+    if not known or alone:  # a target that was left alone has an older shape than the log
         offers.withdraw(cursor, objects)
         for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
             for step in plan(present, table):
                 _take(cursor, table_sql, step, landed=landed)
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
+    if not known:
         _keep_shape(cursor, opening, objects)
     offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
     return Ensured(watermark, table)

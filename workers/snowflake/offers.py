@@ -55,14 +55,17 @@ def withdraw(cursor: Any, objects: Objects) -> None:
     cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = '' WHERE LANDING_TABLE = {literal(objects.landing)}")
 
 
-def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
-    """Take away what only the policy before needed, and note the new one; how far the target is applied then.
-    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not."""
+def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> tuple[int, bool]:
+    """Take away what only the policy before needed, and note the new one; how far the target is applied then, and whether it was left alone before.
+    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not.
+
+    `append` leaves target and watermark as they are: what moves the target again goes on from there. A dynamic table moves the watermark, and no
+    target is behind it: another way begins with the whole log."""
     policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
     before, purged = cursor.execute(f"SELECT POLICY, PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
     older = wire.load(ApplyPolicy, before) if before else policy
     if before and older == policy:
-        return applied
+        return applied, False
     if policy.mode is ApplyMode.DYNAMIC_TABLE and int(purged) == opening.generation:
         reason = f"rows have left {objects.landing}, and a dynamic table needs all of them"
         raise EtlError(
@@ -75,7 +78,6 @@ def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place
         _run(cursor, task.drop(objects))
     if older.mode is ApplyMode.DYNAMIC_TABLE is not policy.mode:
         _run(cursor, [dynamic.drop(objects)])
-    if policy.mode.has_target and not older.mode.has_target:  # the log is whole, the target is not there yet
         cursor.execute(
             f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where} AND EPOCH <= {opening.epoch}"
         )
@@ -83,7 +85,7 @@ def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place
     if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
         cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
     cursor.execute(f"UPDATE {objects.watermark_sql} SET POLICY = {literal(wire.dump(policy))} WHERE {where}")
-    return applied
+    return applied, policy.mode.has_target and not older.mode.has_target
 
 
 def make_way(cursor: Any, objects: Objects, place: str) -> None:
