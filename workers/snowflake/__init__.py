@@ -22,7 +22,8 @@ variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it
 rejected     the rows that Snowflake refused, found again
 dead_letter  where rows go that can't be loaded
-failure      the SDK's errors -> what to do
+failure      what Snowflake refuses -> what to do
+tagging      what a statement is for, in its QUERY_TAG
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
