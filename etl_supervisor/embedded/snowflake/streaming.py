@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending, Piece
 from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
-from etl_supervisor.embedded.snowflake.loading import load
+from etl_supervisor.embedded.snowflake.loading import Loaded, load
 from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
 from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
 
@@ -147,7 +147,10 @@ class Streaming:
         body, query = await request.body(), request.query_params
         encoding = request.headers.get("content-encoding", "")
         unpack = {"zstd": unzstd, "gzip": gzip.decompress}.get(encoding, bytes)
-        lines = await run_in_threadpool(unpack, body)
+        try:
+            lines = await run_in_threadpool(unpack, body)
+        except (ValueError, OSError, EOFError):
+            return _error(400, "ERR_BODY", "the rows can't be decompressed")
         return self._append(request, [Piece(lines, query.get("startOffsetToken"), query.get("endOffsetToken"))])
 
     async def _filebuffer(self, request: Request) -> Response:
@@ -156,6 +159,8 @@ class Streaming:
             pieces = await run_in_threadpool(lambda: [self._piece(part) for part in parts])
         except KeyError:
             return _error(400, "ERR_FILE_NOT_FOUND", "the stage has no such file")
+        except ValueError:
+            return _error(400, "ERR_BODY", "the rows can't be decompressed")
         answer = self._append(request, pieces)
         if answer.status_code == 200:
             for part in parts:
@@ -217,20 +222,21 @@ class Streaming:
         if not items:
             return
         try:
-            await run_in_threadpool(self._commit, channel, items)
+            counted = await run_in_threadpool(self._commit, channel, items)
+            if counted is not None:
+                channel.committed_rows(items, counted.parsed, counted.inserted)
         except duckdb.Error as error:
-            why = (
-                str(error).split(" Input:")[0].splitlines()[0][:WORDS_MAX]
-            )  # DuckDB shows what it read behind that word
+            # DuckDB shows what it read behind the word "Input"
+            why = str(error).split(" Input:")[0].splitlines()[0][:WORDS_MAX]
             log.error("commit of channel %s (%d pieces) failed: %s", channel.key[3], len(items), why)
 
-    def _commit(self, channel: Channel, items: list[Pending]) -> None:
-        """Rows and committed token, in one transaction. A table that is gone keeps its rows pending."""
+    def _commit(self, channel: Channel, items: list[Pending]) -> Loaded | None:
+        """Rows and committed token, in one transaction: how many rows. None: a table that is gone keeps its rows pending."""
         database, schema, pipe, _ = channel.key
         table = pipe.removesuffix(PIPE_SUFFIX)
         columns = self.warehouse.columns(database, schema, table)
         if not columns:
-            return
+            return None
         connection = self.warehouse.cursor()
         connection.execute("BEGIN")
         try:
@@ -239,9 +245,10 @@ class Streaming:
             refused = [rule for rule in self.reject if rule["table"] == table]
             loaded = load(connection, target, columns, lines, self.warehouse.directory, refused)
             counted = sum(item.rows for item in items)
-            channel.committed_rows(items, loaded.parsed + counted, loaded.inserted + counted)
-            self._save(connection, channel)
+            loaded = Loaded(loaded.parsed + counted, loaded.inserted + counted)
+            self._save(connection, channel.after(items, loaded.parsed, loaded.inserted))
             connection.execute("COMMIT")
+            return loaded
         except duckdb.Error:
             with contextlib.suppress(duckdb.Error):
                 connection.execute("ROLLBACK")
