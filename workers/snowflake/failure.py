@@ -23,7 +23,12 @@ class Cure(Enum):
     SETUP = auto()
 
 
+class Saturated(Exception):  # noqa: N818 - it passes by itself
+    """The SDK holds as much as we let it, and does not get rid of it."""
+
+
 CURES: dict[str, Cure] = {
+    "Saturated": Cure.AGAIN,
     "RECEIVER_SATURATED": Cure.AGAIN,
     "MEMORY_THRESHOLD_EXCEEDED": Cure.AGAIN,
     "MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER": Cure.AGAIN,
