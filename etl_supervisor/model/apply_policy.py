@@ -36,6 +36,7 @@ class ApplyPolicy:
 
     `retention_hours` is how long applied rows stay in the change log (None: for ever); `schedule_minutes` is the task's schedule and the
     dynamic table's target lag. `cluster_by` names columns (as in the source) by which Snowflake keeps the target sorted; none: as it comes.
+    `together`: the tables of the pipeline become visible in one transaction, at the end of one of the source's.
     """
 
     mode: ApplyMode = ApplyMode.MERGE
@@ -46,6 +47,7 @@ class ApplyPolicy:
     retention_hours: float | None = None
     schedule_minutes: int = 60
     cluster_by: tuple[str, ...] = ()
+    together: bool = False
 
     @property
     def soft(self) -> bool:
@@ -55,9 +57,16 @@ class ApplyPolicy:
     @property
     def problem(self) -> str:
         """Why this can't be; empty when it can."""
+        if self.together and self.mode is not ApplyMode.MERGE:
+            return f"with apply {self.mode} tables can't become visible together (consistency transaction)"
         if self.mode.has_target or not (self.soft or self.history):
             return ""
         return f"apply {self.mode} keeps no target of its own, so neither deleted rows nor a history"
+
+    @property
+    def remedy(self) -> str:
+        """What helps against `problem`."""
+        return "use apply merge, or consistency table" if self.together else "use apply merge, view or task for it"
 
 
 @dataclass(frozen=True, slots=True)

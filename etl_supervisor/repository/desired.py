@@ -192,11 +192,12 @@ def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy
             retention_hours=None if retention is None else float(retention),
             schedule_minutes=destination_row["snowflake_task_schedule_minutes"],
             cluster_by=_columns(own.get("cluster_by", [])),
+            together=row["consistency"] == "transaction",
         )
     except (TypeError, ValueError) as error:
         raise EtlError(Kind.CONFIG, place, str(error), "see docs/configuration.md, Pipelines") from None
     if policy.problem:
-        raise EtlError(Kind.CONFIG, place, policy.problem, "use apply merge, view or task for it")
+        raise EtlError(Kind.CONFIG, place, policy.problem, policy.remedy)
     return policy
 
 

@@ -30,6 +30,7 @@ LOCK_TIMEOUT_SECONDS = 60  # Snowflake's default is 12 hours
 STATEMENT_TIMEOUT_SECONDS = 3600
 KEY_BITS_MIN = 2048
 DOES_NOT_EXIST = 2003  # Snowflake's number for an object that is not there (or not for this role)
+NO_SUCH_COLUMN = (904, 2043)  # an invalid identifier; the second number is the local Snowflake's for it
 INVALID_TOKEN = 390144  # … for a login token that no key of the user has signed
 NO_ANSWER = 250003  # the connector's number for a request that failed
 MESSAGE_CHARACTERS_MAX = 300

@@ -163,6 +163,11 @@ class Desk:
         if self.gathering is not None:
             self.gathering.hurried = self.hurried
 
+    def shown(self, fence: int) -> None:
+        """A joint apply has moved the target."""
+        if self.watermark is not None:
+            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, fence))
+
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
         pending = self.state in (State.OPEN, State.ALTERING) and bool(self.channel.undurable)

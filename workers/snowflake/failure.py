@@ -40,6 +40,10 @@ class Directive(Enum):
         return self not in (Directive.TABLE, Directive.DESTINATION)
 
 
+class Saturated(Exception):  # noqa: N818 - it passes by itself
+    """The SDK holds as much as we let it, and does not get rid of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One line of the table. `kind` is None where it is the caller's: what was being done tells more than the number."""
@@ -72,7 +76,7 @@ RULES: tuple[Rule, ...] = (
         Directive.AGAIN,
         None,
         _BY_ITSELF,
-        sdk="RECEIVER_SATURATED MEMORY_THRESHOLD_EXCEEDED MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER HTTP_RETRYABLE_CLIENT_ERROR",
+        sdk="Saturated RECEIVER_SATURATED MEMORY_THRESHOLD_EXCEEDED MEMORY_THRESHOLD_EXCEEDED_IN_CONTAINER HTTP_RETRYABLE_CLIENT_ERROR",
         http="429",
     ),
     _rule("locked", Directive.AGAIN, None, "another writer holds this table; " + _BY_ITSELF, sql="625 628"),

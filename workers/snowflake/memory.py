@@ -98,7 +98,7 @@ def recall(cursor: Any, message: Recall) -> list[Recollection]:
     cursor.execute(
         "SELECT w.SOURCE_SCHEMA, w.SOURCE_TABLE, w.GENERATION, w.SHAPE, w.SHAPE_SINCE, s.STATE"
         f" FROM {marks} w LEFT JOIN {states} s ON s.LANDING_TABLE = w.LANDING_TABLE AND s.GENERATION = w.GENERATION"
-        f" WHERE w.PIPELINE_ID = {message.pipeline_id} AND w.OWNER = {literal(message.owner)}"
+        f" WHERE w.PIPELINE_ID = {message.pipeline_id} AND w.OWNER = {literal(message.owner)} AND w.SOURCE_TABLE <> ''"
         " ORDER BY w.LANDING_TABLE"
     )
     return [

@@ -24,6 +24,8 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake.channel import ChannelStatus
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.failure import Saturated
+from workers.snowflake.held import Held
 from workers.snowflake.identifiers import Objects, quoted
 from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
 from workers.snowflake.ndjson import encode
@@ -48,6 +50,7 @@ REPEAT_REFUSED_SECONDS = 5  # 401 or 403: a new key is read all the sooner
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
+_held = Held()
 
 
 class _Lines(list[Any]):
@@ -100,7 +103,10 @@ class StreamingChannel:
 
     def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
         """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
+        if _held.full(self, data.size) and not self.flush():
+            raise Saturated
         self._channel.append_rows(_Lines(data, rows), first, last)
+        _held.add(self, data.size)
         self._last = last
         return int(data.size)
 
@@ -115,6 +121,7 @@ class StreamingChannel:
             self._channel.wait_for_flush(ACCEPT_SECONDS_MAX)
         except TimeoutError:  # the SDK's own name for it
             return False
+        _held.clear(self)
         return True
 
     def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
@@ -127,6 +134,7 @@ class StreamingChannel:
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
         """Close channel and client within a limit; with `drop` Snowflake forgets the channel."""
+        _held.clear(self)
         try:
             self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
         finally:

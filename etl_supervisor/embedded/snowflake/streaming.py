@@ -30,13 +30,14 @@ from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending, Piece
 from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
-from etl_supervisor.embedded.snowflake.loading import load
+from etl_supervisor.embedded.snowflake.loading import Loaded, load
 from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
 from etl_supervisor.embedded.snowflake.users import SESSION_OVER, Login, RefusedError, Users, login_of
 from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
 
 TOKEN_SECONDS = 3600
 COMMIT_TICK_SECONDS = 0.05
+WORDS_MAX = 200  # of an error in the log
 PIPE_SUFFIX = "-STREAMING"
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
@@ -177,7 +178,10 @@ class Streaming:
         body, query = await request.body(), request.query_params
         encoding = request.headers.get("content-encoding", "")
         unpack = {"zstd": unzstd, "gzip": gzip.decompress}.get(encoding, bytes)
-        lines = await run_in_threadpool(unpack, body)
+        try:
+            lines = await run_in_threadpool(unpack, body)
+        except (ValueError, OSError, EOFError):
+            return _error(400, "ERR_BODY", "the rows can't be decompressed")
         return self._append(request, [Piece(lines, query.get("startOffsetToken"), query.get("endOffsetToken"))])
 
     async def _filebuffer(self, request: Request) -> Response:
@@ -186,6 +190,8 @@ class Streaming:
             pieces = await run_in_threadpool(lambda: [self._piece(part) for part in parts])
         except KeyError:
             return _error(400, "ERR_FILE_NOT_FOUND", "the stage has no such file")
+        except ValueError:
+            return _error(400, "ERR_BODY", "the rows can't be decompressed")
         answer = self._append(request, pieces)
         if answer.status_code == 200:
             for part in parts:
@@ -247,17 +253,21 @@ class Streaming:
         if not items:
             return
         try:
-            await run_in_threadpool(self._commit, channel, items)
+            counted = await run_in_threadpool(self._commit, channel, items)
+            if counted is not None:
+                channel.committed_rows(items, counted.parsed, counted.inserted)
         except duckdb.Error as error:
-            log.error("commit of channel %s failed: %s", channel.key[3], type(error).__name__)
+            # DuckDB shows what it read behind the word "Input"
+            why = str(error).split(" Input:")[0].splitlines()[0][:WORDS_MAX]
+            log.error("commit of channel %s (%d pieces) failed: %s", channel.key[3], len(items), why)
 
-    def _commit(self, channel: Channel, items: list[Pending]) -> None:
-        """Rows and committed token, in one transaction. A table that is gone keeps its rows pending."""
+    def _commit(self, channel: Channel, items: list[Pending]) -> Loaded | None:
+        """Rows and committed token, in one transaction: how many rows. None: a table that is gone keeps its rows pending."""
         database, schema, pipe, _ = channel.key
         table = pipe.removesuffix(PIPE_SUFFIX)
         columns = self.warehouse.columns(database, schema, table)
         if not columns:
-            return
+            return None
         connection = self.warehouse.cursor()
         connection.execute("BEGIN")
         try:
@@ -266,9 +276,10 @@ class Streaming:
             refused = [rule for rule in self.reject if rule["table"] == table]
             loaded = load(connection, target, columns, lines, self.warehouse.directory, refused)
             counted = sum(item.rows for item in items)
-            channel.committed_rows(items, loaded.parsed + counted, loaded.inserted + counted)
-            self._save(connection, channel)
+            loaded = Loaded(loaded.parsed + counted, loaded.inserted + counted)
+            self._save(connection, channel.after(items, loaded.parsed, loaded.inserted))
             connection.execute("COMMIT")
+            return loaded
         except duckdb.Error:
             with contextlib.suppress(duckdb.Error):
                 connection.execute("ROLLBACK")
