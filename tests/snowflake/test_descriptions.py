@@ -14,8 +14,10 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import TableName
 from tests.support.fix_local_snowflake import sql_session
-from tests.support.histories import TABLE, opening
+from tests.support.histories import TABLE, insert, opening
 from workers.snowflake import ddl
+from workers.snowflake.apply import apply
+from workers.snowflake.identifiers import objects_of
 
 REFUSED = {"success": False, "code": "003001", "message": "seen", "data": {"errorCode": "003001", "sqlState": "42501"}}
 
@@ -87,3 +89,26 @@ def test_two_tables_that_would_share_a_name_are_refused(session: Any, destinatio
         with pytest.raises(EtlError) as caught:
             ddl.ensure(session, opening(destination, table=replace(TABLE, name=other)))
         assert caught.value.reason == "LANDING_SALES__ORDERS belongs to table sales.orders of pipeline pipe"
+
+
+@pytest.mark.parametrize(
+    ("purged", "dropped", "reason"),
+    [
+        (True, "target", "THINGS is gone, and rows have left LANDING_THINGS"),
+        (False, "landing", "LANDING_THINGS is gone, with changes that may not be applied"),
+    ],
+)
+def test_a_table_that_can_not_be_made_again_is_not_made_empty(
+    session: Any, destination: Destination, purged: bool, dropped: str, reason: str
+) -> None:
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    apply(session, it, mark, 20)
+    objects = objects_of(destination, TABLE)
+    with session.cursor() as cursor:
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET PURGED = {100 if purged else 0}")
+        cursor.execute(f"DROP TABLE {objects.target_sql if dropped == 'target' else objects.landing_sql}")
+    with pytest.raises(EtlError) as caught:
+        ddl.ensure(session, it)
+    assert (caught.value.kind, caught.value.reason) == (Kind.DESTINATION_SETUP, reason)
