@@ -16,13 +16,15 @@ stage        files of a table in the internal stage, and the COPY that loads the
 loaders      from the stage into the landing table: COPY INTO, Snowpipe
 parquet      a batch as a file has it
 streaming    Snowpipe Streaming through the SDK
+held         how much the SDK holds (pure)
 inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it
 variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it
 rejected     the rows that Snowflake refused, found again
 dead_letter  where rows go that can't be loaded
-failure      the SDK's errors -> what to do
+failure      what Snowflake refuses -> what to do
+tagging      what a statement is for, in its QUERY_TAG
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark

@@ -232,7 +232,7 @@ def _merge(cursor: Any, objects: Objects, values: list[str]) -> int:
 
 
 def _tell(opening: OpenTable, rows: Sequence[DeadRow], new: int, place: str) -> None:
-    metrics.DEAD_LETTER_ROWS.labels(opening.pipeline, str(opening.table.name)).inc(new)
+    metrics.DEAD_LETTER_ROWS.labels(opening.pipeline, metrics.table_label(opening.table.name)).inc(new)
     for row in rows[: min(new, ROWS_LOGGED)]:
         error = EtlError(Kind.ROWS_REJECTED, place, row.verdict.reason, "etl-supervisor dead-letter list")
         log.error(
