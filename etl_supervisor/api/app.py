@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from etl_supervisor.api import faults, guard, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
-from etl_supervisor.api.routes import configured, health
+from etl_supervisor.api.routes import administration, configured, health
 from etl_supervisor.config.settings import load
 
 if TYPE_CHECKING:
@@ -95,6 +95,6 @@ def _versioned() -> APIRouter:
     router = APIRouter(
         prefix=PREFIX, responses={code: {"model": ErrorBody, "description": why} for code, why in _ERRORS.items()}
     )
-    for part in (configured.sources, configured.destinations, configured.pipelines):
+    for part in (configured.sources, configured.destinations, configured.pipelines, administration.router):
         router.include_router(part)
     return router

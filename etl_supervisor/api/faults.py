@@ -62,14 +62,14 @@ class ErrorBody(BaseModel):
     timestamp: str = Field(description="When it happened, UTC")
 
 
-class Fault(Exception):  # noqa: N818 - an answer that we give, not a failure of ours
-    """An answer that is an error."""
+class Fault(HTTPException):
+    """An answer that is an error; FastAPI lets it through where it swallows others (while it reads a body)."""
 
     def __init__(
         self, status: int, error: str, message: str, headers: dict[str, str] | None = None, **details: Any
     ) -> None:
-        self.status, self.error, self.message, self.headers, self.details = status, error, message, headers, details
-        super().__init__(message)
+        super().__init__(status, message, headers)
+        self.error, self.message, self.details = error, message, details
 
 
 def not_found(entity: str, key: object) -> Fault:
@@ -96,7 +96,7 @@ def body(error: str, message: str, details: dict[str, Any]) -> dict[str, Any]:
 
 def answer(fault: Fault) -> JSONResponse:
     """A fault as a response."""
-    return JSONResponse(body(fault.error, fault.message, fault.details), fault.status, headers=fault.headers)
+    return JSONResponse(body(fault.error, fault.message, fault.details), fault.status_code, headers=fault.headers)
 
 
 def from_etl_error(error: EtlError) -> Fault:

@@ -2,5 +2,6 @@
 
 resources     what sources, destinations and pipelines have alike: list, create, read, change, replace, delete
 configured    these three, and starting and pausing a pipeline
+administration  keys, audit log, settings, connection pool
 health        /health and /ready
 """
