@@ -7,6 +7,9 @@ process      the child
 control      what every route works with: settings, pool, keyring, state store
 pool         connections to the config database
 access       API keys, roles, tenants
+caller       who asks, and what a role includes
+operations   what takes longer than a request
+sessions     connections to sources and destinations, for a look
 guard        limits on requests, security headers, the log line of each
 faults       the one form of every error
 bodies       what is sent and what comes back

@@ -22,7 +22,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
+from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.faults import Fault
 from etl_supervisor.api.pool import Connection
@@ -38,28 +38,6 @@ PREFIX_BYTES, SECRET_BYTES = 4, 32
 _KEY = re.compile(r"etl_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer etl_…`")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same in a header of its own")
-
-
-class Role(StrEnum):
-    """In rising order."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-    def includes(self, other: Role) -> bool:
-        """Whether this one may do what the other may."""
-        order = list(Role)
-        return order.index(self) >= order.index(other)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `tenant` None: all tenants."""
-
-    name: str
-    role: Role
-    tenant: str | None = None
 
 
 NOBODY_IN_PARTICULAR = Caller("anonymous", Role.ADMIN)

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from etl_supervisor.api import faults, guard, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
-from etl_supervisor.api.routes import administration, configured, health
+from etl_supervisor.api.routes import administration, configured, health, inspection, live, watching
 from etl_supervisor.config.settings import load
 
 if TYPE_CHECKING:
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 PREFIX = "/api/v1"
 VERSION = "1"
+_PARTS = (
+    configured.sources,
+    inspection.router,
+    configured.destinations,
+    live.destinations,
+    configured.pipelines,
+    live.pipelines,
+    watching.router,
+    administration.router,
+)
 _ERRORS = {
     401: "No key, or none that is known",
     403: "The key may not do this",
@@ -48,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        control.crew.close()
         control.pool.close()
 
     app = FastAPI(
@@ -95,6 +106,6 @@ def _versioned() -> APIRouter:
     router = APIRouter(
         prefix=PREFIX, responses={code: {"model": ErrorBody, "description": why} for code, why in _ERRORS.items()}
     )
-    for part in (configured.sources, configured.destinations, configured.pipelines, administration.router):
+    for part in _PARTS:
         router.include_router(part)
     return router

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from psycopg.types.json import Jsonb
 
-from etl_supervisor.api.access import Caller
+from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.pool import Connection
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MASK = "***"
 NEW_MASK = "*** (new)"
 NO_TENANT = ""
+_IN_ORDER = 0x4554_4C41  # an advisory lock: entries are numbered in the order in which they can be seen, so a follower misses none
 _LEFT_OUT = frozenset({"_version", "updated_at"})
 
 
@@ -49,6 +50,7 @@ def note(
     tenant: str | None = None,
 ) -> None:
     """Anything that was done: to `what` (kind, name), with what was before and after. No secrets."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_IN_ORDER])
     values = [None if part is None else Jsonb(part, _dumps) for part in change]
     connection.execute(
         "INSERT INTO app.audit_log (who, tenant, action, entity, entity_id, before, after) VALUES (%s, %s, %s, %s, %s, %s, %s)",

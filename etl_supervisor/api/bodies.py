@@ -187,5 +187,7 @@ def view_of(body: type[Body], name: str, secrets: tuple[str, ...]) -> Any:
             fields[f"{key}_set"] = (bool, Field(description="Whether there is one; it is never shown"))
         else:
             fields[key] = (field.annotation, ...)
+    if body is PipelineBody:
+        fields["retries"] = (int, Field(description="How often held tables were asked to be tried again"))
     fields |= {"tenant": (str, ...), "created_at": (datetime, ...), "updated_at": (datetime, ...)}
     return create_model(name, **fields)

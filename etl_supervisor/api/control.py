@@ -1,4 +1,4 @@
-"""What every route works with: settings, connection pool, keyring, state store. One per process."""
+"""What every route works with: settings, connection pool, keyring, state store, the crew for what takes long. One per process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from etl_supervisor.api.operations import Crew
 from etl_supervisor.api.pool import Pool
 from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.state.choose import open_store
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """`origins` are the web pages that may call us."""
+    """`origins` are the web pages that may call us; `crew` does what takes long."""
 
     settings: Settings
     pool: Pool
+    crew: Crew
     keyring: Keyring
     origins: frozenset[str]
 
@@ -37,7 +39,8 @@ class Control:
 def control_of(settings: Settings) -> Control:
     """EtlError(CONFIG) when the settings lack what the API needs."""
     origins = frozenset(origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip())
-    return Control(settings, Pool(settings), settings.keyring(), origins)
+    pool = Pool(settings)
+    return Control(settings, pool, Crew(pool), settings.keyring(), origins)
 
 
 def _control(request: Request) -> Control:

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from etl_supervisor.api import audit, faults
-from etl_supervisor.api.access import Caller
+from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.repository.desired import context

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from etl_supervisor.api import access
+from etl_supervisor.api.caller import Role
 from etl_supervisor.api.serve import ADDRESS_ALONE, serve
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
@@ -26,7 +27,7 @@ def run(settings: Settings, address: str | None) -> None:
     serve(settings, address or settings.api_addr or ADDRESS_ALONE)
 
 
-def create(settings: Settings, name: str, role: access.Role, tenant: str | None, days: int | None) -> str:
+def create(settings: Settings, name: str, role: Role, tenant: str | None, days: int | None) -> str:
     """Make a key; the key itself, which nobody can show again."""
     if tenant is not None and re.fullmatch(TENANT, tenant) is None:
         raise EtlError(Kind.CONFIG, "--tenant", "it is letters, digits, _ and -, at most 63", "choose another name")

@@ -116,7 +116,7 @@ def api_key_create(
     days: Annotated[int | None, typer.Option(min=1, max=3650, help="It ends after so many days")] = None,
 ) -> None:
     """Make a key and print it: it is shown this once."""
-    from etl_supervisor.api.access import Role
+    from etl_supervisor.api.caller import Role
     from etl_supervisor.cli.api import create
 
     print(create(_configured(), name, Role(role), tenant, days))  # noqa: T201 - for `KEY=$(...)`

@@ -106,11 +106,11 @@ def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
-    specs = tuple(SourceSpec(_source(row), tuple(pipelines[row["id"]])) for row in sources)
+    specs = tuple(SourceSpec(source(row), tuple(pipelines[row["id"]])) for row in sources)
     return Loaded(specs, tuple(troubles))
 
 
-def _source(row: dict[str, Any]) -> Source:
+def source(row: dict[str, Any]) -> Source:
     return Source(
         id=row["id"],
         name=row["name"],
@@ -148,6 +148,7 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         copy_load=_load(row, "copy_load_path"),
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
+        retries=row["retries"],
     )
 
 

@@ -24,6 +24,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from etl_supervisor.api import access
+from etl_supervisor.api.caller import Role
 from etl_supervisor.config.settings import Settings, load
 from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
@@ -83,7 +84,7 @@ class Api:
     def key(self, role: str, tenant: str | None = None, **options: Any) -> str:
         """A new key."""
         with psycopg.connect(self.database.dsn, row_factory=dict_row) as connection:
-            return access.create(connection, f"a {role}", access.Role(role), tenant, options.get("expires_at")).key
+            return access.create(connection, f"a {role}", Role(role), tenant, options.get("expires_at")).key
 
     def as_(self, role: str, tenant: str | None = None) -> httpx.Client:
         """A client with a key of this role."""

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, field_validator
 
 from etl_supervisor.api import access, audit, faults
-from etl_supervisor.api.access import Admin, Caller, Role
+from etl_supervisor.api.access import Admin
 from etl_supervisor.api.bodies import Body, Page, Tenant, Text
+from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import ControlOf
 from etl_supervisor.api.routes.resources import Filters, cursor_after, page_of
 from etl_supervisor.config.describe import describe

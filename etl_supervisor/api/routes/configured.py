@@ -10,8 +10,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 
 from etl_supervisor.api import faults, rows
-from etl_supervisor.api.access import Caller, Operator
+from etl_supervisor.api.access import Operator
 from etl_supervisor.api.bodies import DestinationBody, Id, PipelineBody, SourceBody, view_of
+from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.routes.resources import Filters, IfMatch, Kind, add, desk_of, etag, seen_version, shown
 from etl_supervisor.api.rows import DESTINATION, PIPELINE, SOURCE, Desk

@@ -17,8 +17,9 @@ from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from etl_supervisor.api import faults, rows
-from etl_supervisor.api.access import Admin, Caller, Viewer
+from etl_supervisor.api.access import Admin, Viewer
 from etl_supervisor.api.bodies import ID_MAX, Body, Id, Page, changes_of, view_of
+from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.idempotency import KEY_LENGTH_MAX, once
 from etl_supervisor.api.rows import VERSION, Desk, Entity

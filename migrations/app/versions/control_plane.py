@@ -74,12 +74,15 @@ def upgrade() -> None:
     for table, columns in TABLES.items():
         op.execute(f"CREATE TABLE app.{table} ({columns})")
         op.execute(f"COMMENT ON TABLE app.{table} IS '{COMMENTS[table]}'")
+    op.execute("ALTER TABLE app.pipelines ADD COLUMN retries integer NOT NULL DEFAULT 0")
+    op.execute("COMMENT ON COLUMN app.pipelines.retries IS 'raised to have held tables tried again'")
     op.execute("CREATE INDEX ON app.idempotency_keys (created_at)")
     op.execute("CREATE INDEX ON app.operations (created_at)")
 
 
 def downgrade() -> None:
     """Take everything back."""
+    op.execute("ALTER TABLE app.pipelines DROP COLUMN retries")
     for table in reversed(TABLES):
         op.execute(f"DROP TABLE app.{table}")
     for table in OWNED:
