@@ -154,6 +154,7 @@ class PipelineBody(Body):
     apply_history: bool = False
     apply_interval_seconds_max: float = Field(3600, ge=1, le=86400)
     landing_retention_hours: float | None = Field(None, ge=0, le=87600)
+    consistency: Literal["table", "transaction"] = "table"
     apply_tables: Annotated[dict[str, dict[str, Any]], AfterValidator(_own_settings)] = Field(default_factory=dict)
 
 

@@ -98,11 +98,11 @@ def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
     ).fetchall()
     for row in rows:
         try:
-            pipeline = _pipeline(row)
+            found = pipeline(row)
         except EtlError as error:
             troubles.append(error)
         else:
-            pipelines.setdefault(pipeline.source_id, []).append(pipeline)
+            pipelines.setdefault(found.source_id, []).append(found)
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
@@ -111,6 +111,7 @@ def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
 
 
 def source(row: dict[str, Any]) -> Source:
+    """A row of app.sources."""
     return Source(
         id=row["id"],
         name=row["name"],
@@ -132,7 +133,8 @@ def source(row: dict[str, Any]) -> Source:
     )
 
 
-def _pipeline(row: dict[str, Any]) -> Pipeline:
+def pipeline(row: dict[str, Any]) -> Pipeline:
+    """A row of app.pipelines with its `destination`. EtlError(CONFIG) for settings that do not go together."""
     return Pipeline(
         id=row["id"],
         name=row["name"],
@@ -184,11 +186,12 @@ def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy
             interval_seconds_max=max(shortest, float(wanted["apply_interval_seconds_max"])),
             retention_hours=None if retention is None else float(retention),
             schedule_minutes=destination_row["snowflake_task_schedule_minutes"],
+            together=row["consistency"] == "transaction",
         )
     except (TypeError, ValueError) as error:
         raise EtlError(Kind.CONFIG, place, str(error), "see docs/configuration.md, Pipelines") from None
     if policy.problem:
-        raise EtlError(Kind.CONFIG, place, policy.problem, "use apply merge, view or task for it")
+        raise EtlError(Kind.CONFIG, place, policy.problem, policy.remedy)
     return policy
 
 

@@ -297,6 +297,22 @@ ERRORS = [
         "ValidationError",
         "apply_tables: write the table t as schema.table",
     ),
+    (
+        "PATCH",
+        "pipelines/1",
+        {"apply": "append", "apply_history": True},
+        422,
+        "ConfigError",
+        "pipeline production-to-snowflake: apply append keeps no target of its own, so neither deleted rows nor a history",
+    ),
+    (
+        "PATCH",
+        "pipelines/1",
+        {"apply_tables": {"s.t": {"apply": "often"}}},
+        422,
+        "ConfigError",
+        "pipeline production-to-snowflake, table s.t: 'often' is not a valid ApplyMode",
+    ),
     ("GET", "sources?cursor=x", None, 422, "ValidationError", "cursor: it is not a next_cursor of this list"),
 ]
 

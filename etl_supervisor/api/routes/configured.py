@@ -17,6 +17,7 @@ from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.routes.resources import Filters, IfMatch, Kind, add, desk_of, etag, seen_version, shown
 from etl_supervisor.api.rows import DESTINATION, PIPELINE, SOURCE, Desk
 from etl_supervisor.model.pipeline import PipelineStatus
+from etl_supervisor.repository import desired
 
 TENANT_DEFAULT = "default"
 
@@ -77,9 +78,14 @@ def _joined(control: Control, desk: Desk, values: dict[str, Any]) -> dict[str, A
     return values | {"tenant": source["tenant"]}
 
 
+def _goes_together(desk: Desk, row: dict[str, Any]) -> None:
+    """EtlError(CONFIG) for settings that the supervisor would leave the pipeline out for."""
+    desired.pipeline(row | {"destination": rows.one(desk, DESTINATION, row["destination_id"])})
+
+
 add(sources, Kind(SOURCE, SourceBody, SourceFilters, _owned))
 add(destinations, Kind(DESTINATION, DestinationBody, DestinationFilters, _owned))
-add(pipelines, Kind(PIPELINE, PipelineBody, PipelineFilters, _joined))
+add(pipelines, Kind(PIPELINE, PipelineBody, PipelineFilters, _joined, _goes_together))
 
 
 @pipelines.post("/{key}/start", response_model=PipelineView, summary="Start a pipeline")

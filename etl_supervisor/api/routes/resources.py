@@ -48,12 +48,14 @@ class Filters(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What `add` needs: the rows, the bodies, the filters of its list, and what a new row needs besides its body."""
+    """What `add` needs: the rows, the bodies, the filters of its list, what a new row needs besides its body, and what must hold of a
+    row that was written (it raises; then nothing was)."""
 
     entity: Entity
     body: type[Body]
     filters: type[Filters]
     complete: Callable[[Control, Desk, dict[str, Any]], dict[str, Any]]
+    check: Callable[[Desk, dict[str, Any]], None] = lambda _desk, _row: None
 
 
 @contextmanager
@@ -144,6 +146,7 @@ def _add_creating(router: APIRouter, kind: Kind, view: Any) -> None:
 
             def make() -> Any:
                 row = rows.insert(desk, entity, kind.complete(control, desk, values))
+                kind.check(desk, row)
                 return jsonable_encoder({"etag": etag(row), "row": shown(entity, row)})
 
             if idempotency_key is None:
@@ -164,7 +167,9 @@ def _add_changing(router: APIRouter, kind: Kind, view: Any) -> None:
 
     def bring_to(control: Control, caller: Caller, key: int, values: dict[str, Any], if_match: str | None) -> Any:
         with desk_of(control, caller) as desk:
-            return rows.update(desk, entity, key, values, seen_version(if_match, key))
+            row = rows.update(desk, entity, key, values, seen_version(if_match, key))
+            kind.check(desk, row)
+            return row
 
     def change(
         key: Id,

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "control_plane"
-down_revision = "slot_lost"
+down_revision = "consistency"
 
 OWNED = ("sources", "destinations", "pipelines")
 TABLES = {
