@@ -114,6 +114,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(psycopg.Error, _on_database)
+    app.add_exception_handler(UnicodeEncodeError, _on_unstorable)
+    app.add_exception_handler(psycopg.DataError, _on_unstorable)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _on_full_pool)
     app.add_exception_handler(Exception, _on_anything)
 
@@ -156,6 +158,11 @@ async def _on_database(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, psycopg.OperationalError):
         return answer(from_etl_error(trouble(error)))
     return await _on_anything(request, error)
+
+
+async def _on_unstorable(_: Request, __: Exception) -> JSONResponse:
+    reason = "it has characters that PostgreSQL does not take (a zero byte, half of a surrogate pair)"
+    return answer(Fault(422, "ValidationError", f"a value: {reason}", errors=[{"field": "a value", "reason": reason}]))
 
 
 async def _on_full_pool(_: Request, __: Exception) -> JSONResponse:

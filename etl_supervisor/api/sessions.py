@@ -35,6 +35,8 @@ def of_source(control: Control, row: dict[str, Any], **extra: str) -> Iterator[p
     connection.row_factory = dict_row
     try:
         yield connection
+    except psycopg.DataError:  # what was asked has something that PostgreSQL can't take
+        raise
     except psycopg.Error as error:
         reason = error.diag.message_primary or type(error).__name__
         raise EtlError(Kind.SOURCE_SETUP, f"source {source.name}", reason, error.diag.message_hint or "") from None

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -326,6 +327,59 @@ def test_every_error_says_what_is_wrong(api: Api) -> None:
             else api.request(method, f"/api/v1/{path}")
         )
         assert error(answer)[:3] == (status, name, message), (method, path)
+
+
+def patch(api: Api, path: str, body: object) -> Any:
+    """PATCH with escapes in place of what UTF-8 can't say."""
+    return api.patch(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+
+UNSTORABLE = "a value: it has characters that PostgreSQL does not take (a zero byte, half of a surrogate pair)"
+
+
+def test_characters_that_can_not_be_stored_are_refused(api: Api) -> None:
+    api.filled()
+    asked = [
+        api.get("/api/v1/sources", params={"name": "a\0b"}),
+        api.patch("/api/v1/destinations/1", json={"settings": {"a\0": "b"}}),
+        api.patch("/api/v1/pipelines/1", json={"apply_tables": {"s.\0": {}}}),
+        patch(api, "/api/v1/pipelines/1", {"apply_tables": {"s.\ud800": {}}}),
+        api.post("/api/v1/sources", json=SOURCE | {"name": "s"}, headers={"Idempotency-Key": "a%00"}),
+    ]
+    assert [answer.status_code for answer in asked] == [422, 422, 422, 422, 409]
+    assert [error(answer)[2] for answer in asked[:3]] == [UNSTORABLE] * 3
+
+
+@pytest.mark.slow
+def test_strange_values_never_break_the_server(api: Api) -> None:
+    api.filled()
+    strange: list[Any] = [
+        "",
+        "\0",
+        "x" * 5000,
+        -1,
+        2**63,
+        2**64,
+        1e308,
+        True,
+        None,
+        [],
+        {},
+        [{}],
+        {"a": {"b": []}},
+        "\ud800",
+        "NaN",
+    ]
+    for table, body in (("sources", SOURCE), ("destinations", DESTINATION), ("pipelines", PIPELINE)):
+        fields = api.get(f"/api/v1/{table}/1").json()
+        for field in {*fields, *body, "unknown"}:
+            for value in strange:
+                answer = patch(api, f"/api/v1/{table}/1", {field: value})
+                assert answer.status_code in (200, 409, 422), (table, field, value, answer.text)
+        for field in {"limit", "cursor", "name", "status", "source_id"}:
+            for value in ("", "\0", "x" * 5000, "-1", str(2**64), "é"):
+                answer = api.get(f"/api/v1/{table}", params={field: value})
+                assert answer.status_code in (200, 422), (table, field, value, answer.text)
 
 
 def test_a_body_that_is_no_json_is_one_clear_error(api: Api) -> None:
