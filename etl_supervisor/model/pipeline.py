@@ -116,6 +116,7 @@ class Pipeline:
     """One source into one destination, with its batching and retry policy.
 
     `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own).
+    `retries` counts how often a person has asked for held tables to be tried again: the reader starts again when it rises.
     """
 
     id: int
@@ -132,6 +133,7 @@ class Pipeline:
     copy_load: Load = field(default_factory=Load)
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
+    retries: int = 0
 
     def policy_of(self, table: TableName) -> ApplyPolicy:
         """How a table is applied."""

@@ -99,19 +99,20 @@ def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
     ).fetchall()
     for row in rows:
         try:
-            pipeline = _pipeline(row)
+            found = pipeline(row)
         except EtlError as error:
             troubles.append(error)
         else:
-            pipelines.setdefault(pipeline.source_id, []).append(pipeline)
+            pipelines.setdefault(found.source_id, []).append(found)
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
-    specs = tuple(SourceSpec(_source(row), tuple(pipelines[row["id"]])) for row in sources)
+    specs = tuple(SourceSpec(source(row), tuple(pipelines[row["id"]])) for row in sources)
     return Loaded(specs, tuple(troubles))
 
 
-def _source(row: dict[str, Any]) -> Source:
+def source(row: dict[str, Any]) -> Source:
+    """A row of app.sources."""
     return Source(
         id=row["id"],
         name=row["name"],
@@ -133,7 +134,8 @@ def _source(row: dict[str, Any]) -> Source:
     )
 
 
-def _pipeline(row: dict[str, Any]) -> Pipeline:
+def pipeline(row: dict[str, Any]) -> Pipeline:
+    """A row of app.pipelines with its `destination`. EtlError(CONFIG) for settings that do not go together."""
     return Pipeline(
         id=row["id"],
         name=row["name"],
@@ -149,6 +151,7 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         copy_load=_load(row, "copy_load_path"),
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
+        retries=row["retries"],
     )
 
 
