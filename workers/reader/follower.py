@@ -98,6 +98,7 @@ class Follower:
             fill_ms=self.pipeline.batch_max_fill_ms,
             load=self.pipeline.load,
             former=progress.former,
+            prove=progress.forked_at > 0,
         )
 
     def copy(self, source: str, epoch: int) -> CopyWanted:
@@ -143,13 +144,14 @@ class Follower:
     def opened(self, message: TableOpened) -> None:
         """The actor has it open; an Apply that its predecessor was asked for died with it."""
         self.applying, self.keeping = False, ""
-        self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
+        self.open, self.reopening, self.retry_at = True, False, None
         self.applied = max(self.applied, message.applied)
         if self.state.phase is Phase.ERRORED:
             self.state = self.state.to(self.state.resume, trouble="")
 
     def durable(self, message: Durable) -> bool:
         """Rows are durable; True when the counters in the state have changed with it."""
+        self.outages = 0  # not when it was opened: its channel is opened for the first rows
         dead = self.state.dead if message.dead is None else message.dead
         changed = (message.errors, dead) != (self.state.errors, self.state.dead)
         self.state = replace(self.state, errors=message.errors, dead=dead)
@@ -170,7 +172,7 @@ class Follower:
 
     def applied_to(self, fence: int, now: float) -> None:
         """The target shows everything below `fence`."""
-        self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
+        self.applying, self.inherited, self.applied, self.outages = False, False, max(self.applied, fence), 0
         self.apply_at = now + self._pause(now - self.asked_at)
         phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")

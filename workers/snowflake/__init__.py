@@ -6,6 +6,7 @@ guest        one publisher's connection
 jobs         threads for what may block, per destination
 memory       states that a lost state store gets back
 desk         one table of one publisher: what is asked, what is under way
+attendance   which desks the loop looks at, and which idle channels it closes
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
 opening      the channel of a table, by its pipeline's load path

@@ -89,12 +89,17 @@ class Channel:
 
     def opened(self, committed: str | None, errors: int, known: int, handed: str | None = None) -> None:
         """The channel was opened: what was appended and neither committed nor `handed` is gone. Segments may wait already. `known` is the publisher's
-        baseline."""
-        assert self.appended is None, "books are made anew for every open"
-        self.committed, self.appended = committed, handed
-        self.handed = handed or committed
+        baseline. What was committed before a rest stays so, also when Snowflake has forgotten the channel since."""
+        assert self.appended is None, "nothing is appended to a channel that is not open"
+        self.committed, self.appended = max(self.committed or "", committed or "") or None, handed
+        self.handed = handed or self.committed
         self.errors, self.known = errors, known
         self.doubt = (committed or "") if errors != known else ""
+
+    def rest(self) -> None:
+        """The channel is closed until the next row; everything is durable."""
+        assert not self.undurable
+        self.committed, self.appended, self.handed = self.reached or None, None, None
 
     def took(self, handed: str, since: float | None = None) -> Underway:
         """The next waiting segment is with the SDK (or was before), or in the dead letter; `handed` is the SDK's token now ("": none)."""

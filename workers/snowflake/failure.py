@@ -9,9 +9,14 @@ SETUP    a setting: opening again in a hurry can't help
 
 from __future__ import annotations
 
+import traceback
 from enum import Enum, auto
 
+import structlog
+
 from etl_supervisor.errors import EtlError, Kind
+
+log = structlog.get_logger()
 
 
 class Cure(Enum):
@@ -76,6 +81,14 @@ def explain(error: Exception, place: str) -> tuple[Cure, EtlError]:
     text = f"{code} ({status})" if status else code
     what = cure(code, status)
     return what, _FAILURES[what](place, text)
+
+
+def unforeseen(error: BaseException, operation: str, place: str) -> EtlError:
+    """An error that nobody has named, logged. Not its text: it may hold a value."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("job_crashed", operation=operation, error=type(error).__name__, at=f"{where.name}:{where.lineno}")
+    reason = f"{operation} failed: {type(error).__name__} in {where.name}"
+    return EtlError(Kind.INTERNAL, place, reason, "see the actor's log", transient=True)
 
 
 def _again(place: str, text: str) -> EtlError:
