@@ -3,6 +3,7 @@
 AGAIN    back-pressure: the same append, a moment later
 REOPEN   the channel or its client is dead: the publisher opens it again (each open makes a client of its own) and sends what was not durable;
          the committed token makes that exact
+OUTAGE   no answer for as long as we let the SDK try: the same, at growing distances
 AUTH     key, user or role: opening again in a hurry can't help
 SETUP    a setting: opening again in a hurry can't help
 """
@@ -24,6 +25,7 @@ class Cure(Enum):
 
     AGAIN = auto()
     REOPEN = auto()
+    OUTAGE = auto()
     AUTH = auto()
     SETUP = auto()
 
@@ -63,7 +65,7 @@ CURES: dict[str, Cure] = {
     "SF_API_UNEXPECTED_BEHAVIOR_ERROR": Cure.REOPEN,
     "SF_API_INTERNAL_SERVER_ERROR": Cure.REOPEN,
     "FILE_UPLOAD_ERROR": Cure.REOPEN,
-    "HTTP_RETRIES_EXHAUSTED_ERROR": Cure.REOPEN,
+    "HTTP_RETRIES_EXHAUSTED_ERROR": Cure.OUTAGE,
     "CLOSE_ALL_CHANNELS_FAILED_ERROR": Cure.REOPEN,
 }
 _AUTH_STATUSES = (401, 403)  # whatever code the SDK gives them
@@ -101,6 +103,13 @@ def _reopen(place: str, text: str) -> EtlError:
     return EtlError(Kind.CHANNEL, place, f"the channel broke: {text}", remedy, transient=True)
 
 
+def _outage(place: str, text: str) -> EtlError:
+    remedy = "it is tried again by itself, at growing distances"
+    return EtlError(
+        Kind.DESTINATION_UNREACHABLE, place, f"Snowpipe Streaming does not answer: {text}", remedy, transient=True
+    )
+
+
 def _auth(place: str, text: str) -> EtlError:
     remedy = "check the user's public key and the role's privileges (docs/snowflake.md)"
     return EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe Streaming refuses: {text}", remedy)
@@ -111,4 +120,4 @@ def _setup(place: str, text: str) -> EtlError:
     return EtlError(Kind.DESTINATION_SETUP, place, f"Snowpipe Streaming: {text}", remedy)
 
 
-_FAILURES = {Cure.AGAIN: _again, Cure.REOPEN: _reopen, Cure.AUTH: _auth, Cure.SETUP: _setup}
+_FAILURES = {Cure.AGAIN: _again, Cure.REOPEN: _reopen, Cure.OUTAGE: _outage, Cure.AUTH: _auth, Cure.SETUP: _setup}

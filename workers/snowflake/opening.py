@@ -6,11 +6,16 @@ A change of `load_path` needs no copy: the new path begins where the old one has
                           the ledger
     files ─► streaming    files under way are loaded by their own path first, in this life of the channel; with none, the ledger's token is set in
                           the streaming channel, and the ledger's row is deleted
+
+Snowflake forgets a channel that was idle for 30 days, and its token with it. Where the slot was held back as long (by another table that is stopped),
+rows that were landed come again then. What a channel without a token had committed is found again: the newest row of the change log, or the
+watermark, below which everything was durable.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from snowflake.connector.errors import Error
@@ -19,9 +24,10 @@ from etl_supervisor.errors import Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import LoadPath
+from etl_supervisor.model.position import Position
 from workers.snowflake.connection import classify
 from workers.snowflake.files import FileChannel
-from workers.snowflake.identifiers import objects_of
+from workers.snowflake.identifiers import literal, objects_of
 from workers.snowflake.ledger import Books, Ledger
 from workers.snowflake.loading import LoadChannel, Tools
 from workers.snowflake.streaming import StreamingChannel
@@ -35,7 +41,11 @@ def open_channel(opening: OpenTable, tools: Tools) -> LoadChannel:
     if opening.load.path is not LoadPath.STREAMING:
         return FileChannel(opening, tools, _leave_streaming(opening, tools) if books is None else "")
     if books is None:
-        return _streaming(opening, tools)
+        channel = _streaming(opening, tools)
+        if channel.opened.committed is None and not names.is_copy(opening.channel):
+            landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+            channel.opened = replace(channel.opened, committed=landed)
+        return channel
     if books.files:
         return FileChannel(opening, tools)
     return _leave_files(opening, tools, books)
@@ -63,6 +73,23 @@ def _is_landed(cursor: Any, opening: OpenTable) -> bool:
     landing = objects_of(opening.destination, opening.table).landing_sql
     where = f"_ETL_GENERATION = {opening.generation} AND _ETL_OP <> 'R'"
     return cursor.execute(f"SELECT 1 FROM {landing} WHERE {where} LIMIT 1").fetchone() is not None
+
+
+def landed_up_to(cursor: Any, opening: OpenTable) -> str | None:
+    """The token of the newest row of the stream that is landed in this generation, purged rows included; None when there is none."""
+    objects = objects_of(opening.destination, opening.table)
+    ours = f"_ETL_GENERATION = {opening.generation} AND _ETL_OP <> 'R'"
+    newest = cursor.execute(
+        f"SELECT _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX FROM {objects.landing_sql} WHERE {ours}"
+        " ORDER BY _ETL_COMMIT_LSN DESC, _ETL_LSN DESC, _ETL_INDEX DESC LIMIT 1"
+    ).fetchone()
+    applied = cursor.execute(
+        f"SELECT APPLIED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND GENERATION = {opening.generation} AND APPLIED > 0"
+    ).fetchone()
+    found = [Position(opening.generation, *map(int, newest)).token] if newest else []
+    found += [Position(opening.generation, int(applied[0]), 0, 0).token] if applied else []
+    return max(found, default=None)
 
 
 def _streaming(opening: OpenTable, tools: Tools, committed: str | None = None) -> StreamingChannel:

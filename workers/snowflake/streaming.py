@@ -38,6 +38,9 @@ FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel an
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
 ACCEPT_SECONDS_MAX = 1  # how long a flush is waited for; it goes on by itself
 CLOSE_SECONDS = 5
+# The SDK would try to open a channel for ten hours. The table is told to be unreachable before, and opened again at growing distances.
+OPEN_SECONDS_MAX = 45  # of all tries together: Snowflake may have rows of the older owner to commit first
+REQUEST_SECONDS_MAX = 20
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
@@ -171,6 +174,9 @@ def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> 
         "max_append_request_buffer_duration_ms": str(FLUSH_MS),
         "channel_status_cache_refresh_interval_seconds": str(STATUS_REFRESH_SECONDS),
         "enable_telemetry_reporting": "false",
+        "mgmt_http_timeout_seconds": str(REQUEST_SECONDS_MAX),
+        "mgmt_retry_total_backoff_seconds": str(OPEN_SECONDS_MAX),
+        "open_channel_409_retry_total_backoff_seconds": str(OPEN_SECONDS_MAX),
     }
     if destination.role:
         properties["role"] = destination.role
