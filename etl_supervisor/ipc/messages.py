@@ -59,7 +59,8 @@ class OpenTable:
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
     `load` is the path that the rows take, `policy` is how the table is applied. `former` is an owner from whom the table may be taken over.
-    `prove`: the channel is opened before TableOpened, which tells its tokens; otherwise with the first rows.
+    `channels` is how many channels the table has; `channel` is the first. `prove`: the channel is opened before TableOpened, which tells its tokens;
+    otherwise with the first rows.
     """
 
     handle: int
@@ -78,6 +79,7 @@ class OpenTable:
     load: Load = field(default_factory=Load)
     former: str = ""
     prove: bool = False
+    channels: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         copy_load=_load(row, "copy_load_path"),
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
+        channels_per_table=row["channels_per_table"],
     )
 
 

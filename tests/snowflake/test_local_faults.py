@@ -21,7 +21,7 @@ from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake.identifiers import Objects
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 ROWS = ".*/rows$"
 
@@ -35,7 +35,9 @@ def objects(destination: Destination) -> Objects:
 
 @contextlib.contextmanager
 def channel_in(destination: Destination, objects: Objects) -> Iterator[StreamingChannel]:
-    channel = StreamingChannel(destination, objects, "c", f"one-{time.time_ns()}", lambda secret: "", Path())
+    channel = StreamingChannel(
+        StreamingClient(destination, objects, f"one-{time.time_ns()}", lambda secret: "", Path()), "c"
+    )
     try:
         yield channel
     finally:

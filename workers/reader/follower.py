@@ -99,6 +99,7 @@ class Follower:
             load=self.pipeline.load,
             former=progress.former,
             prove=progress.forked_at > 0,
+            channels=self.state.channels,
         )
 
     def copy(self, source: str, epoch: int) -> CopyWanted:
@@ -296,6 +297,11 @@ class Follower:
         if self.open and not self.applying and self.unapplied:
             times.append(self.apply_at)
         return min(times, default=float("inf"))
+
+
+def beginning(pipeline: Pipeline, table: Table, generation: int) -> TableState:
+    """The state of a table whose generation begins."""
+    return TableState(table.name, table.oid, generation, channels=pipeline.channels_of(table))
 
 
 def copied(state: TableState, found: CopyState | None) -> TableState | None:

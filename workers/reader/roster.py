@@ -34,7 +34,7 @@ from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, copied
+from workers.reader.follower import Action, Follower, beginning, copied
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
@@ -222,7 +222,9 @@ class Roster:
     def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
-        state = self._shaped(self._new_state(table, follower.state.generation), follower, table, place)
+        state = self._shaped(
+            self._new_state(follower.pipeline, table, follower.state.generation), follower, table, place
+        )
         return self._replace(follower, table, replace(state, began=place), held=False)
 
     def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
@@ -237,9 +239,9 @@ class Roster:
         self._retire(follower, keep=held)
         return self._begin(follower.pipeline, table, state, held=held)
 
-    def _new_state(self, table: Table, older: int) -> TableState:
+    def _new_state(self, pipeline: Pipeline, table: Table, older: int) -> TableState:
         """A generation of the table's own, later than any before."""
-        return TableState(table.name, table.oid, max(int(time.time()), older + 1))
+        return beginning(pipeline, table, max(int(time.time()), older + 1))
 
     def _retire(self, follower: Follower, *, keep: bool) -> None:
         del self._followers[follower.handle]
@@ -361,12 +363,12 @@ class Roster:
         pipeline = self._spec.pipelines[pipeline_number]
         stored = self._stored.find(pipeline, table)
         if stored is None or stored.generation < self._progress.generation:
-            return self._begin(pipeline, table, TableState(table.name, table.oid, self._progress.generation))
+            return self._begin(pipeline, table, beginning(pipeline, table, self._progress.generation))
         if stored.oid != table.oid:  # made anew under its name
             for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
                 self._by_oid.pop(follower.table.oid, None)
                 self._retire(follower, keep=False)
-            return self._begin(pipeline, table, self._new_state(table, stored.generation))
+            return self._begin(pipeline, table, self._new_state(pipeline, table, stored.generation))
         if stored.phase is Phase.DATASYNC:
             done = self._stored.copy(pipeline, stored.table)
             # Its worker died with our predecessor; or it had ended, and nobody heard.

@@ -17,6 +17,8 @@ stage        files of a table in the internal stage, and the COPY that loads the
 loaders      from the stage into the landing table: COPY INTO, Snowpipe
 parquet      a batch as a file has it
 streaming    Snowpipe Streaming through the SDK
+shards       several channels of one table as one
+sharding     which of them a row takes
 inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it
 variants     JSON documents that VARIANT would change

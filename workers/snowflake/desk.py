@@ -127,7 +127,7 @@ class Desk:
     def take_channel(self, sdk: LoadChannel) -> None:
         """The channel is open."""
         self.sdk, self.sdk_busy, self.used_at = sdk, False, time.monotonic()
-        self.channel.opened(sdk.opened.committed, sdk.opened.errors, self.channel.baseline, sdk.opened.handed)
+        self.channel.opened(sdk.opened, self.channel.baseline)
         if isinstance(sdk, FileChannel):
             load = self.opening.load
             self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)

@@ -34,6 +34,7 @@ from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehous
 
 TOKEN_SECONDS = 3600
 COMMIT_TICK_SECONDS = 0.05
+WORDS_MAX = 200  # of an error in the log
 PIPE_SUFFIX = "-STREAMING"
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
@@ -218,7 +219,10 @@ class Streaming:
         try:
             await run_in_threadpool(self._commit, channel, items)
         except duckdb.Error as error:
-            log.error("commit of channel %s failed: %s", channel.key[3], type(error).__name__)
+            why = (
+                str(error).split(" Input:")[0].splitlines()[0][:WORDS_MAX]
+            )  # DuckDB shows what it read behind that word
+            log.error("commit of channel %s (%d pieces) failed: %s", channel.key[3], len(items), why)
 
     def _commit(self, channel: Channel, items: list[Pending]) -> None:
         """Rows and committed token, in one transaction. A table that is gone keeps its rows pending."""
