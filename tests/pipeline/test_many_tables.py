@@ -96,7 +96,7 @@ def test_rows_that_come_again_to_a_channel_that_snowflake_forgot_are_not_doubled
     deploy.add("shop")
     deploy.start()
     deploy.ready("shop", 2)
-    deploy.server.set(faults=[{"path": "LANDING_STUCK.*/rows$", "count": 1_000_000, "status": 503}])
+    deploy.server.set(faults=[{"path": "STUCK.*/rows$", "count": 1_000_000, "status": 503}])
     deploy.source.execute("insert into stuck values (1)")
     for number in range(10):
         deploy.source.execute("insert into t0 values (%s, 'v')", number)
@@ -104,6 +104,7 @@ def test_rows_that_come_again_to_a_channel_that_snowflake_forgot_are_not_doubled
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
         count = f"SELECT COUNT(*) FROM {landing.landing_sql}"
         wait_for("the rows to be landed", lambda: cursor.execute(count).fetchone()[0] == 10)
+    assert deploy.confirmed("shop") < deploy.written("shop"), "the other table holds the slot"
     deploy.kill()
     (name,) = [channel.split("|")[3] for channel in channels_of(deploy) if "LANDING_T0" in channel]
     client = StreamingClient(deploy.destination, landing, "forgetting", lambda secret: "", Path())
@@ -123,12 +124,9 @@ def test_a_channel_that_can_not_be_opened_is_tried_again_at_growing_distances(de
     deploy.add("shop", table_error_retry_max_attempts=1)
     deploy.start()
     deploy.ready("shop", 2)
-    deploy.server.set(faults=[{"path": "LANDING_T0-STREAMING.*channels", "count": 1_000_000, "status": 503}])
+    deploy.server.set(faults=[{"path": "T0.*/channels/", "count": 1_000_000, "status": 503}])
     touch(deploy, 2, 1)
-    try:
-        wait_for("an end of the tries", lambda: '"kind":"destination_unreachable"' in deploy.log, 60)
-    except AssertionError:
-        raise AssertionError(deploy.log[-6000:]) from None
+    wait_for("an end of the tries", lambda: '"kind":"destination_unreachable"' in deploy.log, 90)
     wait_for("the other table", lambda: "LANDING_T1" in "".join(channels_of(deploy)))
     deploy.server.set(faults=[])
     deploy.caught_up("shop")
