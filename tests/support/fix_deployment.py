@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 from psycopg import conninfo
@@ -135,6 +136,12 @@ class Deployment:
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def copied(self) -> list[str]:
+        """The tables of which copies began, once for each copy."""
+        begun = [line for line in self.log.splitlines() if '"event":"copy_started"' in line]
+        return sorted(table for line in begun for table in orjson.loads(line)["tables"])
 
     def stop(self) -> int:
         """Drain; the exit code."""

@@ -76,6 +76,7 @@ class Desk:
     channel: Channel = field(default_factory=Channel)
     sdk: LoadChannel | None = None
     gathering: Gathering | None = None  # when rows travel as files
+    hurried: int = 0  # what the publisher has asked for, maybe before the channel was open
     watermark: ddl.Watermark | None = None
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
@@ -114,7 +115,7 @@ class Desk:
             close_descriptor(item.fd)
         self.channel, self.gathering = Channel(), None
         self.reshapes.clear()
-        self.fence, self.suspicion, self.dead = 0, None, None
+        self.fence, self.hurried, self.suspicion, self.dead = 0, 0, None, None
         self.sdk_busy = self.sql_busy = self.status_busy = self.sift_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
@@ -131,6 +132,7 @@ class Desk:
         if isinstance(sdk, FileChannel):
             load = self.opening.load
             self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)
+            self.gathering.hurried = self.hurried
 
     def word_of_open(self) -> TableOpened:
         """For the publisher."""
@@ -198,8 +200,9 @@ class Desk:
 
     def hurry(self, seq: int) -> None:
         """Rows up to this segment must not wait."""
+        self.hurried = max(self.hurried, seq)
         if self.gathering is not None:
-            self.gathering.hurried = max(self.gathering.hurried, seq)
+            self.gathering.hurried = self.hurried
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
