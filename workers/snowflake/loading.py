@@ -34,7 +34,9 @@ from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_l
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sessions import Sessions
 
-APPEND_BYTES_MAX = 2 << 20  # of Arrow: small segments that wait go together; the SDK holds the GIL while it copies an append
+APPEND_BYTES_MAX = (
+    2 << 20
+)  # of Arrow: small segments that wait go together; the SDK holds the GIL while it copies an append
 SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
 )
