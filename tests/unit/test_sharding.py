@@ -39,7 +39,12 @@ def test_a_key_takes_the_same_channel_wherever_it_stands_and_whatever_stands_bes
         pa.array([f"customer-{number:09d}" for number in range(8000)]),
         pa.array([number.to_bytes(8, "big") for number in range(8000)]),
         pa.array([Decimal(number) / 100 for number in range(8000)], pa.decimal128(12, 2)),
-        pa.array([datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(minutes=number) for number in range(8000)]),
+        pa.array(
+            [
+                datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(minutes=number)
+                for number in range(8000)
+            ]
+        ),
     ],
     ids=["numbers", "strides", "texts", "bytes", "decimals", "moments"],
 )

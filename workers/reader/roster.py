@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pyarrow as pa
 import structlog
 
 from etl_supervisor.errors import EtlError, Kind
@@ -36,13 +35,13 @@ from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
 from workers.reader.follower import Action, Follower, beginning, copied
 from workers.reader.frontier import Frontier
+from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
 from workers.reader.sight import Sight
 from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
 
-COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
 PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
 log = structlog.get_logger()
@@ -80,6 +79,7 @@ class Roster:
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._pace = Pace()
         self.copies_wanted: list[CopyWanted] = []
         self.trouble = ""
 
@@ -269,14 +269,13 @@ class Roster:
         """Hand over a decoded batch; returns the (handle, seq) that must become durable."""
         promised: list[tuple[int, int]] = []
         for item in batches:
-            first = _first(item.batch)
+            first = item.first
             known = self.learn(item.table, first)
             if item.incomplete_at is not None:
                 self._complete(known, item.incomplete_at)
             followers = [follower for follower in known if follower.state.began <= first.place]
-            newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
-                follower.published(newest)
+                follower.published(item.newest)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
@@ -323,6 +322,8 @@ class Roster:
 
     def act(self, now: float) -> None:
         """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
+        if not self._pace.begin():
+            return
         self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
@@ -346,6 +347,7 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
+        self._pace.end(min((follower.due_at() for follower in self.followers), default=float("inf")))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
@@ -354,7 +356,7 @@ class Roster:
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
-        return min((follower.due_at() for follower in self.followers), default=float("inf"))
+        return self._pace.due_at
 
     # -- inside
 
@@ -412,8 +414,3 @@ class Roster:
             pipeline=follower.pipeline.name, table=str(follower.table.name), retry=follower.retry_at is not None
         )
         logs.error_line(known, "table_stopped", error)
-
-
-def _first(batch: pa.RecordBatch) -> Position:
-    """Where the first row of a batch stands; the generation is the follower's."""
-    return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)

@@ -46,8 +46,9 @@ SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few M
 AGAIN_SECONDS = 0.2  # after back-pressure
 WAIT_SECONDS_MIN = 0.005  # a question that is due and can't be asked must not spin
 WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
-STATUS_SECONDS = 0.25  # the SDK answers from its own cache, which is a second old at most
-SOON_SECONDS = 0.03  # between two questions to Snowflake itself, for rows that are wanted soon …
+STATUS_SECONDS = 0.25  # between two questions to the SDK, which answers from a cache that is a second old at most …
+SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon …
+STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
 SOON_PART = (
     0.25  # … and later this part of the time that has passed: it commits when it likes, 5 to 10 s after an append
 )
@@ -279,10 +280,11 @@ class Desk:
 
     def status_due(self, now: float) -> float:
         """When to ask again."""
+        if not self.soon:
+            return now + min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, (now - self.used_at) * SOON_PART))
         oldest = self.channel.undurable[0].since if self.channel.undurable else None
-        if not self.soon or oldest is None:
-            return now + STATUS_SECONDS
-        return now + min(STATUS_SECONDS * 4, max(SOON_SECONDS, (time.time() - oldest) * SOON_PART))
+        age = STATUS_SECONDS if oldest is None else time.time() - oldest
+        return now + min(SOON_SECONDS_MAX, max(SOON_SECONDS, age * SOON_PART))
 
     def status_job(self, sdk: LoadChannel) -> ChannelStatus:
         """What Snowflake has committed."""

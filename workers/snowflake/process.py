@@ -251,7 +251,8 @@ class Actor:
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
+            lane = Lane.STATUS if desk.lane is Lane.STREAM else desk.lane
+            yield Errand("commit", lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
