@@ -139,7 +139,8 @@ class Desk:
         """For the publisher."""
         assert self.watermark is not None
         books, version = self.channel, self.opening.table.version
-        tokens = books.committed, books.appended
+        newest = self.sdk.opened.newest if self.sdk is not None else None
+        tokens = books.committed, newest or books.appended
         return TableOpened(self.opening.handle, version, *tokens, books.errors, self.watermark.applied)
 
     @property

@@ -25,7 +25,8 @@ _BELL_BYTES = 4096
 class Lane(StrEnum):
     """Kinds of jobs that must not wait for each other."""
 
-    OPEN = "open"  # ensure or alter the objects, open the channel: seconds
+    OPEN = "open"  # ensure or alter the objects: seconds; at a start for thousands of tables
+    CHANNEL = "channel"  # open a channel: a second, or until it is given up
     STREAM = "stream"  # append, close: milliseconds
     STATUS = "status"  # what is committed: up to a second, in which the SDK renews what it knows
     FILES = "files"  # the same by files: seconds to minutes

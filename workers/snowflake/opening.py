@@ -45,11 +45,7 @@ def open_channel(opening: OpenTable, tools: Tools) -> LoadChannel:
     if opening.load.path is not LoadPath.STREAMING:
         return FileChannel(opening, tools, _leave_streaming(opening, tools) if books is None else "")
     if books is None:
-        channel = _streaming(opening, tools)
-        if channel.opened.committed is None and not names.is_copy(opening.channel):
-            landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
-            channel.opened = replace(channel.opened, committed=landed)
-        return channel
+        return _remembering(opening, tools)
     if books.files:
         return FileChannel(opening, tools)
     return _leave_files(opening, tools, books)
@@ -101,6 +97,19 @@ def applied_up_to(cursor: Any, opening: OpenTable) -> str:
     return Position(opening.generation, int(found[0]), 0, 0).token if found else ""
 
 
+def _remembering(opening: OpenTable, tools: Tools) -> StreamingChannel:
+    """The streaming channel, also where Snowflake has forgotten it."""
+    channel = _streaming(opening, tools)
+    if channel.opened.committed is None and not names.is_copy(opening.channel):
+        try:
+            landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+        except BaseException:
+            channel.close(flush=False)
+            raise
+        channel.opened = replace(channel.opened, committed=landed)
+    return channel
+
+
 def _sharded(opening: OpenTable, tools: Tools) -> ShardedChannel:
     """What is landed is asked for after the opens: then no older owner can commit any more."""
     channels = [
@@ -108,8 +117,12 @@ def _sharded(opening: OpenTable, tools: Tools) -> ShardedChannel:
     ]
     client = _client(opening, tools)
     opened = [client.open(name) for name in channels]
-    landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
-    applied = _in_session(opening, tools, lambda cursor: applied_up_to(cursor, opening))
+    try:
+        landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+        applied = _in_session(opening, tools, lambda cursor: applied_up_to(cursor, opening))
+    except BaseException:
+        client.close()
+        raise
     return ShardedChannel(client, dict(zip(channels, opened, strict=True)), opening, tools, (landed or "", applied))
 
 

@@ -239,7 +239,7 @@ class Actor:
         if desk.wants_channel():
             desk.sdk_busy = True
             job, then = partial(desk.channel_job, desk.opening), partial(self._joined, desk)
-            yield Errand("open", Lane.OPEN, job, then, partial(self._orphaned, desk.opening))
+            yield Errand("open", Lane.CHANNEL, job, then, partial(self._orphaned, desk.opening))
         if desk.wants_append(now) and desk.sdk is not None:
             segments = desk.next_segments()
             desk.sdk_busy = True
