@@ -6,28 +6,24 @@ is a pause of some times its length, which nobody notices where tables are few.
 
 from __future__ import annotations
 
-import time
-
 PAUSE_FACTOR = 9  # a tenth of the time
 
 
 class Pace:
-    """Of one work. Times are seconds of the monotonic clock."""
+    """Of one work (pure). Times are seconds of one clock."""
 
     def __init__(self) -> None:
         self._not_before = self._due = self._began = 0.0
         self._skipped = False
 
-    def begin(self) -> bool:
+    def begin(self, now: float) -> bool:
         """Whether it is to be done now; `end` follows."""
-        self._began = time.monotonic()
-        self._skipped = self._began < self._not_before
+        self._began, self._skipped = now, now < self._not_before
         return not self._skipped
 
-    def end(self, due: float) -> None:
+    def end(self, now: float, due: float) -> None:
         """It was done, and is due again at `due` unless something happens before."""
-        ended = time.monotonic()
-        self._not_before, self._due = ended + PAUSE_FACTOR * (ended - self._began), due
+        self._not_before, self._due = now + PAUSE_FACTOR * (now - self._began), due
 
     @property
     def due_at(self) -> float:

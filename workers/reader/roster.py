@@ -322,7 +322,7 @@ class Roster:
 
     def act(self, now: float) -> None:
         """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
-        if not self._pace.begin():
+        if not self._pace.begin(time.monotonic()):
             return
         self._let_go()
         short = self._publisher.blocked
@@ -347,7 +347,7 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
-        self._pace.end(min((follower.due_at() for follower in self.followers), default=float("inf")))
+        self._pace.end(time.monotonic(), min((item.due_at() for item in self.followers), default=float("inf")))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
