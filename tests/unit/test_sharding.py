@@ -70,7 +70,7 @@ def test_rows_without_a_key_and_empty_texts_take_a_channel_too() -> None:
 def test_committed_is_what_every_channel_has_committed() -> None:
     progress = Progress("01")
     progress.whole.extend(["05", "09", "12"])
-    assert progress.advance("05") == "01"
-    assert progress.advance("09") == "05", "nobody has rows up to 09 to commit any more but one"
-    assert progress.advance("15") == "12", "15 is not with every channel yet"
+    assert progress.advance("02") == "01"
+    assert progress.advance("06") == "05", "a channel still has rows from 06 on, of the append up to 09"
+    assert progress.advance("13") == "12", "rows from 13 on are not with every channel yet"
     assert progress.advance(None) == "12"

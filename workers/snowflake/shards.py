@@ -37,11 +37,12 @@ from workers.snowflake.streaming import ACCEPT_SECONDS_MAX, CLOSE_SECONDS, Lines
 
 @dataclass(slots=True)
 class _Shard:
-    """One channel of the SDK, the token up to which it was given rows in this life, and the tokens that are not committed yet."""
+    """One channel of the SDK, the token up to which it was given rows in this life, and the first and last token of each append that is not committed
+    yet."""
 
     channel: Any
     reached: str = ""
-    underway: deque[str] = field(default_factory=deque)
+    underway: deque[tuple[str, str]] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Progress:
     whole: deque[str] = field(default_factory=deque)
 
     def advance(self, oldest: str | None) -> str | None:
-        """What is committed, when `oldest` is the first token that some channel has not committed (None: there is none)."""
+        """What is committed, when some channel has not committed rows from `oldest` on (None: there are none)."""
         while self.whole and (oldest is None or self.whole[0] < oldest):
             self.committed = self.whole.popleft()
         return self.committed or None
@@ -98,7 +99,7 @@ class ShardedChannel:
         for shard, lines, count in data:
             shard.channel.append_rows(Lines(lines, count), first, last)
             shard.reached = last
-            shard.underway.append(last)
+            shard.underway.append((first, last))
             size += int(lines.size)
             failpoint("shards.between_appends")
         self._last = last
@@ -148,9 +149,9 @@ class ShardedChannel:
 
     def _together(self, statuses: list[ChannelStatus]) -> ChannelStatus:
         for shard, status in zip(self._shards.values(), statuses, strict=True):
-            while shard.underway and shard.underway[0] <= (status.committed or ""):
+            while shard.underway and shard.underway[0][1] <= (status.committed or ""):
                 shard.underway.popleft()
-        oldest = min((shard.underway[0] for shard in self._shards.values() if shard.underway), default=None)
+        oldest = min((shard.underway[0][0] for shard in self._shards.values() if shard.underway), default=None)
         return ChannelStatus(
             self._progress.advance(oldest),
             sum(status.errors for status in statuses),
