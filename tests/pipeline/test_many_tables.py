@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from workers.snowflake.streaming import StreamingChannel, StreamingClient
 log = logging.getLogger(__name__)
 
 TABLES, BUSY = 60, 6
-MANY, SPREAD = 5_000, 20
+MANY, SPREAD = int(os.environ.get("ETL_MANY_TABLES", "200")), 20  # the local Snowflake makes about one table a second
 ACTOR_MB_MAX = 250
 
 
