@@ -210,7 +210,9 @@ class Deployment:
     def _applied(self) -> bool:
         schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
         with sql_session(self.destination) as session, session.cursor() as cursor:
-            marks = cursor.execute(f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
+            marks = cursor.execute(
+                f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''"
+            ).fetchall()
             return not any(
                 cursor.execute(
                     f"SELECT COUNT(*) FROM {schema}.{quoted(table)} WHERE _ETL_GENERATION = {generation} AND _ETL_COMMIT_LSN >= {at}"

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
-
-_COMMIT_LSN, _LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
 
 
 @dataclass(slots=True)  # one is made per table and batch: a frozen one costs a microsecond more
@@ -19,17 +16,6 @@ class TableBatch:
 
     table: Table
     batch: pa.RecordBatch
-
-    @property
-    def first(self) -> Position:
-        """Where the first row stands; the generation is the follower's."""
-        return Position(0, self.batch.column(_COMMIT_LSN)[0].as_py(), self.batch.column(_LSN)[0].as_py(), 0)
-
-    @property
-    def newest(self) -> int:
-        """The commit_lsn of the last row."""
-        found: int = self.batch.column(_COMMIT_LSN)[-1].as_py()
-        return found
 
     @property
     def incomplete_at(self) -> int | None:

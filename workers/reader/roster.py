@@ -1,7 +1,6 @@
 """All tables of a source in all its pipelines: carries out what each `Follower` decides.
 
-Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the state store before anything
-depends on it.
+Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the store before anything depends on it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import (
     Applied,
+    AppliedTogether,
     CopyEnded,
     CopyWanted,
     Durable,
@@ -31,9 +31,10 @@ from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
+from workers.reader import pieces
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, beginning, copied
+from workers.reader.follower import Action, Follower, beginning, beginning_anew, copied
 from workers.reader.frontier import Frontier
 from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
@@ -41,6 +42,7 @@ from workers.reader.retired import Retired
 from workers.reader.sight import Sight
 from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
+from workers.reader.together import Together
 
 PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
@@ -76,6 +78,7 @@ class Roster:
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
+        self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
@@ -90,7 +93,6 @@ class Roster:
 
     def introduce(self, tables: Iterable[Table]) -> None:
         """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
-
         Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
         """
         for table in tables:
@@ -103,7 +105,6 @@ class Roster:
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
-
         A table that is gone from the source and was never followed has none.
         """
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
@@ -223,7 +224,7 @@ class Roster:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
         state = self._shaped(
-            self._new_state(follower.pipeline, table, follower.state.generation), follower, table, place
+            beginning_anew(follower.pipeline, table, follower.state.generation), follower, table, place
         )
         return self._replace(follower, table, replace(state, began=place), held=False)
 
@@ -238,10 +239,6 @@ class Roster:
             self._stored.drop(follower.pipeline, follower.state.table)
         self._retire(follower, keep=held)
         return self._begin(follower.pipeline, table, state, held=held)
-
-    def _new_state(self, pipeline: Pipeline, table: Table, older: int) -> TableState:
-        """A generation of the table's own, later than any before."""
-        return beginning(pipeline, table, max(int(time.time()), older + 1))
 
     def _retire(self, follower: Follower, *, keep: bool) -> None:
         del self._followers[follower.handle]
@@ -269,18 +266,24 @@ class Roster:
         """Hand over a decoded batch; returns the (handle, seq) that must become durable."""
         promised: list[tuple[int, int]] = []
         for item in batches:
-            first = item.first
+            first = pieces.first(item.batch)
             known = self.learn(item.table, first)
             if item.incomplete_at is not None:
                 self._complete(known, item.incomplete_at)
             followers = [follower for follower in known if follower.state.began <= first.place]
+            newest = item.batch.column(pieces.COMMIT_LSN)[-1].as_py()
             for follower in followers:
-                follower.published(item.newest)
+                follower.published(newest, item.batch.num_rows)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
     def received(self, message: ToPublisher, now: float) -> None:
         """A word from an actor."""
+        if isinstance(message, AppliedTogether):
+            for moved, became in self.together.received(message, self._followers, now):
+                self._publisher.shown(moved.handle, message.fence)
+                if became:
+                    self._became_ready(moved)
         handle = getattr(message, "handle", 0)
         follower = self._followers.get(handle)
         if follower is None:
@@ -295,11 +298,8 @@ class Roster:
                     self._save(follower)
                 self._frontier.completed(follower.handle, seq)
             case Applied(fence=fence):
-                before = follower.state.phase
-                follower.applied_to(fence, now)
-                if follower.state.phase is not before:
-                    self._save(follower)
-                    log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
+                if follower.applied_to(fence, now):
+                    self._became_ready(follower)
             case Kept() if follower.kept(message, now):
                 self._save(follower)
             case Failed():
@@ -347,7 +347,9 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
-        self._pace.end(time.monotonic(), min((item.due_at() for item in self.followers), default=float("inf")))
+        for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
+            self._publisher.apply_together(wanted)
+        self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
@@ -370,7 +372,7 @@ class Roster:
             for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
                 self._by_oid.pop(follower.table.oid, None)
                 self._retire(follower, keep=False)
-            return self._begin(pipeline, table, self._new_state(pipeline, table, stored.generation))
+            return self._begin(pipeline, table, beginning_anew(pipeline, table, stored.generation))
         if stored.phase is Phase.DATASYNC:
             done = self._stored.copy(pipeline, stored.table)
             # Its worker died with our predecessor; or it had ended, and nobody heard.
@@ -408,9 +410,11 @@ class Roster:
         follower.unkept = True
         self._stored.save(follower.pipeline, follower.state)
 
+    def _became_ready(self, follower: Follower) -> None:
+        self._save(follower)
+        log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
+
     def _report(self, follower: Follower, error: EtlError) -> None:
         self.trouble = error.line
-        known = log.bind(
-            pipeline=follower.pipeline.name, table=str(follower.table.name), retry=follower.retry_at is not None
-        )
-        logs.error_line(known, "table_stopped", error)
+        known = {"pipeline": follower.pipeline.name, "table": str(follower.table.name)}
+        logs.error_line(log.bind(**known, retry=follower.retry_at is not None), "table_stopped", error)

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -41,6 +42,7 @@ from workers.snowflake.jobs import Lane
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
+from workers.snowflake.tagging import tag_of
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
@@ -141,7 +143,8 @@ class Desk:
         books, version = self.channel, self.opening.table.version
         newest = self.sdk.opened.newest if self.sdk is not None else None
         tokens = books.committed, newest or books.appended
-        return TableOpened(self.opening.handle, version, *tokens, books.errors, self.watermark.applied)
+        marks = self.watermark.applied, self.watermark.shown
+        return TableOpened(self.opening.handle, version, *tokens, books.errors, *marks)
 
     @property
     def may_rest(self) -> bool:
@@ -205,6 +208,11 @@ class Desk:
         self.hurried = max(self.hurried, seq)
         if self.gathering is not None:
             self.gathering.hurried = self.hurried
+
+    def shown(self, fence: int) -> None:
+        """A joint apply has moved the target."""
+        if self.watermark is not None:
+            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, fence))
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
@@ -300,16 +308,22 @@ class Desk:
 
     def alter_job(self, opening: OpenTable) -> Prepared:
         """Bring the objects to their shape."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
+
+        def job(connection: Any) -> Prepared:
             ensured = ddl.ensure(connection, opening)
             return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
+
+        return self.tools.sessions.run(opening.destination, tag_of(opening, "open"), job)
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            moved = applying.apply(connection, opening, watermark, fence, copied)
+        moved = self.tools.sessions.run(
+            opening.destination,
+            tag_of(opening, "apply"),
+            lambda connection: applying.apply(connection, opening, watermark, fence, copied),
+        )
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
         return moved
@@ -322,8 +336,9 @@ class Desk:
 
     def purge_job(self, opening: OpenTable) -> int:
         """Applied rows leave the change log."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            return purging.purge(connection, opening)
+        return self.tools.sessions.run(
+            opening.destination, tag_of(opening, "purge"), lambda connection: purging.purge(connection, opening)
+        )
 
     def purged(self, applied: int, rows: int) -> None:
         """What was applied and old is gone."""

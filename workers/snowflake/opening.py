@@ -33,6 +33,7 @@ from workers.snowflake.ledger import Books, Ledger
 from workers.snowflake.loading import LoadChannel, Tools
 from workers.snowflake.shards import ShardedChannel
 from workers.snowflake.streaming import StreamingChannel, StreamingClient
+from workers.snowflake.tagging import tag_of
 
 _clients = itertools.count(1)
 
@@ -139,9 +140,12 @@ def _client(opening: OpenTable, tools: Tools) -> StreamingClient:
 
 def _in_session(opening: OpenTable, tools: Tools, job: Any) -> Any:
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
-    with tools.sessions.borrow(opening.destination) as connection:
+
+    def worded(connection: Any) -> Any:
         try:
             with connection.cursor() as cursor:
                 return job(cursor)
         except Error as error:
             raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+    return tools.sessions.run(opening.destination, tag_of(opening, "open"), worded)

@@ -28,11 +28,13 @@ from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
 from workers.snowflake import rejected
 from workers.snowflake.channel import ChannelStatus, unsent
+from workers.snowflake.failure import Saturated
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.loading import Tools
 from workers.snowflake.ndjson import encode
 from workers.snowflake.sharding import shards_of
-from workers.snowflake.streaming import ACCEPT_SECONDS_MAX, CLOSE_SECONDS, Lines, StreamingClient
+from workers.snowflake.streaming import ACCEPT_SECONDS_MAX, CLOSE_SECONDS, HELD, Lines, StreamingClient
+from workers.snowflake.tagging import tag_of
 
 
 @dataclass(slots=True)
@@ -95,12 +97,14 @@ class ShardedChannel:
 
     def append(self, data: list[tuple[_Shard, pa.Buffer, int]], rows: int, first: str, last: str) -> int:
         """Hand each channel its part. When one is saturated the rest comes again, without what the others have."""
-        size = 0
+        size = sum(int(lines.size) for _, lines, _ in data)
+        if HELD.full(self, size) and not self.flush():
+            raise Saturated
         for shard, lines, count in data:
             shard.channel.append_rows(Lines(lines, count), first, last)
+            HELD.add(self, int(lines.size))
             shard.reached = last
             shard.underway.append((first, last))
-            size += int(lines.size)
             failpoint("shards.between_appends")
         self._last = last
         self._progress.whole.append(last)
@@ -120,6 +124,7 @@ class ShardedChannel:
                 channel.wait_for_flush(ACCEPT_SECONDS_MAX)
         except TimeoutError:  # the SDK's own name for it
             return False
+        HELD.clear(self)
         return True
 
     def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
@@ -128,6 +133,7 @@ class ShardedChannel:
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
         """Close the channels and their client within a limit; with `drop` Snowflake forgets them."""
+        HELD.clear(self)
         try:
             for shard in self._shards.values():
                 shard.channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
@@ -144,8 +150,12 @@ class ShardedChannel:
             or Position(generation, *(rows.column(i)[0].as_py() for i in (1, 2, 3))).token > self._newest
         ):
             return rows
-        with self._tools.sessions.borrow(self._opening.destination) as connection:
-            return rows.take(pa.array(rejected.missing(connection, self._opening, rows), pa.int64()))
+        missing = self._tools.sessions.run(
+            self._opening.destination,
+            tag_of(self._opening, "open"),
+            lambda connection: rejected.missing(connection, self._opening, rows),
+        )
+        return rows.take(pa.array(missing, pa.int64()))
 
     def _together(self, statuses: list[ChannelStatus]) -> ChannelStatus:
         for shard, status in zip(self._shards.values(), statuses, strict=True):

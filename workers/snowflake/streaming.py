@@ -24,6 +24,8 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake.channel import ChannelStatus
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.failure import Saturated
+from workers.snowflake.held import Held
 from workers.snowflake.identifiers import Objects, quoted
 from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
 from workers.snowflake.ndjson import encode
@@ -38,12 +40,17 @@ FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel an
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
 ACCEPT_SECONDS_MAX = 1  # how long a flush is waited for; it goes on by itself
 CLOSE_SECONDS = 5
-# The SDK would try to open a channel for ten hours. The table is told to be unreachable before, and opened again at growing distances.
-OPEN_SECONDS_MAX = 45  # of all tries together: Snowflake may have rows of the older owner to commit first
-REQUEST_SECONDS_MAX = 20
+# The SDK repeats what fails by itself, by default for ten hours. These are limits of ours: then the channel is invalid and is opened again, with a
+# client of its own that reads the key file anew; what was not committed comes again.
+REQUEST_SECONDS = 60  # one request with rows
+QUESTION_SECONDS = 20  # one request without
+REPEAT_SECONDS = 120  # of one request with rows: a short outage needs no new channel
+REPEAT_QUESTION_SECONDS = 60
+REPEAT_REFUSED_SECONDS = 5  # 401 or 403: a new key is read all the sooner
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
+HELD = Held()
 
 
 class Lines(list[Any]):
@@ -114,7 +121,10 @@ class StreamingChannel:
 
     def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
         """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
+        if HELD.full(self, data.size) and not self.flush():
+            raise Saturated
         self._channel.append_rows(Lines(data, rows), first, last)
+        HELD.add(self, data.size)
         self._last = last
         return int(data.size)
 
@@ -129,6 +139,7 @@ class StreamingChannel:
             self._channel.wait_for_flush(ACCEPT_SECONDS_MAX)
         except TimeoutError:  # the SDK's own name for it
             return False
+        HELD.clear(self)
         return True
 
     def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
@@ -139,6 +150,7 @@ class StreamingChannel:
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
         """Close channel and client within a limit; with `drop` Snowflake forgets the channel."""
+        HELD.clear(self)
         try:
             self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
         finally:
@@ -190,9 +202,12 @@ def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> 
         "max_append_request_buffer_duration_ms": str(FLUSH_MS),
         "channel_status_cache_refresh_interval_seconds": str(STATUS_REFRESH_SECONDS),
         "enable_telemetry_reporting": "false",
-        "mgmt_http_timeout_seconds": str(REQUEST_SECONDS_MAX),
-        "mgmt_retry_total_backoff_seconds": str(OPEN_SECONDS_MAX),
-        "open_channel_409_retry_total_backoff_seconds": str(OPEN_SECONDS_MAX),
+        "data_http_timeout_seconds": str(REQUEST_SECONDS),
+        "mgmt_http_timeout_seconds": str(QUESTION_SECONDS),
+        "data_retry_total_backoff_seconds": str(REPEAT_SECONDS),
+        "mgmt_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
+        "open_channel_409_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
+        "non_scoped_auth_failure_retry_total_backoff_seconds": str(REPEAT_REFUSED_SECONDS),
     }
     if destination.role:
         properties["role"] = destination.role

@@ -6,7 +6,7 @@ The constraint is named by what it allows, so that PostgreSQL's own message says
 from alembic import op
 
 revision = "channels"
-down_revision = "slot_lost"
+down_revision = "consistency"
 
 
 def upgrade() -> None:
