@@ -16,7 +16,7 @@ from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 log = logging.getLogger(__name__)
 
-TABLES, BUSY = 15, 4
+TABLES, BUSY = 8, 3
 MANY, SPREAD = int(os.environ.get("ETL_MANY_TABLES", "200")), 20  # the local Snowflake makes about one table a second
 ACTOR_MB_MAX = 250
 
