@@ -82,6 +82,15 @@ class Settings(BaseModel):
     snowflake_actor_pool_size: int = Field(
         4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
     )
+    snowflake_channels_max: int = Field(
+        200,
+        ge=1,
+        le=10_000,
+        description="Streaming channels that an actor keeps open; beyond it those without rows are closed until the next row",
+    )
+    snowflake_channel_idle_seconds: float = Field(
+        600, ge=1, le=86_400, description="A streaming channel without rows is closed after so long, until the next row"
+    )
     pipeline_poll_interval_secs: float = Field(
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )

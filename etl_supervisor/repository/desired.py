@@ -152,6 +152,7 @@ def pipeline(row: dict[str, Any]) -> Pipeline:
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
         retries=row["retries"],
+        channels_per_table=row["channels_per_table"],
     )
 
 

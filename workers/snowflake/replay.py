@@ -143,9 +143,9 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
 
 
 def _members(cursor: Any, dead: Dead) -> set[str]:
-    """The columns that the payload has."""
+    """The columns that the payload has; a position column that it leaves out is NULL."""
     cursor.execute(f"SELECT PAYLOAD FROM {dead.objects.dead_letter_sql} WHERE ID = {literal(dead.id)} ORDER BY PART")
-    return set(orjson.loads("".join(text for (text,) in cursor.fetchall())))
+    return {*orjson.loads("".join(text for (text,) in cursor.fetchall())), *dict(LANDING_META)}
 
 
 def _columns(table: Table) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "control_plane"
-down_revision = "consistency"
+down_revision = "channels"
 
 OWNED = ("sources", "destinations", "pipelines")
 TABLES = {
