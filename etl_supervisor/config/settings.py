@@ -37,6 +37,7 @@ _OUR_PREFIXES = (
     "SHARED_MEMORY_",
     "BATCH_",
     "COPY_",
+    "MASKING_",
 )
 _ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
 _NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
@@ -156,6 +157,11 @@ class Settings(BaseModel):
         description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
         json_schema_extra=_KEY,
     )
+    masking_secret: SecretStr | None = Field(
+        None,
+        description="Columns that a pipeline hashes are hashed with it; another one has their tables copied again",
+        json_schema_extra=_KEY,
+    )
     app_environment: Literal["dev", "staging", "prod"] = Field(
         "prod", description="Which YAML file is read (also APP_ENV)"
     )
@@ -200,7 +206,7 @@ class Settings(BaseModel):
             raise ValueError("it is below WARNING_WAL")
         return value
 
-    @field_validator("secret_key", "secret_key_old")
+    @field_validator("secret_key", "secret_key_old", "masking_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
@@ -242,6 +248,10 @@ class Settings(BaseModel):
     def state_dsn(self) -> str:
         """libpq's connection string of the database with schema etl."""
         return self.etl_database_url.get_secret_value() if self.etl_database_url else self.config_dsn()
+
+    def masking(self) -> str:
+        """The secret that columns are hashed with; empty without one (then none is hashed)."""
+        return self.masking_secret.get_secret_value() if self.masking_secret else ""
 
     def keyring(self) -> Keyring:
         """What opens secrets at rest. EtlError(CONFIG) without SECRET_KEY."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.selection import Selection
 from etl_supervisor.model.table import TableName
 
 
@@ -115,7 +116,8 @@ class Destination:
 class Pipeline:
     """One source into one destination, with its batching and retry policy.
 
-    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own).
+    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own);
+    `selection` which tables it takes and what of their columns.
     """
 
     id: int
@@ -132,6 +134,7 @@ class Pipeline:
     copy_load: Load = field(default_factory=Load)
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
+    selection: Selection = field(default_factory=Selection)
 
     def policy_of(self, table: TableName) -> ApplyPolicy:
         """How a table is applied."""

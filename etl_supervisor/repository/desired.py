@@ -32,6 +32,7 @@ from etl_supervisor.model.pipeline import (
 )
 from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.selecting import selection
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
@@ -61,7 +62,7 @@ def load(settings: Settings) -> Loaded:
             encrypt_in_place(connection, keyring)
             connection.commit()
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            return _assemble(connection)
+            return _assemble(connection, can_hash=settings.masking_secret is not None)
     except psycopg.Error as error:
         raise trouble(error) from None
 
@@ -89,7 +90,7 @@ def context(table: str, name: str, column: str) -> str:
     return f"{table}/{name}/{column}"
 
 
-def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
+def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     troubles: list[EtlError] = []
     pipelines: dict[int, list[Pipeline]] = {}
     rows = connection.execute(
@@ -98,7 +99,7 @@ def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
     ).fetchall()
     for row in rows:
         try:
-            pipeline = _pipeline(row)
+            pipeline = _pipeline(row, can_hash=can_hash)
         except EtlError as error:
             troubles.append(error)
         else:
@@ -132,7 +133,7 @@ def _source(row: dict[str, Any]) -> Source:
     )
 
 
-def _pipeline(row: dict[str, Any]) -> Pipeline:
+def _pipeline(row: dict[str, Any], *, can_hash: bool) -> Pipeline:
     return Pipeline(
         id=row["id"],
         name=row["name"],
@@ -148,6 +149,7 @@ def _pipeline(row: dict[str, Any]) -> Pipeline:
         copy_load=_load(row, "copy_load_path"),
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
+        selection=selection(row, can_hash=can_hash),
     )
 
 

@@ -37,6 +37,8 @@ rounds      what is looked at every few seconds: rewrites, publications, request
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)
+admission   how a table comes into a pipeline
+masks       masked columns: shapes and batches as a pipeline shows them (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 publisher   segments to the actors, kept until their rows are durable

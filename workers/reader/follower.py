@@ -32,6 +32,7 @@ from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
 from etl_supervisor.state.store import dump
+from workers.reader.masks import NOTHING_MASKED, Masks
 
 KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
@@ -71,6 +72,7 @@ class Follower:
     unkept: bool = True  # the state may differ from what Snowflake keeps of it
     keeping: str = ""  # the digest of what it is asked to keep
     keep_at: float = 0.0
+    masks: Masks = NOTHING_MASKED
     doubt: tuple[int, str] | None = (
         None  # a change during the copy: its commit_lsn, and why it needs a copy if it came after
     )
@@ -91,7 +93,7 @@ class Follower:
             generation=self.state.generation,
             channel=names.stream_channel(self.pipeline.id, self.state.generation),
             destination=self.pipeline.destination,
-            table=self.table,
+            table=self.shown,
             since=Position(self.state.generation, 0, 0, 0).token,
             errors=self.state.errors,
             policy=self.policy,
@@ -104,6 +106,11 @@ class Follower:
         """What a copy worker is asked for."""
         name = self.table.name
         return CopyWanted(source, self.pipeline.id, name.schema, name.name, self.state.generation, epoch)
+
+    @property
+    def shown(self) -> Table:
+        """Its shape as its pipeline shows it."""
+        return self.masks.shown(self.table)
 
     @property
     def policy(self) -> ApplyPolicy:

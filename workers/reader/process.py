@@ -176,7 +176,7 @@ class Reader:
             self._publisher,
             self._frontier,
             sight,
-            hold_rewritten=self._settings.on_rewrite == "hold",
+            self._settings,
         )
         self._rounds = self._resources.enter_context(
             contextlib.closing(Rounds(self._spec, access, sight, self._store, self._roster))

@@ -75,7 +75,7 @@ def _rebuilt(item: Recollection, now: int) -> TableState:
         oid = wire.load(Table, item.shape).oid if item.shape else 0
         return TableState(TableName(item.schema, item.table), oid, max(now, item.generation + 1))
     state = load_table(item.state)
-    if not item.shape:
+    if not item.shape or state.masks:  # the shape of masked columns is not the source's
         return state
     place = Position.parse(item.since).place
     return replace(state, shape=item.shape, shape_at=max(place, state.shape_at))

@@ -1,18 +1,17 @@
 """All tables of a source in all its pipelines: carries out what each `Follower` decides.
 
-Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the state store before anything
-depends on it.
+Holds the books between table (oid), pipeline and handle; writes each change of a table's state to the state store before anything depends on it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
 import pyarrow as pa
 import structlog
 
+from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import (
@@ -32,9 +31,10 @@ from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
+from workers.reader.admission import PROVISIONAL, Admission, new_state
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, copied
+from workers.reader.follower import Action, Follower
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
@@ -43,7 +43,6 @@ from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
 
 COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
-PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
 log = structlog.get_logger()
 
@@ -64,8 +63,7 @@ class Roster:
         publisher: Publisher,
         frontier: Frontier,
         sight: Sight,
-        *,
-        hold_rewritten: bool = False,
+        settings: Settings,
     ) -> None:
         self._spec = spec
         self._progress = progress
@@ -73,13 +71,14 @@ class Roster:
         self._publisher = publisher
         self._frontier = frontier
         self._sight = sight
-        self._hold_rewritten = hold_rewritten
+        self._hold_rewritten = settings.on_rewrite == "hold"
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self.trouble = ""
 
@@ -96,8 +95,8 @@ class Roster:
         for table in tables:
             self._followers_of(replace(table, version=PROVISIONAL))
         for pipeline, state in self._stored.others(self._by_oid):
-            if state.generation < self._progress.generation:
-                self._stored.drop(pipeline, state.table)  # of a history that is over
+            if state.generation < self._progress.generation or not pipeline.selection.takes(state.table):
+                self._stored.drop(pipeline, state.table)  # of a history that is over, or not taken any more
             else:
                 self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
 
@@ -108,7 +107,7 @@ class Roster:
         """
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
             return []
-        known = self._followers_of(table)
+        known = self._by_oid[table.oid] = self._reselected(self._followers_of(table), table)
         for number, follower in enumerate(known):
             if follower.table.version != table.version:
                 known[number] = self._changed(follower, table, first)
@@ -122,10 +121,20 @@ class Roster:
     def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
-            known = self._by_oid[table.oid] = [
-                self._follow(number, table) for number in range(len(self._spec.pipelines))
-            ]
+            known = self._by_oid[table.oid] = self._reselected([], table)
         return known
+
+    def _reselected(self, known: list[Follower], table: Table) -> list[Follower]:
+        """The followers that its name leaves it, and those that it brings. What a pipeline does not take is forgotten; its target stays."""
+        left = []
+        for pipeline in self._spec.pipelines:
+            follower = next((one for one in known if one.pipeline is pipeline), None)
+            if self._admission.takes(pipeline, table):
+                left.append(follower or self._follow(pipeline, table))
+                continue
+            if follower is not None:
+                self._retire(follower, keep=False)
+        return left
 
     # -- changes
 
@@ -170,9 +179,13 @@ class Roster:
                 return self._copy_again(follower, table, reason, first.place)
             follower.state = replace(follower.state, shape=wire.dump(table), shape_at=first.place)
             self._save(follower)
+        try:
+            follower.masks.check(table)
+        except EtlError as error:
+            return self._hold(follower, table, error, first.place)
         follower.table = table
         since = first._replace(generation=follower.state.generation).before
-        self._publisher.reshape(follower.handle, table, since)
+        self._publisher.reshape(follower.handle, follower.shown, since)
         return follower
 
     def _why_copy(self, follower: Follower, table: Table, first: Position) -> str | None:
@@ -211,9 +224,11 @@ class Roster:
         """The rows that were landed are not the table's any more: it begins anew, or it is held, by policy."""
         if not self._hold_rewritten:
             return self._begin_anew(follower, table, reason, place)
-        log.warning("table_held", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
         remedy = "PAUSE and START: it goes on as it is; or copy it again with `etl-supervisor resync`"
-        error = EtlError(Kind.SCHEMA, follower.place, reason, remedy)
+        return self._hold(follower, table, EtlError(Kind.SCHEMA, follower.place, reason, remedy), place)
+
+    def _hold(self, follower: Follower, table: Table, error: EtlError, place: str) -> Follower:
+        log.warning("table_held", pipeline=follower.pipeline.name, table=str(table.name), reason=error.reason)
         self.trouble = error.line
         state = self._shaped(follower.state, follower, table, place)
         state = state.to(Phase.ERRORED, resume=follower.phase, trouble=error.line)
@@ -222,13 +237,16 @@ class Roster:
     def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
-        state = self._shaped(self._new_state(table, follower.state.generation), follower, table, place)
+        state = self._shaped(new_state(table, follower.state.generation), follower, table, place)
         return self._replace(follower, table, replace(state, began=place), held=False)
 
     def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
         storage = self._sight.storage([table.oid]).get(table.oid)
         shape_at = place or follower.state.shape_at
-        return replace(state, shape=wire.dump(table), shape_at=shape_at, storage=storage.text if storage else "")
+        text = storage.text if storage else ""
+        return replace(
+            state, shape=wire.dump(table), shape_at=shape_at, storage=text, masks=state.masks or follower.state.masks
+        )
 
     def _replace(self, follower: Follower, table: Table, state: TableState, *, held: bool) -> Follower:
         """Another handle for the table."""
@@ -236,10 +254,6 @@ class Roster:
             self._stored.drop(follower.pipeline, follower.state.table)
         self._retire(follower, keep=held)
         return self._begin(follower.pipeline, table, state, held=held)
-
-    def _new_state(self, table: Table, older: int) -> TableState:
-        """A generation of the table's own, later than any before."""
-        return TableState(table.name, table.oid, max(int(time.time()), older + 1))
 
     def _retire(self, follower: Follower, *, keep: bool) -> None:
         del self._followers[follower.handle]
@@ -271,11 +285,14 @@ class Roster:
             known = self.learn(item.table, first)
             if item.incomplete_at is not None:
                 self._complete(known, item.incomplete_at)
-            followers = [follower for follower in known if follower.state.began <= first.place]
+            followers = [one for one in known if one.state.began <= first.place and not one.held]
             newest = item.batch.column(COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest)
-            promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
+            for masks in dict.fromkeys(follower.masks for follower in followers):
+                handles = [follower.handle for follower in followers if follower.masks == masks]
+                shown = masks.batch(item.table, item.batch)
+                promised += self._publisher.publish(handles, shown, item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
     def received(self, message: ToPublisher, now: float) -> None:
@@ -356,25 +373,12 @@ class Roster:
 
     # -- inside
 
-    def _follow(self, pipeline_number: int, table: Table) -> Follower:
-        """A table that this reader has not followed yet, where its predecessor left it."""
-        pipeline = self._spec.pipelines[pipeline_number]
-        stored = self._stored.find(pipeline, table)
-        if stored is None or stored.generation < self._progress.generation:
-            return self._begin(pipeline, table, TableState(table.name, table.oid, self._progress.generation))
-        if stored.oid != table.oid:  # made anew under its name
-            for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
-                self._by_oid.pop(follower.table.oid, None)
-                self._retire(follower, keep=False)
-            return self._begin(pipeline, table, self._new_state(table, stored.generation))
-        if stored.phase is Phase.DATASYNC:
-            done = self._stored.copy(pipeline, stored.table)
-            # Its worker died with our predecessor; or it had ended, and nobody heard.
-            stored = copied(stored, done) or stored.to(Phase.INIT)
-        if stored.phase is Phase.FINISHEDCOPY:
-            stored = stored.to(Phase.CATCHUP)
-        shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
-        return self._begin(pipeline, shape, stored)
+    def _follow(self, pipeline: Pipeline, table: Table) -> Follower:
+        """A table that this reader has not followed yet in this pipeline."""
+        for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
+            self._by_oid.pop(follower.table.oid, None)  # the table was made anew under its name
+            self._retire(follower, keep=False)
+        return self._begin(pipeline, *self._admission.state(pipeline, table))
 
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
@@ -383,9 +387,8 @@ class Roster:
             state = replace(state, storage=storage.text)
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
         self._followers[follower.handle] = follower
-        if held:
-            follower.held = True
-        elif state.phase is Phase.ERRORED:
+        follower.held = held or not self._admission.mask(follower)
+        if not follower.held and state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
         self._publisher.open(follower.opening(self._progress, self._epoch), held=follower.held)
@@ -413,5 +416,5 @@ class Roster:
 
 
 def _first(batch: pa.RecordBatch) -> Position:
-    """Where the first row of a batch stands; the generation is the follower's."""
+    """Where it begins; the generation is the follower's."""
     return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)
