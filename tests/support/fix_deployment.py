@@ -72,6 +72,10 @@ class Deployment:
     folder: Path
     supervisor: subprocess.Popen[bytes] | None = None
     pipelines: dict[str, Database] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # pipeline -> source, where their names differ
+    others: dict[str, Destination] = field(
+        default_factory=dict
+    )  # pipeline -> destination, where it is not `destination`
 
     @property
     def log(self) -> str:
@@ -108,8 +112,22 @@ class Deployment:
             upsert(connection, keyring, "pipelines", source_id=source_id, destination_id=destination_id, **pipeline)
         self.pipelines[name] = database
 
-    def _destination(self, connection: psycopg.Connection[Any]) -> int:
-        there = self.destination
+    def share(self, name: str, source: str, destination: Destination, **changes: Any) -> None:
+        """One more pipeline of a source, into another destination."""
+        like = self.config.execute(
+            "select source_id, batch_max_size, batch_max_fill_ms, table_error_retry_delay_ms from app.pipelines where name = %s",
+            source,
+        )
+        columns = ("source_id", "batch_max_size", "batch_max_fill_ms", "table_error_retry_delay_ms")
+        values = dict(zip(columns, like[0], strict=True))
+        with self.config.connect() as connection:
+            there = self._destination(connection, destination)
+            wanted = {**values, "status": "START", **changes}
+            upsert(connection, self.settings.keyring(), "pipelines", name=name, destination_id=there, **wanted)
+        self.pipelines[name], self.sources[name], self.others[name] = self.pipelines[source], source, destination
+
+    def _destination(self, connection: psycopg.Connection[Any], there: Destination | None = None) -> int:
+        there = there or self.destination
         return upsert(
             connection,
             self.settings.keyring(),
@@ -176,7 +194,7 @@ class Deployment:
         """Table -> state of a pipeline."""
         store = open_store(self.settings)
         try:
-            return {table.name: state for table, state in store.tables(name, name).items()}
+            return {table.name: state for table, state in store.tables(self.sources.get(name, name), name).items()}
         finally:
             store.close()
 
@@ -184,7 +202,7 @@ class Deployment:
         """The confirmed position of a source."""
         store = open_store(self.settings)
         try:
-            progress = store.progress(name)
+            progress = store.progress(self.sources.get(name, name))
             return progress.confirmed if progress else 0
         finally:
             store.close()
@@ -194,11 +212,11 @@ class Deployment:
         ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
         end = lsn.parse(text)
         wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
-        wait_for(f"{name} to be applied", self._applied)
+        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)))
 
-    def _applied(self) -> bool:
-        schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
-        with sql_session(self.destination) as session, session.cursor() as cursor:
+    def _applied(self, there: Destination) -> bool:
+        schema = f'"{there.database}"."{there.landing_schema}"'
+        with sql_session(there) as session, session.cursor() as cursor:
             marks = cursor.execute(f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
             return not any(
                 cursor.execute(
@@ -210,8 +228,9 @@ class Deployment:
     def differences(self, name: str, **keys: tuple[str, ...]) -> list[Difference]:
         """Compare tables (table=key columns) row by row, by psql's text and the connector."""
         database = self.pipelines[name]
-        names = (self.destination.database, self.destination.schema, self.destination.landing_schema)
-        with sql_session(self.destination) as session:
+        there = self.others.get(name, self.destination)
+        names = (there.database, there.schema, there.landing_schema)
+        with sql_session(there) as session:
             return [
                 compare_table(database.server.psql_path, database.url, session, table, key, names)
                 for table, key in keys.items()

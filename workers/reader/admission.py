@@ -1,8 +1,8 @@
 """How a table comes into a pipeline: whether the pipeline takes it, from which state it goes on, how its columns are masked.
 
 not taken                        its state is forgotten: when it is taken again, it is copied again
-not known, or of older history   from the beginning, in the source's generation
-known, other table of its name   from the beginning, in a generation of its own
+not known, or of older history   from the beginning, in a generation of its own: it may have been known before, and its target not be empty
+known, other table of its name   the same
 known, masked in another way     the same: the rows that were landed look otherwise
 known                            where the reader before us left it
 """
@@ -47,7 +47,7 @@ class Admission:
         """The shape and state that it goes on from."""
         stored = self._stored.find(pipeline, table)
         if stored is None or stored.generation < self._progress.generation:
-            return table, TableState(table.name, table.oid, self._progress.generation)
+            return table, new_state(table, self._progress.generation - 1)
         if stored.oid != table.oid:
             return table, new_state(table, stored.generation)
         if self._looks_otherwise(pipeline, table, stored):
