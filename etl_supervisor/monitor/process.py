@@ -20,6 +20,8 @@ from etl_supervisor.ipc.messages import Desired, Ready, Supervised
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.streams import arrange
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 
@@ -44,6 +46,7 @@ class Monitor:
         self._supervised = metrics.SupervisedCollector()
         self._serving = False
         self._migrated = False
+        self._store = open_store(self._settings)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._next_poll = 0.0
@@ -83,17 +86,17 @@ class Monitor:
                 migrate(self._settings)
                 self._migrated = True
             loaded = load(self._settings)
+            desired = Desired(arrange(loaded.specs, self._store))
         except EtlError as error:
             self._say([error])
             return
         finally:
             self._serve()
         self._say(list(loaded.troubles))
-        desired = Desired(loaded.specs)
         if desired != self._told:
             self._context.parent.send(desired)
             self._told = desired
-            log.info("configuration_read", sources=[spec.source.name for spec in loaded.specs])
+            log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
 
     def _say(self, troubles: list[EtlError]) -> None:
         """Each trouble once, until it has gone and come back."""

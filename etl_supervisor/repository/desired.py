@@ -25,6 +25,7 @@ from etl_supervisor.model.pipeline import (
     LoadPath,
     OnSlotLost,
     Pipeline,
+    PipelineName,
     PipelineStatus,
     Source,
     SourceSpec,
@@ -93,6 +94,7 @@ def context(table: str, name: str, column: str) -> str:
 def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     troubles: list[EtlError] = []
     pipelines: dict[int, list[Pipeline]] = {}
+    paused: dict[int, list[PipelineName]] = {}
     rows = connection.execute(
         "SELECT p.*, row_to_json(d) AS destination FROM app.pipelines p JOIN app.destinations d ON d.id = p.destination_id"
         " WHERE p.status = 'START' ORDER BY p.id"
@@ -102,12 +104,17 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
             pipeline = _pipeline(row, can_hash=can_hash)
         except EtlError as error:
             troubles.append(error)
+            paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
         else:
             pipelines.setdefault(pipeline.source_id, []).append(pipeline)
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
-    specs = tuple(SourceSpec(_source(row), tuple(pipelines[row["id"]])) for row in sources)
+    for row in connection.execute("SELECT id, name, source_id FROM app.pipelines WHERE status <> 'START' ORDER BY id"):
+        paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
+    specs = tuple(
+        SourceSpec(_source(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
+    )
     return Loaded(specs, tuple(troubles))
 
 

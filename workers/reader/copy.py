@@ -206,7 +206,7 @@ class CopyWorker:
         source, keyring = self._source, self._settings.keyring()
         password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
         primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
-        progress = self._store.progress(source.name)
+        progress = self._store.progress(source.stream)
         assert progress is not None
         return Access(source, password, primary_url, progress.system_identifier)
 
@@ -214,7 +214,7 @@ class CopyWorker:
         return f"pipeline {self._pipeline.name}, table {TableName(wanted.schema, wanted.table)}"
 
     def _owner(self) -> str:
-        progress = self._store.progress(self._source.name)
+        progress = self._store.progress(self._source.stream)
         assert progress is not None
         return progress.owner
 

@@ -401,7 +401,7 @@ class Roster:
         if follower.state.phase is Phase.INIT:
             follower.state = follower.state.to(Phase.DATASYNC)
         self._save(follower)
-        self.copies_wanted.append(follower.copy(self._spec.source.name, self._epoch))
+        self.copies_wanted.append(follower.copy(self._spec.source.stream, self._epoch))
 
     def _save(self, follower: Follower) -> None:
         follower.unkept = True
