@@ -44,6 +44,13 @@ APPLY_COLUMNS = frozenset(
 DESTINATION_TYPES = frozenset({"snowflake"})
 SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
 
+# One that was deleted is as good as paused until its grace is over.
+_PAUSED = """
+SELECT id, name, source_id FROM app.pipelines WHERE status <> 'START'
+UNION ALL SELECT pipeline_id, pipeline, (source->>'id')::bigint FROM app.removed
+ORDER BY id
+"""
+
 log = structlog.get_logger()
 
 
@@ -110,15 +117,16 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
-    for row in connection.execute("SELECT id, name, source_id FROM app.pipelines WHERE status <> 'START' ORDER BY id"):
+    for row in connection.execute(_PAUSED):
         paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
     specs = tuple(
-        SourceSpec(_source(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
+        SourceSpec(source_of(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
     )
     return Loaded(specs, tuple(troubles))
 
 
-def _source(row: dict[str, Any]) -> Source:
+def source_of(row: dict[str, Any]) -> Source:
+    """A row of app.sources."""
     return Source(
         id=row["id"],
         name=row["name"],

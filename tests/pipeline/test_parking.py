@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import destination_in
@@ -17,13 +19,13 @@ def elsewhere(deploy: Deployment) -> Destination:
     return replace(destination_in(deploy.server), name="elsewhere")
 
 
-def two(deploy: Deployment, **environment: str) -> None:
+def two(deploy: Deployment, there: Destination | None = None, **environment: str) -> None:
     """One source, the pipelines shop and other."""
     deploy.source.execute("create table items (id int primary key, n int, note text)")
     deploy.source.execute("insert into items select g, g, 'n' || g from generate_series(1, 500) g")
     deploy.source.execute("create publication p for all tables")
     deploy.add("shop")
-    deploy.share("other", "shop", elsewhere(deploy))
+    deploy.share("other", "shop", there or elsewhere(deploy))
     deploy.start(**environment)
     deploy.ready("shop")
     deploy.ready("other")
@@ -112,6 +114,62 @@ def test_a_pipeline_that_paused_while_nothing_ran_is_parked_by_the_next_reader(d
     deploy.caught_up("shop")
     status(deploy, "other", "START")
     joined(deploy)
+    both_same(deploy)
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+def test_a_pipeline_whose_destination_is_gone_is_parked_and_the_others_go_on(
+    deploy: Deployment, tmp_path: Path
+) -> None:
+    with LocalSnowflake(tmp_path / "elsewhere" / "snowflake") as server:
+        two(deploy, replace(destination_in(server), name="elsewhere"), PARK_AFTER_SECONDS="5")
+        for name in ("shop", "other"):
+            deploy.caught_up(name)
+        server.stop()
+        change(deploy, 1)
+        wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+        change(deploy, 2)
+        deploy.caught_up("shop")
+        deploy.same("shop", items=("id",))
+        assert '"pipeline_joined"' not in deploy.log
+        server.start()
+        joined(deploy)
+        change(deploy, 3)
+        both_same(deploy)
+        assert deploy.log.count('"copy_finished"') == 2
+        assert deploy.stop() == 0
+
+
+def test_a_deleted_pipeline_leaves_nothing_behind_after_its_grace_and_the_last_takes_the_slot_along(
+    deploy: Deployment,
+) -> None:
+    two(deploy, DELETE_GRACE_SECONDS="4")
+    deploy.config.execute("delete from app.pipelines where name = 'other'")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    wait_for("the parked slot to go", lambda: len(slots(deploy)) == 1)
+    wait_for("its state to go", lambda: not deploy.states("other"))
+    deploy.same("shop", items=("id",))
+    deploy.config.execute("delete from app.pipelines where name = 'shop'; delete from app.sources")
+    wait_for("the slot to go", lambda: not slots(deploy))
+    wait_for("its state to go", lambda: not deploy.states("shop"))
+    assert deploy.confirmed("shop") == 0
+    assert deploy.config.execute("select count(*) from app.removed") == [(0,)]
+    assert deploy.stop() == 0
+
+
+def test_a_pipeline_that_is_deleted_by_mistake_goes_on_when_its_row_comes_back(deploy: Deployment) -> None:
+    two(deploy)
+    deploy.config.execute("create table kept as select * from app.pipelines where name = 'other'")
+    deploy.config.execute("delete from app.pipelines where name = 'other'")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    deploy.config.execute("insert into app.pipelines select * from kept")
+    joined(deploy)
+    change(deploy, 2)
     both_same(deploy)
     assert deploy.log.count('"copy_finished"') == 2
     assert deploy.stop() == 0

@@ -42,6 +42,8 @@ roster      all tables of the source in all its pipelines
 follower    one table in one pipeline: what it needs now (pure)
 admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
+removal     cleaning up after a pipeline that was deleted
+pace        which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 publisher   segments to the actors, kept until their rows are durable

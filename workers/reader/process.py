@@ -41,12 +41,13 @@ from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.intake import intake_of
 from workers.reader.lineage import Lineage
+from workers.reader.pace import Pace
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.recall import last_progress
 from workers.reader.relations import Relations
 from workers.reader.report import measure, tell
-from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.roster import Roster, StreamAgain
 from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
 from workers.reader.stored import StoredTables
@@ -137,7 +138,9 @@ class Reader:
         self._epoch = parking.next_epoch(self._store, self._spec)
         self._progress = sources.newer(self._progress, self._store.progress(source.stream), source)
         self._store.save_progress(source.stream, self._progress, self._epoch)
-        self._spec = parking.Parking(self._catalog, self._store, self._spec).settle(self._progress, beat)
+        self._parking = parking.Parking(self._catalog, self._store, self._spec)
+        self._spec = self._parking.settle(self._progress, beat)
+        self._pace = Pace(self._settings.park_after_seconds)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
             self._context.name,
@@ -198,8 +201,8 @@ class Reader:
         try:
             while not self._drained():
                 self._turn()
-        except HeldTableRetry as wanted:
-            log.info("reader_restarts", reason="a held table is tried again", place=str(wanted))
+        except StreamAgain as wanted:
+            log.info("reader_restarts", reason=str(wanted))
             return Exit.STREAM
         log.info("reader_drained", source=self._spec.source.stream, confirmed=self._progress.confirmed)
         return Exit.OK
@@ -350,6 +353,19 @@ class Reader:
         self._tell_status(now)
         failpoint("reader.after_confirm", self._stream.cut)
 
+    def _park_what_is_stuck(self, now: float) -> None:
+        """A pipeline that holds the others back goes on from here by itself, and we without it."""
+        handles: dict[str, list[int]] = {pipeline.name: [] for pipeline in self._spec.pipelines}
+        for follower in self._roster.followers:
+            handles[follower.pipeline.name].append(follower.handle)
+        oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
+        stuck = self._pace.stuck(oldest, now, blocked=self._publisher.blocked)
+        for pipeline in self._spec.pipelines:
+            if pipeline.name in stuck:
+                self._parking.park(pipeline, self._progress, stuck=True)
+        if stuck:
+            raise StreamAgain(f"pipeline {', '.join(stuck)} is parked: its rows do not become durable")
+
     def _write_state_again(self) -> None:
         """The state store was emptied while we ran. The epoch comes last: without it the store counts as lost."""
         self._roster.save_all()
@@ -395,4 +411,5 @@ class Reader:
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
         )
+        self._park_what_is_stuck(now)
         measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

@@ -47,8 +47,8 @@ COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
 log = structlog.get_logger()
 
 
-class HeldTableRetry(Exception):  # noqa: N818 - a request, not an error
-    """A held table is to be tried again: its rows must come from the slot once more."""
+class StreamAgain(Exception):  # noqa: N818 - a request, not an error
+    """Rows must come from the slot once more, for the reason given: a held table is tried again, or a pipeline has left."""
 
 
 class Roster:
@@ -337,7 +337,7 @@ class Roster:
                     known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
 
     def act(self, now: float) -> None:
-        """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
+        """Carry out what is due. StreamAgain when the stream must begin again at the confirmed position."""
         self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
@@ -360,7 +360,7 @@ class Roster:
                     self._frontier.hold(follower.handle)
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
-                    raise HeldTableRetry(follower.place)
+                    raise StreamAgain(f"{follower.place}: a held table is tried again")
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
