@@ -11,4 +11,5 @@ compare    source against target, row by row, by readers that are not ours
 resync     `resync`: tables are copied again
 status     `status`: pipelines, tables, states, lag; once, as they change, or as JSON
 copies     first copies in it: done, pace, time left
+doctor     `doctor`: what a person may want to act on
 """

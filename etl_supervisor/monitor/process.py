@@ -95,11 +95,19 @@ class Monitor:
             return
         finally:
             self._serve()
-        self._say([*loaded.troubles, *cleaned])
+        self._say([*loaded.troubles, *cleaned, *self._risks()])
         if desired != self._told:
             self._context.parent.send(desired)
             self._told = desired
             log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
+
+    def _risks(self) -> list[EtlError]:
+        """A state store that may forget; said once."""
+        try:
+            risk = self._store.risk()
+        except EtlError:
+            return []
+        return [EtlError(Kind.STATE_STORE, "state store", risk, "see `etl-supervisor doctor`")] if risk else []
 
     def _clean_up(self) -> list[EtlError]:
         """After pipelines that were deleted; why not, where it was not possible yet."""

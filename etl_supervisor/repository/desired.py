@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, TablePolicy
 from etl_supervisor.model.pipeline import (
     Destination,
@@ -75,20 +76,31 @@ def load(settings: Settings) -> Loaded:
         raise trouble(error) from None
 
 
+def slots(settings: Settings) -> set[str]:
+    """The slots that the configured sources and pipelines have or may have, started or not."""
+    sql_ = "SELECT s.replication_id, p.id FROM app.sources s LEFT JOIN app.pipelines p ON p.source_id = s.id"
+    try:
+        with connect(settings.config_dsn()) as connection:
+            rows = connection.execute(sql_).fetchall()
+    except psycopg.Error as error:
+        raise trouble(error) from None
+    return {names.slot(source, pipeline) for source, own in rows for pipeline in (None, own)}
+
+
 def encrypt_in_place(connection: psycopg.Connection[Any], keyring: Keyring) -> None:
     """Encrypt the secrets that stand in clear; the rows are locked, so two supervisors do not cross."""
     for table, column in SECRETS:
-        names = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
+        parts = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
         found = connection.execute(
             sql.SQL(
                 "SELECT id, name, {column} AS secret FROM {table} WHERE {column} IS NOT NULL AND {column} NOT LIKE 'v1:%'"
                 " FOR UPDATE SKIP LOCKED"
-            ).format(**names)
+            ).format(**parts)
         ).fetchall()
         for row in found:
             if not is_encrypted(row["secret"]):
                 stored = keyring.encrypt(row["secret"], context(table, row["name"], column)).ciphertext
-                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**names)
+                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**parts)
                 connection.execute(update, [stored, row["id"]])
                 log.info("secret_encrypted", table=table, row=row["name"], column=column)
 

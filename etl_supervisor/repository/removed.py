@@ -21,9 +21,11 @@ from etl_supervisor.repository.desired import source_of
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-_DUE = """
+_SELECT = """
 SELECT r.*, EXISTS (SELECT FROM app.pipelines p WHERE (p.source_id)::text = r.source->>'id') AS others
 FROM app.removed r
+"""
+_DUE = """
 WHERE removed_at <= now() - make_interval(secs => %s)
    OR EXISTS (SELECT FROM app.pipelines p WHERE p.name = r.pipeline AND p.id <> r.pipeline_id)
 ORDER BY r.id
@@ -52,10 +54,19 @@ def due(settings: Settings) -> list[Removed]:
             connection.execute(
                 "DELETE FROM app.removed r USING app.pipelines p WHERE p.id = r.pipeline_id AND p.name = r.pipeline"
             )
-            rows = connection.execute(_DUE, [settings.delete_grace_seconds]).fetchall()
+            rows = connection.execute(_SELECT + _DUE, [settings.delete_grace_seconds]).fetchall()
     except psycopg.Error as error:
         raise trouble(error) from None
     return [_removed(row) for row in rows]
+
+
+def waiting(settings: Settings) -> list[Removed]:
+    """All that was deleted and is not cleaned up."""
+    try:
+        with connect(settings.config_dsn(), row_factory=dict_row) as connection:
+            return [_removed(row) for row in connection.execute(_SELECT)]
+    except psycopg.Error as error:
+        raise trouble(error) from None
 
 
 def done(settings: Settings, removed: Removed) -> None:

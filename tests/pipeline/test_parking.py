@@ -80,7 +80,7 @@ def test_a_paused_pipeline_is_parked_and_catches_up_and_joins_again(deploy: Depl
     assert deploy.stop() == 0
 
 
-@pytest.mark.parametrize("place", ["reader.after_slot_copy", "reader.after_join"])
+@pytest.mark.parametrize("place", ["parking.after_slot_copy", "parking.after_join"])
 def test_a_crash_while_a_pipeline_parks_or_joins_loses_nothing(deploy: Deployment, place: str) -> None:
     two(deploy, ETL_FAILPOINTS=f"{place}=kill@1")
     status(deploy, "other", "PAUSE")

@@ -43,6 +43,7 @@ follower    one table in one pipeline: what it needs now (pure)
 admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted
+doctor      what `doctor` looks at in a source
 pace        which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end

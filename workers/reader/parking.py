@@ -53,7 +53,7 @@ class Parking:
         """Copy the slot for a pipeline, and write down where it is."""
         own = apart(self._spec, pipeline).source
         self._connection.execute("SELECT pg_copy_logical_replication_slot(%s, %s)", [shared.slot, own.slot])
-        failpoint("reader.after_slot_copy")
+        failpoint("parking.after_slot_copy")
         self._write(own.stream, replace(shared, slot=own.slot, stuck_at=shared.confirmed if stuck else 0))
         log.warning("pipeline_parked", pipeline=pipeline.name, slot=own.slot, confirmed=lsn.text(shared.confirmed))
 
@@ -82,7 +82,7 @@ class Parking:
         own = apart(self._spec, pipeline).source
         await_free(self._connection, own.slot, tick)
         self._store.forget(own.stream)
-        failpoint("reader.after_join")
+        failpoint("parking.after_join")
         drop_slot(self._connection, own.slot)
         log.info("pipeline_joined", pipeline=pipeline.name, confirmed=lsn.text(shared.confirmed))
         return True
