@@ -51,7 +51,8 @@ ACTORS = 4
 BATCH_ROWS = 10_000
 STEP_ROWS = 50_000  # of one transaction of the backlog
 WAIT_SECONDS_MAX = 300.0
-STARTING_SECONDS_MAX = 60.0
+STARTING_SECONDS_MAX = 120.0
+LOG_CHARACTERS = 3000  # shown of each log when a work does not come to its end
 POLL_SECONDS = 0.05
 IDLE_SECONDS = 5.0
 LATENCY_SECONDS, WARM_SECONDS = 20.0, 2.0
@@ -256,6 +257,10 @@ class Bench:
                 yield process.pid
                 process.send_signal(signal.SIGTERM)
                 process.wait(WAIT_SECONDS_MAX)
+            except AssertionError:
+                for name in ("supervisor.log", "stack/snowflake.log"):
+                    print(name, (self._directory / name).read_text()[-LOG_CHARACTERS:], sep="\n", file=sys.stderr)
+                raise
             finally:
                 if process.poll() is None:
                     process.kill()

@@ -20,6 +20,8 @@ from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
+from workers.snowflake.failure import Cure, Saturated, explain
+from workers.snowflake.held import HELD_BYTES_MAX
 from workers.snowflake.identifiers import Objects
 from workers.snowflake.streaming import StreamingChannel
 
@@ -145,3 +147,19 @@ def test_a_dropped_connection_has_no_answer(local_snowflake: LocalSnowflake) -> 
     url = f"https://{local_snowflake.host}/v2/streaming/hostname"
     with pytest.raises(http.client.IncompleteRead), urllib.request.urlopen(url, context=context, timeout=10) as answer:
         answer.read()
+
+
+def test_a_channel_takes_only_so_much_while_nothing_is_sent_and_then_goes_on(
+    destination: Destination, objects: Objects, local_snowflake: LocalSnowflake
+) -> None:
+    note, half = "y" * 4096, HELD_BYTES_MAX // 2 // 4096
+    with channel_in(destination, objects) as channel:
+        local_snowflake.set(blackhole=True)
+        append(channel, 0, half, note)
+        with pytest.raises(Saturated) as refused:
+            append(channel, half, half, note)
+        assert explain(refused.value, "")[0] is Cure.AGAIN
+        local_snowflake.set(blackhole=False)
+        wait_for("what was held to be sent", channel.flush, 20)
+        committed(channel, append(channel, half, half, note))
+    assert rows(destination, objects) == 2 * half

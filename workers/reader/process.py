@@ -191,8 +191,7 @@ class Reader:
 
     def _drain(self, signals: list[signal.Signals]) -> None:
         if signal.SIGTERM in signals:
-            self._draining = True
-            self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds
+            self._draining, self._drain_until = True, time.monotonic() + self._settings.shutdown_grace_seconds
 
     # -- life
 
@@ -410,6 +409,7 @@ class Reader:
             lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
+            together=self._roster.together.visible,
         )
         self._park_what_is_stuck(now)
         measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

@@ -24,6 +24,8 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake.channel import ChannelStatus
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.failure import Saturated
+from workers.snowflake.held import Held
 from workers.snowflake.identifiers import Objects, quoted
 from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
 from workers.snowflake.ndjson import encode
@@ -38,9 +40,17 @@ FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel an
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
 ACCEPT_SECONDS_MAX = 1  # how long a flush is waited for; it goes on by itself
 CLOSE_SECONDS = 5
+# The SDK repeats what fails by itself, by default for ten hours. These are limits of ours: then the channel is invalid and is opened again, with a
+# client of its own that reads the key file anew; what was not committed comes again.
+REQUEST_SECONDS = 60  # one request with rows
+QUESTION_SECONDS = 20  # one request without
+REPEAT_SECONDS = 120  # of one request with rows: a short outage needs no new channel
+REPEAT_QUESTION_SECONDS = 60
+REPEAT_REFUSED_SECONDS = 5  # 401 or 403: a new key is read all the sooner
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
+_held = Held()
 
 
 class _Lines(list[Any]):
@@ -93,7 +103,10 @@ class StreamingChannel:
 
     def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
         """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
+        if _held.full(self, data.size) and not self.flush():
+            raise Saturated
         self._channel.append_rows(_Lines(data, rows), first, last)
+        _held.add(self, data.size)
         self._last = last
         return int(data.size)
 
@@ -108,6 +121,7 @@ class StreamingChannel:
             self._channel.wait_for_flush(ACCEPT_SECONDS_MAX)
         except TimeoutError:  # the SDK's own name for it
             return False
+        _held.clear(self)
         return True
 
     def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
@@ -120,6 +134,7 @@ class StreamingChannel:
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
         """Close channel and client within a limit; with `drop` Snowflake forgets the channel."""
+        _held.clear(self)
         try:
             self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
         finally:
@@ -171,6 +186,11 @@ def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> 
         "max_append_request_buffer_duration_ms": str(FLUSH_MS),
         "channel_status_cache_refresh_interval_seconds": str(STATUS_REFRESH_SECONDS),
         "enable_telemetry_reporting": "false",
+        "data_http_timeout_seconds": str(REQUEST_SECONDS),
+        "mgmt_http_timeout_seconds": str(QUESTION_SECONDS),
+        "data_retry_total_backoff_seconds": str(REPEAT_SECONDS),
+        "mgmt_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
+        "non_scoped_auth_failure_retry_total_backoff_seconds": str(REPEAT_REFUSED_SECONDS),
     }
     if destination.role:
         properties["role"] = destination.role

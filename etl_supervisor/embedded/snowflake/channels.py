@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 COMMIT_BYTES_MAX = 16 << 20  # DuckDB reads a commit in one go
 ChannelKey = tuple[str, str, str, str]  # database, schema, pipe, channel, normalised
@@ -97,6 +97,12 @@ class Channel:
             self.rows_error += parsed - inserted
             self.error_offset, self.error_message = self.committed, "a value does not fit its column"
             self.error_ms = int(time.time() * 1000)
+
+    def after(self, items: list[Pending], parsed: int, inserted: int) -> Channel:
+        """What the channel will be once these are committed; nothing is pending in it."""
+        later = replace(self, pending=deque(items))
+        later.committed_rows(items, parsed, inserted)
+        return later
 
     def status(self) -> dict[str, object]:
         """As the protocol spells it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ MARK = "\x01as written\x01"
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
+PART_BYTES_MAX = 8 << 20  # of what is read at once: a fragment of the SDK can be 70 MB
 LINE_BYTES_MAX = 48 << 20  # DuckDB reads a document in several times its size, within warehouse.MEMORY_LIMIT
 WIDTHS = {"VARCHAR": ("length", 16 << 20), "BLOB": ("octet_length", 8 << 20)}  # characters, bytes
 
@@ -49,7 +50,34 @@ def load(
     refused: Sequence[dict[str, str]] = (),
 ) -> Loaded:
     """Insert what fits; runs in the caller's transaction. `target` is the quoted name, `columns` are (name, type, nullable)."""
-    lines, too_long = _without_too_long(lines)
+    parsed = inserted = 0
+    for part in parts(lines):
+        loaded = (
+            Loaded(1, 0) if len(part) > LINE_BYTES_MAX else _load(connection, target, columns, part, directory, refused)
+        )
+        parsed, inserted = parsed + loaded.parsed, inserted + loaded.inserted
+    return Loaded(parsed, inserted)
+
+
+def parts(lines: bytes) -> Iterator[bytes]:
+    """Whole lines, at most PART_BYTES_MAX of them at once (a longer line comes alone). Each part ends with a line break: without one, DuckDB reads
+    the end of a file of more than 16 MB wrongly: rows go missing there, or are called malformed."""
+    at = 0
+    while at < len(lines):
+        end = lines.rfind(b"\n", at, at + PART_BYTES_MAX) + 1 or lines.find(b"\n", at) + 1 or len(lines)
+        if part := lines[at:end].strip(b"\n"):
+            yield part + b"\n"
+        at = end
+
+
+def _load(
+    connection: Any,
+    target: str,
+    columns: list[tuple[str, str, bool]],
+    lines: bytes,
+    directory: Path,
+    refused: Sequence[dict[str, str]],
+) -> Loaded:
     with tempfile.NamedTemporaryFile(dir=directory, suffix=".ndjson") as file:
         variants, floats = ({name for name, kind, _ in columns if kind == wanted} for wanted in ("JSON", "DOUBLE"))
         file.write(_marked(lines, variants) if variants and _perhaps_long(lines, floats) else lines)
@@ -71,16 +99,7 @@ def load(
         names = ", ".join(_name(name) for name, _, _ in columns)
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad")
     connection.execute("DROP TABLE _arriving")
-    return Loaded(int(parsed) + too_long, int(fit))
-
-
-def _without_too_long(lines: bytes) -> tuple[bytes, int]:
-    """The lines that can be held, and how many can't: those are refused."""
-    if len(lines) <= LINE_BYTES_MAX:
-        return lines, 0
-    rows = [line for line in lines.split(b"\n") if line]
-    kept = [line for line in rows if len(line) <= LINE_BYTES_MAX]
-    return b"\n".join(kept), len(rows) - len(kept)
+    return Loaded(int(parsed), int(fit))
 
 
 def _perhaps_long(lines: bytes, floats: set[str]) -> bool:

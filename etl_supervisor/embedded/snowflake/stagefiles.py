@@ -44,8 +44,18 @@ class StageFiles:
 
 
 def unzstd(data: bytes) -> bytes:
-    """Decompress, whether or not the frame tells its size."""
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    """Decompress all frames, whether or not they tell their size. ValueError when the last one is not whole."""
+    found = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            found.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+        if not frame.eof:
+            raise ValueError("the data ends within a frame")
+        data = frame.unused_data
+    return b"".join(found)
 
 
 def dechunked(body: bytes) -> bytes:

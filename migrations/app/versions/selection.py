@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "selection"
-down_revision = "slot_lost"
+down_revision = "consistency"
 
 COLUMNS = {
     "tables_include": "text[] NOT NULL DEFAULT '{}'",
