@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
@@ -170,6 +171,29 @@ def test_a_pipeline_that_is_deleted_by_mistake_goes_on_when_its_row_comes_back(d
     deploy.config.execute("insert into app.pipelines select * from kept")
     joined(deploy)
     change(deploy, 2)
+    both_same(deploy)
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["while it is paused", "while it catches up"])
+def test_a_parked_pipeline_outlives_the_loss_of_the_state_store(
+    deploy: Deployment, redis_url: str, started: bool
+) -> None:
+    two(deploy)
+    deploy.caught_up("other")
+    status(deploy, "other", "PAUSE")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    if started:
+        status(deploy, "other", "START")
+    redis.Redis.from_url(redis_url).flushall()
+    wait_for("the state to be written again", lambda: '"state_written_again"' in deploy.log)
+    status(deploy, "other", "START")
+    change(deploy, 2)
+    joined(deploy)
+    change(deploy, 3)
     both_same(deploy)
     assert deploy.log.count('"copy_finished"') == 2
     assert deploy.stop() == 0

@@ -144,6 +144,11 @@ class Deployment:
             settings=there.settings,
         )
 
+    def keep_state_in(self, store: str) -> None:
+        """Choose the state store: redis or postgres."""
+        self.environment["STATE_STORE"] = store
+        self.settings = load(self.folder, self.environment)
+
     def start(self, **environment: str) -> None:
         """Start a supervisor (another one, if there was one)."""
         with (self.folder / "supervisor.log").open("ab") as log:

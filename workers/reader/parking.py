@@ -77,8 +77,11 @@ class Parking:
         parked = self._position(pipeline, shared)
         if parked is None:
             return True
-        if not may_join(shared, parked) or parked.confirmed < shared.confirmed:
+        if not may_join(shared, parked):
             return False
+        if parked.confirmed < shared.confirmed:  # it was found to be parked just now: `near` brings it here first
+            place = f"source {self._spec.source.name}"
+            raise EtlError(Kind.STREAM, place, f"pipeline {pipeline.name} joins", "it starts again", transient=True)
         own = apart(self._spec, pipeline).source
         await_free(self._connection, own.slot, tick)
         self._store.forget(own.stream)
