@@ -20,6 +20,8 @@ NAMES: dict[str, str] = {
     "reader.before_save": "rows durable, state not written: resent from the old position, filtered",
     "reader.after_save": "state written, PostgreSQL not told: START_REPLICATION with our position skips what is durable",
     "reader.after_confirm": "PostgreSQL told: nothing is in flight",
+    "parking.after_slot_copy": "a pipeline's slot is made, its position is not written: the position is taken from the slot",
+    "parking.after_join": "a parked position is forgotten, its slot is there: the pipeline is parked again, at what the slot was told",
     "supervisor.after_desired": "readers are known and not started: the next supervisor reads the configuration itself",
     "supervisor.after_spawn": "a child has just been forked: the kernel ends it with its parent",
     "supervisor.after_reap": "a dead child is reaped and not replaced: the next supervisor starts all of them",

@@ -28,7 +28,7 @@ STATEMENT_TIMEOUT_MS = (
 @contextlib.contextmanager
 def of_source(control: Control, row: dict[str, Any], **extra: str) -> Iterator[psycopg.Connection[DictRow]]:
     """An ordinary connection (autocommit) to the source of this row. What its server refuses is an EtlError(SOURCE_SETUP)."""
-    source = desired.source(row)
+    source = desired.source_of(row)
     password = control.keyring.decrypt(source.pg_password) if source.pg_password else None
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={STATEMENT_TIMEOUT_MS}"
     connection = _reader("stream").connect(source, password, **({"options": options} | extra))

@@ -73,6 +73,15 @@ def status(
 
 
 @app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs")] = False) -> None:
+    """Look at sources, tables, slots and the state store, and say what to act on. Exit 0 when nothing is wrong (risks may be left)."""
+    from etl_supervisor.cli.doctor import show
+
+    if not show(_configured(), console, as_json=as_json):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
 def resync(
     pipeline: Annotated[str, typer.Argument(help="Name")],
     table: Annotated[str | None, typer.Argument(help="schema.table; every table when not given")] = None,

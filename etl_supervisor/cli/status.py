@@ -29,6 +29,7 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.streams import arrange
 
 WATCH_SECONDS = 1.0  # a reader reports every second
 STALE_SECONDS = 10.0  # a reader reports every second; an older report is yesterday's news
@@ -60,15 +61,15 @@ def read(settings: Settings) -> Status:
     loaded = load(settings)
     found = Status(troubles=[error.line for error in loaded.troubles])
     with contextlib.closing(open_store(settings)) as store:
-        for spec in loaded.specs:
-            source = spec.source.name
+        for spec in arrange(loaded.specs, store):
+            source = spec.source.stream
             report = store.report(source)
             found.sources.append((spec, report))
             found.troubles += [report.trouble] if report is not None and report.trouble else []
             found.troubles += [_waits(item) for item in (report.together if report is not None else ()) if item.waits]
             for name in (pipeline.name for pipeline in spec.pipelines):
-                states = store.tables(source, name)
-                found.pipelines.append((name, source, states, store.copies(source, name)))
+                states = store.tables(spec.source.name, name)
+                found.pipelines.append((name, source, states, store.copies(spec.source.name, name)))
                 found.troubles += [state.trouble for _, state in sorted(states.items()) if state.trouble]
     return found
 
@@ -119,7 +120,7 @@ def as_json(settings: Settings) -> str:
 
 
 def _source_facts(spec: SourceSpec, report: SourceReport | None) -> dict[str, Any]:
-    name = spec.source.name
+    name = spec.source.stream
     if report is None:
         return {"source": name, "state": "not started yet"}
     places = {key: lsn.text(getattr(report, key)) for key in ("received", "durable", "confirmed", "wal_end")}
@@ -154,11 +155,11 @@ def _tables(found: Status) -> Group:
 
 def _source_row(spec: SourceSpec, report: SourceReport | None) -> tuple[str, ...]:
     if report is None:
-        return spec.source.name, "not started yet", "", "", ""
+        return spec.source.stream, "not started yet", "", "", ""
     age = time.time() - report.reported_at
     state = report.state if age < STALE_SECONDS or report.state == "stopped" else f"no report for {age:,.0f} s"
     lag = f"{report.lag_bytes:,} bytes, {report.lag_seconds:.1f} s"
-    return spec.source.name, state, lsn.text(report.confirmed), lag, f"{report.rows:,}"
+    return spec.source.stream, state, lsn.text(report.confirmed), lag, f"{report.rows:,}"
 
 
 def _table_rows(

@@ -9,37 +9,18 @@ that names the key, where it was read and what is allowed. docs/configuration.md
 
 from __future__ import annotations
 
-import difflib
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import dotenv
-import dotenv.parser
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from etl_supervisor.config.database_url import libpq_url, redis_url
+from etl_supervisor.config.reading import Reading
 from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
 from etl_supervisor.errors import EtlError, Kind
 
-_OUR_PREFIXES = (
-    "ETL_",
-    "SNOWFLAKE_",
-    "PIPELINE_",
-    "WAL_MONITOR_",
-    "CONFIG_DB_",
-    "DB_",
-    "APP_",
-    "SHARED_MEMORY_",
-    "BATCH_",
-    "COPY_",
-    "API_",
-)
-_ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
-_NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
 _ENVIRONMENTS = {"development": "dev", "production": "prod"}
 _PORT_MAX = 65535
 
@@ -98,6 +79,12 @@ class Settings(BaseModel):
     on_rewrite: Literal["resync", "hold"] = Field(
         "resync",
         description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
+    )
+    park_after_seconds: float = Field(
+        300, ge=5, le=86400, description="Pipelines whose rows do not become durable for so long leave the others"
+    )
+    delete_grace_seconds: float = Field(
+        3600, ge=0, le=2_592_000, description="Slots and state of a deleted pipeline are kept for so long"
     )
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
@@ -165,6 +152,11 @@ class Settings(BaseModel):
         description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
         json_schema_extra=_KEY,
     )
+    masking_secret: SecretStr | None = Field(
+        None,
+        description="Columns that a pipeline hashes are hashed with it; another one has their tables copied again",
+        json_schema_extra=_KEY,
+    )
     app_environment: Literal["dev", "staging", "prod"] = Field(
         "prod", description="Which YAML file is read (also APP_ENV)"
     )
@@ -226,7 +218,7 @@ class Settings(BaseModel):
             raise ValueError("it is below WARNING_WAL")
         return value
 
-    @field_validator("secret_key", "secret_key_old")
+    @field_validator("secret_key", "secret_key_old", "masking_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
@@ -269,6 +261,10 @@ class Settings(BaseModel):
         """libpq's connection string of the database with schema etl."""
         return self.etl_database_url.get_secret_value() if self.etl_database_url else self.config_dsn()
 
+    def masking(self) -> str:
+        """The secret that columns are hashed with; empty without one (then none is hashed)."""
+        return self.masking_secret.get_secret_value() if self.masking_secret else ""
+
     def keyring(self) -> Keyring:
         """What opens secrets at rest. EtlError(CONFIG) without SECRET_KEY."""
         if self.secret_key is None:
@@ -285,93 +281,20 @@ def load(directory: Path | None = None, environment: Mapping[str, str] | None = 
     directory = (directory or Path.cwd()).resolve()
     environment = os.environ if environment is None else environment
     env_file = directory / ".env"
-    env = _from_env_file(env_file)
-    real = _from_environment(environment)
+    read = Reading(frozenset(_names()))
+    env = read.from_env_file(env_file)
+    real = read.from_environment(environment)
     named = real.get("APP_ENVIRONMENT") or env.get("APP_ENVIRONMENT")
     stage = Settings._short(named[0]) if named else "prod"
     found: dict[str, tuple[Any, str]] = {}
     for name in ("base", str(stage)):
-        found |= _from_yaml(directory / "configuration" / f"{name}.yaml")
+        found |= read.from_yaml(directory / "configuration" / f"{name}.yaml")
     found |= env | real
     values = {key.lower(): value for key, (value, _) in found.items()}
     try:
         return Settings(**{**values, **overrides, "directory": directory})
     except ValidationError as error:
         raise _explain(error, found) from None
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Our variables; those of others are none of our business. APP_SECTION__FIELD must be one of ours."""
-    found = {}
-    for key, value in environment.items():
-        name = _ALIASES.get(key, key)
-        if key.startswith("APP_") and "__" in key:
-            name = key.removeprefix("APP_").replace("__", "_")
-            _must_be_known(name, key, "the environment")
-        if name.lower() in _names() and value != "":
-            found[name] = (value, "the environment")
-    return found
-
-
-def _from_env_file(path: Path) -> dict[str, tuple[Any, str]]:
-    found = {}
-    text = _text_of(path)
-    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
-        if binding.error:
-            line = binding.original.line
-            raise EtlError(Kind.CONFIG, str(path), f"line {line} can't be read", "write KEY=value")
-    for key, value in dotenv.dotenv_values(stream=io.StringIO(text)).items():
-        name = _ALIASES.get(key, key)
-        if key.startswith("APP_") and "__" in key:
-            name = key.removeprefix("APP_").replace("__", "_")
-        if key.startswith(_OUR_PREFIXES) and name not in _NOT_SETTINGS:
-            _must_be_known(name, key, str(path))
-        if name.lower() in _names() and value:
-            found[name] = (value, str(path))
-    return found
-
-
-def _from_yaml(path: Path) -> dict[str, tuple[Any, str]]:
-    try:
-        content = yaml.safe_load(_text_of(path)) or {}
-    except yaml.YAMLError:
-        raise EtlError(Kind.CONFIG, str(path), "the file is not YAML", "correct its syntax") from None
-    return {name: (value, str(path)) for name, value in _flattened(content, "", path)}
-
-
-def _text_of(path: Path) -> str:
-    """The text of a file, empty when there is none."""
-    try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError):
-        remedy = "make it UTF-8 text that this user may read"
-        raise EtlError(Kind.CONFIG, str(path), "the file can't be read", remedy) from None
-
-
-def _flattened(content: object, prefix: str, path: Path) -> list[tuple[str, Any]]:
-    if not isinstance(content, dict):
-        raise EtlError(Kind.CONFIG, str(path), "the file holds no mapping", "write `section: {field: value}`")
-    flat: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        name = f"{prefix}{key}".upper()
-        if isinstance(value, dict):
-            flat += _flattened(value, f"{name}_", path)
-        else:
-            _must_be_known(_ALIASES.get(name, name), name, str(path))
-            flat.append((_ALIASES.get(name, name), value))
-    return flat
-
-
-def _must_be_known(name: str, key: str, where: str) -> None:
-    if name.lower() not in _names():
-        near = _nearest(name)
-        remedy = f"did you mean {near}?" if near else "see docs/configuration.md for what there is"
-        raise EtlError(Kind.CONFIG, key, f"unknown setting in {where}", remedy)
-
-
-def _nearest(name: str) -> str | None:
-    found = difflib.get_close_matches(name, [known.upper() for known in _names()], n=1, cutoff=0.8)
-    return found[0] if found else None
 
 
 def _names() -> set[str]:

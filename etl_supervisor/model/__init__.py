@@ -6,8 +6,11 @@ types        what a column's values are, independent of PostgreSQL, Arrow and Sn
 table        a table's name and shape as the reader tells it to the actors
 names        slots, channels, landing and target tables
 pipeline     sources, destinations and pipelines as configured
+parking      pipelines that stream apart from the others of their source
+selection    which tables a pipeline takes, and what becomes of single columns
 apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
+finding      what `doctor` finds
 copy_state   how far the copy of a table has come
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

@@ -22,6 +22,7 @@ LIVE_SUFFIX = "_LIVE"
 META_PREFIX = "_ETL_"
 
 
+_PARKED = re.compile(r"_p\d+$")
 _LISTED = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^",]*[^",\s]))\s*(?:,|$)')
 
 
@@ -41,9 +42,14 @@ def publications(text: str) -> list[str]:
     return list(found)
 
 
-def slot(replication_id: int) -> str:
-    """The replication slot of a source; the id is the source's `replication_id`."""
-    return f"etl_stream_{replication_id}"
+def slot(replication_id: int, pipeline_id: int | None = None) -> str:
+    """The replication slot of a source, by its `replication_id`; or of one of its pipelines that is parked."""
+    return f"etl_stream_{replication_id}" + (f"_p{pipeline_id}" if pipeline_id is not None else "")
+
+
+def shared_slot(name: str) -> str:
+    """The slot of the source, whether `name` is that or a parked pipeline's."""
+    return _PARKED.sub("", name)
 
 
 def copy_slot(replication_id: int, incarnation: int) -> str:

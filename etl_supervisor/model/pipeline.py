@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.selection import Selection
 from etl_supervisor.model.table import Table, TableName
 
 
@@ -60,11 +62,19 @@ class OnSlotLost(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineName:
+    """A pipeline, where nothing more of it matters."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list.
 
     `heartbeat_seconds` is how often a quiet source gets a WAL message (0: never); `primary_url` (a libpq connection string) is the primary of a
-    source that is a standby.
+    source that is a standby. `parked` is the pipeline that streams from a slot of its own (see `model.parking`); None for the shared stream.
     """
 
     id: int
@@ -84,6 +94,17 @@ class Source:
     primary_url: EncryptedText | None = None
     slot_failover: bool = False
     on_slot_lost: OnSlotLost = OnSlotLost.ASK
+    parked: PipelineName | None = None
+
+    @property
+    def slot(self) -> str:
+        """The replication slot of this stream."""
+        return names.slot(self.replication_id, self.parked.id if self.parked else None)
+
+    @property
+    def stream(self) -> str:
+        """The stream's name: of its reader, and of its position in the state store."""
+        return f"{self.name}@{self.parked.name}" if self.parked else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +137,7 @@ class Pipeline:
     """One source into one destination, with its batching and retry policy.
 
     `load` is how changes travel (streaming: over `channels_per_table` channels), `copy_load` the rows of first copies; `policy` is how its tables are
-    applied (`exceptions`: in ways of their own).
+    applied (`exceptions`: in ways of their own); `selection` is which tables it takes and what of their columns.
     `retries` counts how often a person has asked for held tables to be tried again: the reader starts again when it rises.
     """
 
@@ -134,6 +155,7 @@ class Pipeline:
     copy_load: Load = field(default_factory=Load)
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
+    selection: Selection = field(default_factory=Selection)
     retries: int = 0
     channels_per_table: int = 1
 
@@ -148,7 +170,8 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """What one reader has to do: a source and its started pipelines (never empty)."""
+    """What one reader has to do: a source and its started pipelines (never empty); `paused` are the others."""
 
     source: Source
     pipelines: tuple[Pipeline, ...]
+    paused: tuple[PipelineName, ...] = ()

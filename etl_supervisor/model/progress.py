@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from etl_supervisor.model import names
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -19,6 +21,7 @@ class Progress:
 
     `forked_at` is where the present timeline began, as long as it is not proven that nothing of the lost one was landed (0: proven).
     `former` is who owned the tables before this slot was made in another cluster ("": nobody else): they are taken over from it.
+    `stuck_at` is where a pipeline broke that was parked for it (0: it was paused).
     """
 
     system_identifier: str
@@ -28,11 +31,12 @@ class Progress:
     confirmed: int
     forked_at: int = 0
     former: str = ""
+    stuck_at: int = 0
 
     @property
     def owner(self) -> str:
-        """Whose rows the landing tables hold: one slot of one cluster."""
-        return f"{self.system_identifier}/{self.slot}"
+        """Whose rows the landing tables hold: one source's slot of one cluster, for a parked pipeline too."""
+        return f"{self.system_identifier}/{names.shared_slot(self.slot)}"
 
     def advanced(self, confirmed: int) -> Progress:
         """The same, confirmed further. Going back is a fault of ours."""

@@ -10,6 +10,7 @@ A poll that fails sends nothing, so it changes nothing; it is logged once, not a
 from __future__ import annotations
 
 import contextlib
+import importlib
 import selectors
 import signal
 import time
@@ -22,7 +23,10 @@ from etl_supervisor.ipc.messages import Desired, Ready, Supervised
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.repository.removed import done, due
 from etl_supervisor.repository.report import save
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.streams import arrange
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 
@@ -48,6 +52,7 @@ class Monitor:
         self._supervised = metrics.SupervisedCollector()
         self._serving = False
         self._migrated = False
+        self._store = open_store(self._settings)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._next_poll = 0.0
@@ -97,19 +102,41 @@ class Monitor:
             if not self._migrated:
                 migrate(self._settings)
                 self._migrated = True
+            cleaned = self._clean_up()
             loaded = load(self._settings)
+            desired = Desired(arrange(loaded.specs, self._store))
         except EtlError as error:
             self._say([error])
             return
         finally:
             self._serve()
-        self._say(list(loaded.troubles))
+        self._say([*loaded.troubles, *cleaned, *self._risks()])
         self._report()
-        desired = Desired(loaded.specs)
         if desired != self._told:
             self._context.parent.send(desired)
             self._told = desired
-            log.info("configuration_read", sources=[spec.source.name for spec in loaded.specs])
+            log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
+
+    def _risks(self) -> list[EtlError]:
+        """A state store that may forget; said once."""
+        try:
+            risk = self._store.risk()
+        except EtlError:
+            return []
+        return [EtlError(Kind.STATE_STORE, "state store", risk, "see `etl-supervisor doctor`")] if risk else []
+
+    def _clean_up(self) -> list[EtlError]:
+        """After pipelines that were deleted; why not, where it was not possible yet."""
+        troubles = []
+        for removed in due(self._settings):
+            try:
+                # This package does not import workers: the one that knows the source is named.
+                importlib.import_module("workers.reader.removal").clean_up(self._settings, self._store, removed)
+                done(self._settings, removed)
+            except EtlError as error:
+                troubles.append(error)
+            self._context.heartbeat.beat()
+        return troubles
 
     def _say(self, troubles: list[EtlError]) -> None:
         """Each trouble once, until it has gone and come back."""

@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, TablePolicy
 from etl_supervisor.model.pipeline import (
     Destination,
@@ -25,6 +26,7 @@ from etl_supervisor.model.pipeline import (
     LoadPath,
     OnSlotLost,
     Pipeline,
+    PipelineName,
     PipelineStatus,
     Source,
     SourceSpec,
@@ -32,6 +34,7 @@ from etl_supervisor.model.pipeline import (
 )
 from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.selecting import selection
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
@@ -42,6 +45,13 @@ APPLY_COLUMNS = frozenset(
 )
 DESTINATION_TYPES = frozenset({"snowflake"})
 SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
+
+# One that was deleted is as good as paused until its grace is over.
+_PAUSED = """
+SELECT id, name, source_id FROM app.pipelines WHERE status <> 'START'
+UNION ALL SELECT pipeline_id, pipeline, (source->>'id')::bigint FROM app.removed
+ORDER BY id
+"""
 
 log = structlog.get_logger()
 
@@ -62,25 +72,36 @@ def load(settings: Settings) -> Loaded:
             encrypt_in_place(connection, keyring)
             connection.commit()
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            return _assemble(connection)
+            return _assemble(connection, can_hash=settings.masking_secret is not None)
     except psycopg.Error as error:
         raise trouble(error) from None
+
+
+def slots(settings: Settings) -> set[str]:
+    """The slots that the configured sources and pipelines have or may have, started or not."""
+    sql_ = "SELECT s.replication_id, p.id FROM app.sources s LEFT JOIN app.pipelines p ON p.source_id = s.id"
+    try:
+        with connect(settings.config_dsn()) as connection:
+            rows = connection.execute(sql_).fetchall()
+    except psycopg.Error as error:
+        raise trouble(error) from None
+    return {names.slot(source, pipeline) for source, own in rows for pipeline in (None, own)}
 
 
 def encrypt_in_place(connection: psycopg.Connection[Any], keyring: Keyring) -> None:
     """Encrypt the secrets that stand in clear; the rows are locked, so two supervisors do not cross."""
     for table, column in SECRETS:
-        names = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
+        parts = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
         found = connection.execute(
             sql.SQL(
                 "SELECT id, name, {column} AS secret FROM {table} WHERE {column} IS NOT NULL AND {column} NOT LIKE 'v1:%'"
                 " FOR UPDATE SKIP LOCKED"
-            ).format(**names)
+            ).format(**parts)
         ).fetchall()
         for row in found:
             if not is_encrypted(row["secret"]):
                 stored = keyring.encrypt(row["secret"], context(table, row["name"], column)).ciphertext
-                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**names)
+                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**parts)
                 connection.execute(update, [stored, row["id"]])
                 log.info("secret_encrypted", table=table, row=row["name"], column=column)
 
@@ -90,28 +111,34 @@ def context(table: str, name: str, column: str) -> str:
     return f"{table}/{name}/{column}"
 
 
-def _assemble(connection: psycopg.Connection[Any]) -> Loaded:
+def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     troubles: list[EtlError] = []
     pipelines: dict[int, list[Pipeline]] = {}
+    paused: dict[int, list[PipelineName]] = {}
     rows = connection.execute(
         "SELECT p.*, row_to_json(d) AS destination FROM app.pipelines p JOIN app.destinations d ON d.id = p.destination_id"
         " WHERE p.status = 'START' ORDER BY p.id"
     ).fetchall()
     for row in rows:
         try:
-            found = pipeline(row)
+            found = pipeline_of(row, can_hash=can_hash)
         except EtlError as error:
             troubles.append(error)
+            paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
         else:
             pipelines.setdefault(found.source_id, []).append(found)
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
-    specs = tuple(SourceSpec(source(row), tuple(pipelines[row["id"]])) for row in sources)
+    for row in connection.execute(_PAUSED):
+        paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
+    specs = tuple(
+        SourceSpec(source_of(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
+    )
     return Loaded(specs, tuple(troubles))
 
 
-def source(row: dict[str, Any]) -> Source:
+def source_of(row: dict[str, Any]) -> Source:
     """A row of app.sources."""
     return Source(
         id=row["id"],
@@ -134,8 +161,10 @@ def source(row: dict[str, Any]) -> Source:
     )
 
 
-def pipeline(row: dict[str, Any]) -> Pipeline:
-    """A row of app.pipelines with its `destination`. EtlError(CONFIG) for settings that do not go together."""
+def pipeline_of(row: dict[str, Any], *, can_hash: bool) -> Pipeline:
+    """A row of app.pipelines with its `destination`. EtlError(CONFIG) for settings that do not go together.
+
+    `can_hash`: there is a secret to hash with."""
     return Pipeline(
         id=row["id"],
         name=row["name"],
@@ -153,6 +182,7 @@ def pipeline(row: dict[str, Any]) -> Pipeline:
         exceptions=tuple(_exceptions(row)),
         retries=row["retries"],
         channels_per_table=row["channels_per_table"],
+        selection=selection(row, can_hash=can_hash),
     )
 
 

@@ -110,6 +110,11 @@ class PostgresStore:
         rows = self._do("SELECT value FROM etl.report WHERE source = %s", source)
         return store.load_report(rows[0][0]) if rows else None
 
+    def risk(self) -> str:
+        ((commit, fsync),) = self._do("SELECT current_setting('synchronous_commit'), current_setting('fsync')")
+        off = [f"{name} is off" for name, value in (("synchronous_commit", commit), ("fsync", fsync)) if value == "off"]
+        return f"PostgreSQL may lose what was written last: {' and '.join(off)}" if off else ""
+
     def forget(self, source: str) -> None:
         for table in ("progress", "table_state", "copy_state", "report", "resync"):
             self._do(f"DELETE FROM etl.{table} WHERE source = %s", source)

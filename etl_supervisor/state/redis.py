@@ -143,6 +143,18 @@ class RedisStore:
         data = self._do("report", lambda: self._redis.get(_key(source, "report")))
         return None if data is None else store.load_report(data)
 
+    def risk(self) -> str:
+        try:
+            found = self._do("config", lambda: self._redis.config_get("append*"))
+        except redis.ResponseError:
+            return "Redis does not tell how it persists (CONFIG is not allowed)"
+        settings = {_text(key): _text(value) for key, value in found.items()}
+        if settings.get("appendonly") != "yes":
+            return "Redis keeps no append-only file: a restart loses what was written since its last snapshot"
+        if settings.get("appendfsync") != "always":
+            return f"Redis writes its append-only file {settings.get('appendfsync')}: a crash of the machine loses the last of it"
+        return ""
+
     def forget(self, source: str) -> None:
         def delete() -> None:
             keys = list(self._redis.scan_iter(match=_pattern(_key(source, "")) + "*"))
@@ -182,6 +194,10 @@ class RedisStore:
 
 def _key(*parts: str) -> str:
     return ":".join(["etl", *(part.replace("%", "%25").replace(":", "%3A") for part in parts)])
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _member(table: TableName | None) -> bytes:

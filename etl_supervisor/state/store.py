@@ -71,6 +71,9 @@ class StateStore(Protocol):
     def report(self, source: str) -> SourceReport | None:
         """What `status` shows."""
 
+    def risk(self) -> str:
+        """What a crash of the server may lose of what was written; empty when nothing."""
+
     def forget(self, source: str) -> None:
         """Everything of a source but its epoch."""
 

@@ -17,7 +17,7 @@ TABLES_PER_WORKER_MAX = (
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has to happen to the readers, by the names of their sources."""
+    """What has to happen to the readers, by the names of their streams."""
 
     start: tuple[SourceSpec, ...]
     stop: tuple[str, ...]
@@ -26,7 +26,7 @@ class Changes:
 
 def changes(desired: Iterable[SourceSpec], running: Mapping[str, SourceSpec]) -> Changes:
     """Start what is new, stop (drain) what is gone, restart what has changed; everything else is left alone."""
-    wanted = {spec.source.name: spec for spec in desired}
+    wanted = {spec.source.stream: spec for spec in desired}
     return Changes(
         start=tuple(spec for name, spec in wanted.items() if name not in running),
         stop=tuple(name for name in running if name not in wanted),

@@ -86,10 +86,18 @@ class Posts(dict[str, Post]):
     def sources(self, which: Callable[[Post], bool]) -> dict[str, SourceSpec]:
         """What the readers of some posts have been told to read, by the names of their sources."""
         return {
-            post.spec.source.source.name: post.spec.source
+            post.spec.source.source.stream: post.spec.source
             for post in self.values()
             if post.spec.kind is ChildKind.READER and post.spec.source is not None and which(post)
         }
+
+    def makes_way(self, post: Post) -> bool:
+        """True while another reader of the same source drains: a pipeline goes from one stream to another when the first has ended."""
+        source = post.spec.source.source.id if post.spec.source is not None else None
+        others = (
+            child for child in self.children(ChildKind.READER) if child.stopping and child.spec.source is not None
+        )
+        return any(child.spec.source.source.id == source for child in others if child.spec.source is not None)
 
     def copies(self) -> list[tuple[CopyWanted, ...]]:
         """What each copy worker has still to do."""

@@ -157,7 +157,7 @@ class Supervisor:
 
     def _start_due(self, now: float) -> None:
         for post in list(self._posts.values()):
-            if post.may_start(now):
+            if post.may_start(now) and not self._posts.makes_way(post):
                 self._spawn(post)
         self._start_copies()
 
@@ -232,7 +232,7 @@ class Supervisor:
         decided = changes(desired, self._posts.sources(lambda post: post.start_at is not None))
         failpoint("supervisor.after_desired")
         for spec in (*decided.start, *decided.restart):
-            name = reader_name(spec.source.name)
+            name = reader_name(spec.source.stream)
             new = ChildSpec(name, ChildKind.READER, self._entries[ChildKind.READER], source=spec)
             post = self._posts.get(name)
             if post is None or post.child is None:
@@ -286,7 +286,7 @@ class Supervisor:
         if child.spec.kind is ChildKind.MONITOR:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
-            self._end_copies(child.spec.source.source.name)
+            self._end_copies(child.spec.source.source.stream)
         if child.spec.kind is ChildKind.COPY:
             del self._posts[child.spec.name]
             if not child.stopping:  # else it was a dead reader's, and the next reader has not asked for it

@@ -94,8 +94,12 @@ def landed(deploy: Deployment) -> set[str]:
     return {line.split()[0] for line in path.read_text().splitlines()} if path.exists() else set()
 
 
-@pytest.mark.parametrize("who", ["reader", "actor", "copy"])
-def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str) -> None:
+@pytest.mark.parametrize(
+    ("who", "store"),
+    [("reader", "redis"), ("actor", "redis"), ("copy", "redis"), ("reader", "postgres"), ("copy", "postgres")],
+)
+def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str, store: str) -> None:
+    deploy.keep_state_in(store)
     names = {name for name in NAMES if name.startswith(f"{who}.")}
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)

@@ -73,6 +73,10 @@ class Deployment:
     folder: Path
     supervisor: subprocess.Popen[bytes] | None = None
     pipelines: dict[str, Database] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # pipeline -> source, where their names differ
+    others: dict[str, Destination] = field(
+        default_factory=dict
+    )  # pipeline -> destination, where it is not `destination`
 
     @property
     def log(self) -> str:
@@ -109,8 +113,22 @@ class Deployment:
             upsert(connection, keyring, "pipelines", source_id=source_id, destination_id=destination_id, **pipeline)
         self.pipelines[name] = database
 
-    def _destination(self, connection: psycopg.Connection[Any]) -> int:
-        there = self.destination
+    def share(self, name: str, source: str, destination: Destination, **changes: Any) -> None:
+        """One more pipeline of a source, into another destination."""
+        like = self.config.execute(
+            "select source_id, batch_max_size, batch_max_fill_ms, table_error_retry_delay_ms from app.pipelines where name = %s",
+            source,
+        )
+        columns = ("source_id", "batch_max_size", "batch_max_fill_ms", "table_error_retry_delay_ms")
+        values = dict(zip(columns, like[0], strict=True))
+        with self.config.connect() as connection:
+            there = self._destination(connection, destination)
+            wanted = {**values, "status": "START", **changes}
+            upsert(connection, self.settings.keyring(), "pipelines", name=name, destination_id=there, **wanted)
+        self.pipelines[name], self.sources[name], self.others[name] = self.pipelines[source], source, destination
+
+    def _destination(self, connection: psycopg.Connection[Any], there: Destination | None = None) -> int:
+        there = there or self.destination
         return upsert(
             connection,
             self.settings.keyring(),
@@ -125,6 +143,11 @@ class Deployment:
             snowflake_apply_interval_seconds=0.5,
             settings=there.settings,
         )
+
+    def keep_state_in(self, store: str) -> None:
+        """Choose the state store: redis or postgres."""
+        self.environment["STATE_STORE"] = store
+        self.settings = load(self.folder, self.environment)
 
     def start(self, **environment: str) -> None:
         """Start a supervisor (another one, if there was one)."""
@@ -183,7 +206,7 @@ class Deployment:
         """Table -> state of a pipeline."""
         store = open_store(self.settings)
         try:
-            return {table.name: state for table, state in store.tables(name, name).items()}
+            return {table.name: state for table, state in store.tables(self.sources.get(name, name), name).items()}
         finally:
             store.close()
 
@@ -191,7 +214,7 @@ class Deployment:
         """The confirmed position of a source."""
         store = open_store(self.settings)
         try:
-            progress = store.progress(name)
+            progress = store.progress(self.sources.get(name, name))
             return progress.confirmed if progress else 0
         finally:
             store.close()
@@ -205,11 +228,11 @@ class Deployment:
         """Wait until everything committed so far is durable, confirmed and applied."""
         end = self.written(name)
         wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
-        wait_for(f"{name} to be applied", self._applied)
+        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)))
 
-    def _applied(self) -> bool:
-        schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
-        with sql_session(self.destination) as session, session.cursor() as cursor:
+    def _applied(self, there: Destination) -> bool:
+        schema = f'"{there.database}"."{there.landing_schema}"'
+        with sql_session(there) as session, session.cursor() as cursor:
             marks = cursor.execute(
                 f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''"
             ).fetchall()
@@ -223,8 +246,9 @@ class Deployment:
     def differences(self, name: str, **keys: tuple[str, ...]) -> list[Difference]:
         """Compare tables (table=key columns) row by row, by psql's text and the connector."""
         database = self.pipelines[name]
-        names = (self.destination.database, self.destination.schema, self.destination.landing_schema)
-        with sql_session(self.destination) as session:
+        there = self.others.get(name, self.destination)
+        names = (there.database, there.schema, there.landing_schema)
+        with sql_session(there) as session:
             return [
                 compare_table(database.server.psql_path, database.url, session, table, key, names)
                 for table, key in keys.items()

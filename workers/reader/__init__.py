@@ -1,5 +1,6 @@
 """The reader of a source, and the workers of its first copies.
 
+entry       the process: one life of a reader after the other
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
 copyboth    frames from the socket, or through libpq
@@ -8,6 +9,7 @@ spool       the frames of one transaction in progress, in memory or on disk
 source      what must hold before a stream may start, and where it starts
 decode_failure  errors of the walsender itself (pure)
 lineage     after a promotion: does Snowflake hold anything of the history that was lost? (pure)
+parking     pipelines that stream apart, from a copy of the slot
 slot        what PostgreSQL says of a slot (pure, but for one query)
 watch       the source beside the stream: end of WAL, health of the slot
 heartbeat   a small WAL record in a quiet source
@@ -33,12 +35,18 @@ sight       the catalog now, as far as it is published
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
 recall      a state store that was lost, filled again
+report      what a reader tells of itself
 rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
 pace        work that grows with the number of tables, kept to a share of the time
 together    when the tables of a pipeline become visible together, and how far (pure)
 follower    one table in one pipeline: what it needs now (pure)
+admission   how a table comes into a pipeline
+masks       masked columns: shapes and batches as a pipeline shows them (pure)
+removal     cleaning up after a pipeline that was deleted
+doctor      what `doctor` looks at in a source
+laggards    which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 pieces      batches cut into segments (pure)

@@ -35,7 +35,7 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Ready
 from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
 from etl_supervisor.model.pipeline import Pipeline
-from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
@@ -43,6 +43,7 @@ from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader.heartbeat import Access
 from workers.reader.landing import Landing
 from workers.reader.lane import Lanes, Task
+from workers.reader.masks import NOTHING_MASKED, Masks, resolve
 from workers.reader.snapshot import Snapshot, slot_name
 from workers.reader.stream import broken_off
 from workers.reader.tablecopy import TableCopy, begin
@@ -172,10 +173,24 @@ class CopyWorker:
                 self._fail(wanted, error)
                 continue
             if found is not None:
+                try:
+                    masks = self._masks(found.table)
+                except EtlError as error:
+                    self._fail(wanted, error)
+                    continue
                 known = self._store.copy(self._source.name, self._pipeline.name, name)
                 pages_max = self._settings.copy_range_pages
-                tables.append(begin(wanted, len(tables) + 1, found, snapshot.seen, known, pages_max))
+                table = begin(wanted, len(tables) + 1, found, snapshot.seen, known, pages_max)
+                table.masks = masks
+                tables.append(table)
         return tables
+
+    def _masks(self, table: Table) -> Masks:
+        """What its reader has told of its masks holds here too."""
+        if not self._pipeline.selection.masks:
+            return NOTHING_MASKED
+        state = self._store.tables(self._source.name, self._pipeline.name).get(table.name)
+        return resolve(self._pipeline, table, state.masks if state else "", self._settings.masking())
 
     def _ours(self, tables: list[TableCopy]) -> list[TableCopy]:
         """Small ones, or one large one; the other large ones go back to the parent."""
@@ -191,7 +206,7 @@ class CopyWorker:
         source, keyring = self._source, self._settings.keyring()
         password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
         primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
-        progress = self._store.progress(source.name)
+        progress = self._store.progress(source.stream)
         assert progress is not None
         return Access(source, password, primary_url, progress.system_identifier)
 
@@ -199,7 +214,7 @@ class CopyWorker:
         return f"pipeline {self._pipeline.name}, table {TableName(wanted.schema, wanted.table)}"
 
     def _owner(self) -> str:
-        progress = self._store.progress(self._source.name)
+        progress = self._store.progress(self._source.stream)
         assert progress is not None
         return progress.owner
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from etl_supervisor.errors import EtlError
+from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import CopyWanted, Durable, Failed, Keep, Kept, OpenTable, TableOpened
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
@@ -33,6 +34,7 @@ from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
 from etl_supervisor.state.store import dump
+from workers.reader.masks import NOTHING_MASKED, Masks
 
 KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
@@ -78,6 +80,7 @@ class Follower:
     unkept: bool = True  # the state may differ from what Snowflake keeps of it
     keeping: str = ""  # the digest of what it is asked to keep
     keep_at: float = 0.0
+    masks: Masks = NOTHING_MASKED
     doubt: tuple[int, str] | None = (
         None  # a change during the copy: its commit_lsn, and why it needs a copy if it came after
     )
@@ -98,7 +101,7 @@ class Follower:
             generation=self.state.generation,
             channel=names.stream_channel(self.pipeline.id, self.state.generation),
             destination=self.pipeline.destination,
-            table=self.table,
+            table=self.masked_table,
             since=Position(self.state.generation, 0, 0, 0).token,
             errors=self.state.errors,
             policy=self.policy,
@@ -113,6 +116,11 @@ class Follower:
         """What a copy worker is asked for."""
         name = self.table.name
         return CopyWanted(source, self.pipeline.id, name.schema, name.name, self.state.generation, epoch)
+
+    @property
+    def masked_table(self) -> Table:
+        """Its shape as its pipeline shows it."""
+        return self.masks.shown(self.table)
 
     @property
     def policy(self) -> ApplyPolicy:
@@ -238,6 +246,11 @@ class Follower:
 
     # -- changes of shape
 
+    def shaped(self, state: TableState, table: Table, place: str, storage: str) -> TableState:
+        """`state` with a shape that counts from `place` on ("": from where the present one does), and where the rows are."""
+        shape_at, masks = place or self.state.shape_at, state.masks or self.state.masks
+        return replace(state, shape=wire.dump(table), shape_at=shape_at, storage=storage, masks=masks)
+
     def judged(self, commit_lsn: int, reason: str | None) -> str | None:
         """Whether `reason` to copy again still counts for a change at this place: the copy may show it already, or will."""
         if reason is None or commit_lsn < self.state.copy_lsn:
@@ -315,14 +328,10 @@ class Follower:
         return min(times, default=float("inf"))
 
 
-def beginning(pipeline: Pipeline, table: Table, generation: int) -> TableState:
-    """The state of a table whose generation begins."""
-    return TableState(table.name, table.oid, generation, channels=pipeline.channels_of(table))
-
-
 def beginning_anew(pipeline: Pipeline, table: Table, older: int) -> TableState:
-    """In a generation of the table's own, later than any before."""
-    return beginning(pipeline, table, max(int(time.time()), older + 1))
+    """The state of a table that begins in a generation of its own, later than any before."""
+    generation = max(int(time.time()), older + 1)
+    return TableState(table.name, table.oid, generation, channels=pipeline.channels_of(table))
 
 
 def copied(state: TableState, found: CopyState | None) -> TableState | None:

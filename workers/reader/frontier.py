@@ -74,6 +74,11 @@ class Frontier:
         queue = self._open.get(handle)
         return self._end_before(queue[0][0]) if queue else self.decoded
 
+    def oldest(self, handles: Iterable[int]) -> int | None:
+        """The number of the oldest batch in which one of these tables has rows in flight; None without any."""
+        queues = (self._open.get(handle) for handle in handles)
+        return min((queue[0][0] for queue in queues if queue), default=None)
+
     def hold(self, handle: int) -> None:
         """This table stops here: nothing after its last complete position may be confirmed."""
         self._pins.setdefault(handle, self.fence(handle))

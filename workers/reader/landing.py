@@ -118,7 +118,7 @@ class Landing:
             self._opened.add(table.handle)
             self._publisher.open(self._opening(table))
         shape = table.found.table
-        batch = placed(shape, rows, self.consistent_point - 1, next(self._numbers))
+        batch = table.masks.batch(shape, placed(shape, rows, self.consistent_point - 1, next(self._numbers)))
         promised = self._publisher.publish([table.handle], batch, shape.version)
         table.published(piece.task.range, rows.rows, promised[-1][1])
         metrics.COPY_ROWS.labels(self._pipeline.name, metrics.table_label(table.name)).inc(rows.rows)
@@ -135,7 +135,7 @@ class Landing:
             generation=wanted.generation,
             channel=names.copy_channel(self._pipeline.id, wanted.generation, self.consistent_point),
             destination=self._pipeline.destination,
-            table=table.found.table,
+            table=table.masks.shown(table.found.table),
             since=Position(wanted.generation, self.consistent_point - 1, 0, 0).token,
             load=self._pipeline.copy_load,
             policy=self._pipeline.policy_of(table.name),

@@ -21,7 +21,6 @@ import signal
 import time
 from dataclasses import replace
 
-import psycopg
 import structlog
 
 from etl_supervisor.errors import EtlError, Kind
@@ -32,25 +31,28 @@ from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
-from etl_supervisor.state.choose import leave_word, open_store
+from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
+from workers.reader import parking
 from workers.reader import source as sources
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.intake import intake_of
+from workers.reader.laggards import Laggards
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.recall import last_progress
 from workers.reader.relations import Relations
-from workers.reader.roster import HeldTableRetry, Roster
+from workers.reader.report import measure, tell
+from workers.reader.roster import Roster, StreamAgain
 from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
 from workers.reader.stored import StoredTables
-from workers.reader.stream import ReplicationStream, broken_off, connect
-from workers.reader.transfer import BinaryForms, Manner, TextNeededError, choose
+from workers.reader.stream import ReplicationStream, connect
+from workers.reader.transfer import BinaryForms, Manner, choose
 from workers.reader.watch import Watch
 
 STATUS_SECONDS = 5.0  # far below wal_sender_timeout (60 s by default), also when nothing is read
@@ -58,51 +60,28 @@ CONFIRM_SECONDS = 0.2  # a state write per confirmation is a disk sync of the st
 REPORT_SECONDS = 1.0
 PROBE_SECONDS = 15.0  # nothing heard for so long: ask the walsender to answer
 SILENCE_SECONDS_MAX = 60.0  # still nothing: the connection is dead, whatever TCP says
+JOIN_SECONDS_MAX = 30.0  # the others of its source wait while a parked pipeline comes to them
 WAIT_SECONDS_MAX = 1.0  # the longest sleep: well below the heartbeat limit
 WAIT_SECONDS_MIN = 0.02  # a timer that is due but has nothing to do must not spin
 
 log = structlog.get_logger()
 
 
-def main(context: ChildContext) -> int:
-    """Entry point of the reader process; returns the exit code."""
-    assert context.spec is not None
-    manner, lost = Manner(), False
-    try:
-        while True:
-            try:
-                with Reader(context, manner, lost=lost) as reader:
-                    return reader.run()
-            except (TextNeededError, EtlError) as error:
-                lost = not lost and sources.begins_anew(error, context.spec.source)
-                manner = manner if lost else manner.after(error, context.spec.source)
-                log.warning(
-                    "stream_starts_again", reason=str(error), binary=manner.binary, in_progress=manner.in_progress
-                )
-    except EtlError as error:
-        leave_word(context.settings, context.spec.source.name, error)
-        raise
-    except psycopg.Error as error:
-        trouble = broken_off(error, context.spec.source)
-        leave_word(context.settings, context.spec.source.name, trouble)
-        raise trouble from None
-
-
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext, manner: Manner, *, lost: bool = False) -> None:
-        """`lost`: the source's slot is to be replaced."""
+    def __init__(self, context: ChildContext, manner: Manner, *, lost: bool = False, until: int | None = None) -> None:
+        """`lost`: the slot is to be replaced. `until`: it ends at this position, or when that takes too long."""
         assert context.spec is not None
         self._context = context
-        self._manner, self._lost = manner, lost
+        self._manner, self._lost, self._until = manner, lost, until
         self._spec = context.spec
         self._settings = context.settings
         self._parent: Connection = context.parent
         self._resources = contextlib.ExitStack()
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
         self._draining = False
-        self._drain_until = float("inf")
+        self._drain_until = float("inf") if until is None else time.monotonic() + JOIN_SECONDS_MAX
         self._rows = 0
         self._received = 0
         self._oldest_commit: float | None = None
@@ -156,9 +135,12 @@ class Reader:
             binary=binary,
             streaming=self._manner.in_progress and source.stream_in_progress,
         )
-        self._epoch = self._store.next_epoch(source.name)
-        self._progress = sources.newer(self._progress, self._store.progress(source.name), source)
-        self._store.save_progress(source.name, self._progress, self._epoch)
+        self._epoch = parking.next_epoch(self._store, self._spec)
+        self._progress = sources.newer(self._progress, self._store.progress(source.stream), source)
+        self._store.save_progress(source.stream, self._progress, self._epoch)
+        self._parking = parking.Parking(self._catalog, self._store, self._spec)
+        self._spec = self._parking.settle(self._progress, beat)
+        self._laggards = Laggards(self._settings.park_after_seconds)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
             self._context.name,
@@ -176,7 +158,7 @@ class Reader:
             self._publisher,
             self._frontier,
             sight,
-            hold_rewritten=self._settings.on_rewrite == "hold",
+            self._settings,
         )
         self._rounds = self._resources.enter_context(
             contextlib.closing(Rounds(self._spec, access, sight, self._store, self._roster))
@@ -196,7 +178,7 @@ class Reader:
         self._parent.send(Ready())
         log.info(
             "reader_started",
-            source=source.name,
+            source=source.stream,
             slot=self._progress.slot,
             confirmed=self._progress.confirmed,
             transfer=Transfer.BINARY if binary else Transfer.TEXT,
@@ -218,10 +200,10 @@ class Reader:
         try:
             while not self._drained():
                 self._turn()
-        except HeldTableRetry as wanted:
-            log.info("reader_restarts", reason="a held table is tried again", place=str(wanted))
+        except StreamAgain as wanted:
+            log.info("reader_restarts", reason=str(wanted))
             return Exit.STREAM
-        log.info("reader_drained", source=self._spec.source.name, confirmed=self._progress.confirmed)
+        log.info("reader_drained", source=self._spec.source.stream, confirmed=self._progress.confirmed)
         return Exit.OK
 
     def _turn(self) -> None:
@@ -279,7 +261,7 @@ class Reader:
     def _note_proof(self) -> None:
         if self._progress.forked_at and self._lineage.proven:
             self._progress = replace(self._progress, forked_at=0)
-            self._store.save_progress(self._spec.source.name, self._progress, self._epoch)
+            self._store.save_progress(self._spec.source.stream, self._progress, self._epoch)
 
     def _watch_stream(self) -> None:
         """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
@@ -314,7 +296,7 @@ class Reader:
     def _note_silence(self, now: float) -> None:
         silent = now - self._stream.heard
         if silent > SILENCE_SECONDS_MAX:
-            raise EtlError(Kind.STREAM, f"source {self._spec.source.name}", "the walsender is silent", transient=True)
+            raise EtlError(Kind.STREAM, f"source {self._spec.source.stream}", "the walsender is silent", transient=True)
         if self._intake.idle and not self._frontier.in_flight and not self._decoder.in_transaction:
             self._frontier.idle(self._stream.wal_end)
             self._received = max(self._received, self._stream.wal_end)
@@ -328,8 +310,8 @@ class Reader:
         failpoint("reader.after_publish", self._stream.cut)
         if decoded.first_commit_ts is not None and self._oldest_commit is None:
             self._oldest_commit = decoded.first_commit_ts / 1_000_000
-        metrics.READER_ROWS.labels(self._spec.source.name).inc(decoded.rows)
-        metrics.READER_BATCHES.labels(self._spec.source.name).inc()
+        metrics.READER_ROWS.labels(self._spec.source.stream).inc(decoded.rows)
+        metrics.READER_BATCHES.labels(self._spec.source.stream).inc()
 
     def _hear_parent(self) -> None:
         while (found := self._parent.receive()) is not None:
@@ -355,7 +337,7 @@ class Reader:
         failpoint("reader.before_save", self._stream.cut)
         advanced = self._progress.advanced(durable)
         try:
-            self._store.save_progress(self._spec.source.name, advanced, self._epoch)
+            self._store.save_progress(self._spec.source.stream, advanced, self._epoch)
         except EtlError as error:
             if not error.transient:
                 raise
@@ -370,12 +352,25 @@ class Reader:
         self._tell_status(now)
         failpoint("reader.after_confirm", self._stream.cut)
 
+    def _park_what_is_stuck(self, now: float) -> None:
+        """A pipeline that holds the others back goes on from here by itself, and we without it."""
+        handles: dict[str, list[int]] = {pipeline.name: [] for pipeline in self._spec.pipelines}
+        for follower in self._roster.followers:
+            handles[follower.pipeline.name].append(follower.handle)
+        oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
+        stuck = self._laggards.stuck(oldest, now, blocked=self._publisher.blocked)
+        for pipeline in self._spec.pipelines:
+            if pipeline.name in stuck:
+                self._parking.park(pipeline, self._progress, stuck=True)
+        if stuck:
+            raise StreamAgain(f"pipeline {', '.join(stuck)} is parked: its rows do not become durable")
+
     def _write_state_again(self) -> None:
         """The state store was emptied while we ran. The epoch comes last: without it the store counts as lost."""
         self._roster.save_all()
-        self._store.save_progress(self._spec.source.name, self._progress, self._epoch)
-        self._epoch = self._store.next_epoch(self._spec.source.name)
-        log.warning("state_written_again", source=self._spec.source.name)
+        self._store.save_progress(self._spec.source.stream, self._progress, self._epoch)
+        self._epoch = self._store.next_epoch(self._spec.source.stream)
+        log.warning("state_written_again", source=self._spec.source.stream)
 
     def _tell_status(self, now: float) -> None:
         """Received and confirmed; asks for an answer when nothing was heard for long (while we read at all)."""
@@ -385,36 +380,36 @@ class Reader:
         self._next_status = now + STATUS_SECONDS
 
     def _drained(self) -> bool:
-        if not self._draining:
+        if self._until is not None and self._progress.confirmed >= self._until:
+            return True
+        if not self._draining and self._until is None:
             return False
         if time.monotonic() >= self._drain_until:
-            log.warning("drain_cut_short", source=self._spec.source.name)
+            log.warning("drain_cut_short", source=self._spec.source.stream)
             return True
-        done = not self._intake.has_open_batch and not self._publisher.blocked and not self._frontier.in_flight
+        done = (
+            self._draining
+            and not self._intake.has_open_batch
+            and not self._publisher.blocked
+            and not self._frontier.in_flight
+        )
         return done and self._frontier.durable <= self._progress.confirmed
 
     # -- telling people
 
     def _report(self, now: float) -> None:
         self._next_report = now + REPORT_SECONDS
-        name = self._spec.source.name
+        name = self._spec.source.stream
         self._watch.tick(now, self._rows)
-        facts = self._watch.facts
         report = SourceReport(
             state="draining" if self._draining else "streaming",
             received=self._received,
             durable=self._frontier.durable,
             confirmed=self._progress.confirmed,
-            wal_end=max(self._received, facts.wal_end),
             lag_seconds=max(0.0, time.time() - self._oldest_commit) if self._oldest_commit else 0.0,
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
-            reported_at=time.time(),
-            wal_status=facts.slot.wal_status if facts.slot else "",
-            safe_wal_bytes=facts.slot.safe_wal_bytes if facts.slot else None,
             together=self._roster.together.visible,
         )
-        with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
-            self._store.save_report(name, report)
-        metrics.source_report(name, report, self._publisher.used_bytes)
-        metrics.spool_report(name, self._intake.spooled_bytes, self._intake.new_pieces())
+        self._park_what_is_stuck(now)
+        measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

@@ -21,7 +21,6 @@ import structlog
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import Recall, Recalled, Recollection
-from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.progress import Progress
@@ -48,11 +47,11 @@ def last_progress(
     """
     spec = context.spec
     assert spec is not None
-    known = store.progress(spec.source.name)
-    slot = read_slot(connection, names.slot(spec.source.replication_id))
+    known = store.progress(spec.source.stream)
+    slot = read_slot(connection, spec.source.slot)
     if slot is None or slot.lost or not _is_lost(store, spec, known):
         return known
-    found = Progress(*identity, names.slot(spec.source.replication_id), int(time.time()), slot.confirmed)
+    found = Progress(*identity, spec.source.slot, int(time.time()), slot.confirmed)
     tables = {name: rebuilt(told, found.generation) for name, told in _ask(context, spec, (known or found).owner)}
     states = [state for states in tables.values() for state in states]
     if not states:
@@ -75,7 +74,7 @@ def _rebuilt(item: Recollection, now: int) -> TableState:
         oid = wire.load(Table, item.shape).oid if item.shape else 0
         return TableState(TableName(item.schema, item.table), oid, max(now, item.generation + 1))
     state = load_table(item.state)
-    if not item.shape:
+    if not item.shape or state.masks:  # the shape of masked columns is not the source's
         return state
     place = Position.parse(item.since).place
     return replace(state, shape=item.shape, shape_at=max(place, state.shape_at))
@@ -83,7 +82,7 @@ def _rebuilt(item: Recollection, now: int) -> TableState:
 
 def _is_lost(store: StateStore, spec: SourceSpec, known: Progress | None) -> bool:
     source = spec.source.name
-    if known is None or store.epoch(source) == 0:
+    if known is None or store.epoch(spec.source.stream) == 0:
         return True
     return not any(store.tables(source, pipeline.name) for pipeline in spec.pipelines)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import structlog
 
+from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import (
@@ -32,9 +33,10 @@ from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
 from workers.reader import pieces
+from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, beginning, beginning_anew, copied
+from workers.reader.follower import Action, Follower, beginning_anew
 from workers.reader.frontier import Frontier
 from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
@@ -44,13 +46,11 @@ from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
 from workers.reader.together import Together
 
-PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
-
 log = structlog.get_logger()
 
 
-class HeldTableRetry(Exception):  # noqa: N818 - a request, not an error
-    """A held table is to be tried again: its rows must come from the slot once more."""
+class StreamAgain(Exception):  # noqa: N818 - a request, not an error
+    """Rows must come from the slot once more, for the reason given: a held table is tried again, or a pipeline has left."""
 
 
 class Roster:
@@ -65,8 +65,7 @@ class Roster:
         publisher: Publisher,
         frontier: Frontier,
         sight: Sight,
-        *,
-        hold_rewritten: bool = False,
+        settings: Settings,
     ) -> None:
         self._spec = spec
         self._progress = progress
@@ -74,7 +73,7 @@ class Roster:
         self._publisher = publisher
         self._frontier = frontier
         self._sight = sight
-        self._hold_rewritten = hold_rewritten
+        self._hold_rewritten = settings.on_rewrite == "hold"
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
@@ -83,6 +82,7 @@ class Roster:
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
         self._pace = Pace()
+        self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self.trouble = ""
 
@@ -98,8 +98,8 @@ class Roster:
         for table in tables:
             self._followers_of(replace(table, version=PROVISIONAL))
         for pipeline, state in self._stored.others(self._by_oid):
-            if state.generation < self._progress.generation:
-                self._stored.drop(pipeline, state.table)  # of a history that is over
+            if state.generation < self._progress.generation or not pipeline.selection.takes(state.table):
+                self._stored.drop(pipeline, state.table)  # of a history that is over, or not taken any more
             else:
                 self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
 
@@ -109,7 +109,7 @@ class Roster:
         """
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
             return []
-        known = self._followers_of(table)
+        known = self._by_oid[table.oid] = self._reselected(self._followers_of(table), table)
         for number, follower in enumerate(known):
             if follower.table.version != table.version:
                 known[number] = self._changed(follower, table, first)
@@ -123,10 +123,20 @@ class Roster:
     def _followers_of(self, table: Table) -> list[Follower]:
         known = self._by_oid.get(table.oid)
         if known is None:
-            known = self._by_oid[table.oid] = [
-                self._follow(number, table) for number in range(len(self._spec.pipelines))
-            ]
+            known = self._by_oid[table.oid] = self._reselected([], table)
         return known
+
+    def _reselected(self, known: list[Follower], table: Table) -> list[Follower]:
+        """The followers that its name leaves it, and those that it brings. What a pipeline does not take is forgotten; its target stays."""
+        left = []
+        for pipeline in self._spec.pipelines:
+            follower = next((one for one in known if one.pipeline is pipeline), None)
+            if self._admission.takes(pipeline, table):
+                left.append(follower or self._follow(pipeline, table))
+                continue
+            if follower is not None:
+                self._retire(follower, keep=False)
+        return left
 
     # -- changes
 
@@ -171,9 +181,13 @@ class Roster:
                 return self._copy_again(follower, table, reason, first.place)
             follower.state = replace(follower.state, shape=wire.dump(table), shape_at=first.place)
             self._save(follower)
+        try:
+            follower.masks.check(table)
+        except EtlError as error:
+            return self._hold(follower, table, error, first.place)
         follower.table = table
         since = first._replace(generation=follower.state.generation).before
-        self._publisher.reshape(follower.handle, table, since)
+        self._publisher.reshape(follower.handle, follower.masked_table, since)
         return follower
 
     def _why_copy(self, follower: Follower, table: Table, first: Position) -> str | None:
@@ -212,26 +226,22 @@ class Roster:
         """The rows that were landed are not the table's any more: it begins anew, or it is held, by policy."""
         if not self._hold_rewritten:
             return self._begin_anew(follower, table, reason, place)
-        log.warning("table_held", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
         remedy = "PAUSE and START: it goes on as it is; or copy it again with `etl-supervisor resync`"
-        error = EtlError(Kind.SCHEMA, follower.place, reason, remedy)
+        return self._hold(follower, table, EtlError(Kind.SCHEMA, follower.place, reason, remedy), place)
+
+    def _hold(self, follower: Follower, table: Table, error: EtlError, place: str) -> Follower:
+        log.warning("table_held", pipeline=follower.pipeline.name, table=str(table.name), reason=error.reason)
         self.trouble = error.line
-        state = self._shaped(follower.state, follower, table, place)
+        state = follower.shaped(follower.state, table, place, self._sight.storage_text(table.oid))
         state = state.to(Phase.ERRORED, resume=follower.phase, trouble=error.line)
         return self._replace(follower, table, state, held=True)
 
     def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
-        state = self._shaped(
-            beginning_anew(follower.pipeline, table, follower.state.generation), follower, table, place
-        )
-        return self._replace(follower, table, replace(state, began=place), held=False)
-
-    def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
-        storage = self._sight.storage([table.oid]).get(table.oid)
-        shape_at = place or follower.state.shape_at
-        return replace(state, shape=wire.dump(table), shape_at=shape_at, storage=storage.text if storage else "")
+        state = beginning_anew(follower.pipeline, table, follower.state.generation)
+        shaped = follower.shaped(state, table, place, self._sight.storage_text(table.oid))
+        return self._replace(follower, table, replace(shaped, began=place), held=False)
 
     def _replace(self, follower: Follower, table: Table, state: TableState, *, held: bool) -> Follower:
         """Another handle for the table."""
@@ -270,11 +280,13 @@ class Roster:
             known = self.learn(item.table, first)
             if item.incomplete_at is not None:
                 self._complete(known, item.incomplete_at)
-            followers = [follower for follower in known if follower.state.began <= first.place]
+            followers = [one for one in known if one.state.began <= first.place and not one.held]
             newest = item.batch.column(pieces.COMMIT_LSN)[-1].as_py()
             for follower in followers:
                 follower.published(newest, item.batch.num_rows)
-            promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
+            for masks in dict.fromkeys(follower.masks for follower in followers):
+                handles = [follower.handle for follower in followers if follower.masks == masks]
+                promised += self._publisher.publish(handles, masks.batch(item.table, item.batch), item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
     def received(self, message: ToPublisher, now: float) -> None:
@@ -321,7 +333,7 @@ class Roster:
                     known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
 
     def act(self, now: float) -> None:
-        """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
+        """Carry out what is due. StreamAgain when the stream must begin again at the confirmed position."""
         if not self._pace.begin(time.monotonic()):
             return
         self._let_go()
@@ -346,7 +358,7 @@ class Roster:
                     self._frontier.hold(follower.handle)
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
-                    raise HeldTableRetry(follower.place)
+                    raise StreamAgain(f"{follower.place}: a held table is tried again")
         for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
             self._publisher.apply_together(wanted)
         self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
@@ -362,36 +374,21 @@ class Roster:
 
     # -- inside
 
-    def _follow(self, pipeline_number: int, table: Table) -> Follower:
-        """A table that this reader has not followed yet, where its predecessor left it."""
-        pipeline = self._spec.pipelines[pipeline_number]
-        stored = self._stored.find(pipeline, table)
-        if stored is None or stored.generation < self._progress.generation:
-            return self._begin(pipeline, table, beginning(pipeline, table, self._progress.generation))
-        if stored.oid != table.oid:  # made anew under its name
-            for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
-                self._by_oid.pop(follower.table.oid, None)
-                self._retire(follower, keep=False)
-            return self._begin(pipeline, table, beginning_anew(pipeline, table, stored.generation))
-        if stored.phase is Phase.DATASYNC:
-            done = self._stored.copy(pipeline, stored.table)
-            # Its worker died with our predecessor; or it had ended, and nobody heard.
-            stored = copied(stored, done) or stored.to(Phase.INIT)
-        if stored.phase is Phase.FINISHEDCOPY:
-            stored = stored.to(Phase.CATCHUP)
-        shape = replace(wire.load(Table, stored.shape), version=PROVISIONAL) if stored.shape else table
-        return self._begin(pipeline, shape, stored)
+    def _follow(self, pipeline: Pipeline, table: Table) -> Follower:
+        """A table that this reader has not followed yet in this pipeline."""
+        for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
+            self._by_oid.pop(follower.table.oid, None)  # the table was made anew under its name
+            self._retire(follower, keep=False)
+        return self._begin(pipeline, *self._admission.state(pipeline, table))
 
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
         self._handles += 1
-        if not state.storage and (storage := self._sight.storage([table.oid]).get(table.oid)) is not None:
-            state = replace(state, storage=storage.text)
+        state = replace(state, storage=state.storage or self._sight.storage_text(table.oid))
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
         self._followers[follower.handle] = follower
-        if held:
-            follower.held = True
-        elif state.phase is Phase.ERRORED:
+        follower.held = held or not self._admission.mask(follower)
+        if not follower.held and state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
         self._publisher.open(follower.opening(self._progress, self._epoch), held=follower.held)
@@ -404,7 +401,7 @@ class Roster:
         if follower.state.phase is Phase.INIT:
             follower.state = follower.state.to(Phase.DATASYNC)
         self._save(follower)
-        self.copies_wanted.append(follower.copy(self._spec.source.name, self._epoch))
+        self.copies_wanted.append(follower.copy(self._spec.source.stream, self._epoch))
 
     def _save(self, follower: Follower) -> None:
         follower.unkept = True

@@ -61,7 +61,7 @@ class Rounds:
         self._look_at_publications()
         self.store_was_lost = False
         try:
-            self.store_was_lost = self._store.epoch(self._spec.source.name) == 0
+            self.store_was_lost = self._store.epoch(self._spec.source.stream) == 0
             self._carry_out_requests()
         except EtlError as error:
             if not error.transient:

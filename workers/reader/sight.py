@@ -35,6 +35,11 @@ class Sight:
         ways = read_memberships(self.connection, self.publications, oids)
         return {oid: storage.published_by(ways.get(oid, ())) for oid, storage in found.items()}
 
+    def storage_text(self, oid: int) -> str:
+        """The same of one table, as it is kept in its state; "" when it is gone."""
+        found = self.storage([oid]).get(oid)
+        return found.text if found is not None else ""
+
     def published(self, oid: int | None = None) -> list[tuple[CatalogTable, Table]]:
         """What is published (of one table, if `oid` is given): in the catalog, and as the stream will have it."""
         tables = []

@@ -114,7 +114,7 @@ def starting_point(
     After a promotion it is on the new timeline, and what was landed is to be looked at (`lineage`). `tick` is called while PostgreSQL makes us wait.
     """
     system, timeline = stream.identify()
-    name = names.slot(source.replication_id)
+    name = source.slot
     slot = read_slot(connection, name)
     if slot is not None and slot.synced and in_recovery(connection):
         reason = f"slot {name} on this standby is a copy of the primary's"
@@ -151,7 +151,7 @@ def replacement(
     A crash before the state store has it leaves a slot that is beyond our position: lost again.
     """
     system, timeline = stream.identify()
-    name = names.slot(source.replication_id)
+    name = source.slot
     await_free(connection, name, tick)
     old = read_slot(connection, name)
     try:

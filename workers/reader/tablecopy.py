@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from etl_supervisor.ipc.messages import CopyWanted
 from etl_supervisor.model.copy_state import CopyState, merged
 from etl_supervisor.model.table import TableName
+from workers.reader.masks import NOTHING_MASKED, Masks
 from workers.reader.ranges import Range, plan, seen_again, still_good
 from workers.reader.snapshot import Found
 
@@ -27,6 +28,7 @@ class TableCopy:
     state: CopyState
     tasks: Sequence[Range]
     left: int
+    masks: Masks = NOTHING_MASKED
     rows: int = 0
     opened: bool = False
     durable: int = 0

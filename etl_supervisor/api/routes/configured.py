@@ -80,7 +80,8 @@ def _joined(control: Control, desk: Desk, values: dict[str, Any]) -> dict[str, A
 
 def _goes_together(desk: Desk, row: dict[str, Any]) -> None:
     """EtlError(CONFIG) for settings that the supervisor would leave the pipeline out for."""
-    desired.pipeline(row | {"destination": rows.one(desk, DESTINATION, row["destination_id"])})
+    full = row | {"destination": rows.one(desk, DESTINATION, row["destination_id"])}
+    desired.pipeline_of(full, can_hash=True)  # whether there is a secret to hash with is the supervisor's to say
 
 
 add(sources, Kind(SOURCE, SourceBody, SourceFilters, _owned))

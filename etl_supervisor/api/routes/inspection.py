@@ -269,7 +269,7 @@ def tested(control: Control, row: dict[str, Any]) -> Tested:
     try:
         with sessions.of_source(control, row) as connection:
             version = connection.info.parameter_status("server_version")
-            sessions.check_source(connection, desired.source(row))
+            sessions.check_source(connection, desired.source_of(row))
     except EtlError as error:
         return Tested(ok=False, findings=[finding(error)])
     return Tested(ok=True, server_version=version)

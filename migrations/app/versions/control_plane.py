@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "control_plane"
-down_revision = "channels"
+down_revision = "removed"
 
 OWNED = ("sources", "destinations", "pipelines")
 TABLES = {

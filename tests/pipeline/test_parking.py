@@ -1,0 +1,199 @@
+"""Pipelines of one source that pause, break and come back: the others never wait, nothing is lost and nothing comes twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
+from etl_supervisor.model.pipeline import Destination
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_local_snowflake import destination_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def elsewhere(deploy: Deployment) -> Destination:
+    return replace(destination_in(deploy.server), name="elsewhere")
+
+
+def two(deploy: Deployment, there: Destination | None = None, **environment: str) -> None:
+    """One source, the pipelines shop and other."""
+    deploy.source.execute("create table items (id int primary key, n int, note text)")
+    deploy.source.execute("insert into items select g, g, 'n' || g from generate_series(1, 500) g")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.share("other", "shop", there or elsewhere(deploy))
+    deploy.start(**environment)
+    deploy.ready("shop")
+    deploy.ready("other")
+
+
+def slots(deploy: Deployment) -> list[str]:
+    rows = deploy.source.execute(
+        "select slot_name from pg_replication_slots where database = current_database() and not temporary order by 1"
+    )
+    return [str(name) for (name,) in rows]
+
+
+def status(deploy: Deployment, pipeline: str, wanted: str) -> None:
+    deploy.config.execute("update app.pipelines set status = %s where name = %s", wanted, pipeline)
+
+
+def change(deploy: Deployment, number: int) -> None:
+    deploy.source.execute(f"insert into items select {number * 1000} + g, g, 'r{number}' from generate_series(1, 50) g")
+    deploy.source.execute(f"update items set n = n + 1 where id % 10 = {number % 10}")
+    deploy.source.execute(f"delete from items where id % 100 = {number}")
+    deploy.source.execute(f"update items set id = -id where id % 50 = {number % 50} and id > 0")
+
+
+def joined(deploy: Deployment, times: int = 1) -> None:
+    wait_for("the pipeline to join", lambda: deploy.log.count('"pipeline_joined"') >= times)
+    wait_for("its slot to go", lambda: len(slots(deploy)) == 1)
+    wait_for("its reader to go", lambda: sum(name.startswith("etl-reader") for name in deploy.children()) == 1)
+
+
+def both_same(deploy: Deployment) -> None:
+    for name in ("shop", "other"):
+        deploy.caught_up(name)
+        deploy.same(name, items=("id",))
+
+
+def test_a_paused_pipeline_is_parked_and_catches_up_and_joins_again(deploy: Deployment) -> None:
+    two(deploy)
+    before = deploy.states("other")["items"].generation
+    change(deploy, 1)
+    status(deploy, "other", "PAUSE")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 2)
+    deploy.caught_up("shop")  # the shared position goes on
+    deploy.same("shop", items=("id",))
+    status(deploy, "other", "START")
+    change(deploy, 3)
+    joined(deploy)
+    change(deploy, 4)
+    both_same(deploy)
+    assert deploy.states("other")["items"].generation == before  # nothing was copied again
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("place", ["parking.after_slot_copy", "parking.after_join"])
+def test_a_crash_while_a_pipeline_parks_or_joins_loses_nothing(deploy: Deployment, place: str) -> None:
+    two(deploy, ETL_FAILPOINTS=f"{place}=kill@1")
+    status(deploy, "other", "PAUSE")
+    change(deploy, 1)
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    deploy.caught_up("shop")
+    change(deploy, 2)
+    status(deploy, "other", "START")
+    change(deploy, 3)
+    joined(deploy)
+    change(deploy, 4)
+    both_same(deploy)
+    assert place in (deploy.folder / "failpoints.log").read_text()
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+def test_a_pipeline_that_paused_while_nothing_ran_is_parked_by_the_next_reader(deploy: Deployment) -> None:
+    two(deploy)
+    for name in ("shop", "other"):
+        status(deploy, name, "PAUSE")
+    wait_for("the reader to go", lambda: not any(name.startswith("etl-reader") for name in deploy.children()))
+    assert len(slots(deploy)) == 1  # all are paused: there is nobody to wait for
+    change(deploy, 1)
+    status(deploy, "shop", "START")
+    deploy.caught_up("shop")
+    assert len(slots(deploy)) == 2
+    deploy.kill()
+    deploy.start()
+    change(deploy, 2)
+    deploy.caught_up("shop")
+    status(deploy, "other", "START")
+    joined(deploy)
+    both_same(deploy)
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+def test_a_pipeline_whose_destination_is_gone_is_parked_and_the_others_go_on(
+    deploy: Deployment, tmp_path: Path
+) -> None:
+    with LocalSnowflake(tmp_path / "elsewhere" / "snowflake") as server:
+        two(deploy, replace(destination_in(server), name="elsewhere"), PARK_AFTER_SECONDS="5")
+        for name in ("shop", "other"):
+            deploy.caught_up(name)
+        server.stop()
+        change(deploy, 1)
+        wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+        change(deploy, 2)
+        deploy.caught_up("shop")
+        deploy.same("shop", items=("id",))
+        assert '"pipeline_joined"' not in deploy.log
+        server.start()
+        joined(deploy)
+        change(deploy, 3)
+        both_same(deploy)
+        assert deploy.log.count('"copy_finished"') == 2
+        assert deploy.stop() == 0
+
+
+def test_a_deleted_pipeline_leaves_nothing_behind_after_its_grace_and_the_last_takes_the_slot_along(
+    deploy: Deployment,
+) -> None:
+    two(deploy, DELETE_GRACE_SECONDS="4")
+    deploy.config.execute("delete from app.pipelines where name = 'other'")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    wait_for("the parked slot to go", lambda: len(slots(deploy)) == 1)
+    wait_for("its state to go", lambda: not deploy.states("other"))
+    deploy.same("shop", items=("id",))
+    deploy.config.execute("delete from app.pipelines where name = 'shop'; delete from app.sources")
+    wait_for("the slot to go", lambda: not slots(deploy))
+    wait_for("its state to go", lambda: not deploy.states("shop"))
+    assert deploy.confirmed("shop") == 0
+    assert deploy.config.execute("select count(*) from app.removed") == [(0,)]
+    assert deploy.stop() == 0
+
+
+def test_a_pipeline_that_is_deleted_by_mistake_goes_on_when_its_row_comes_back(deploy: Deployment) -> None:
+    two(deploy)
+    deploy.config.execute("create table kept as select * from app.pipelines where name = 'other'")
+    deploy.config.execute("delete from app.pipelines where name = 'other'")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    deploy.config.execute("insert into app.pipelines select * from kept")
+    joined(deploy)
+    change(deploy, 2)
+    both_same(deploy)
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["while it is paused", "while it catches up"])
+def test_a_parked_pipeline_outlives_the_loss_of_the_state_store(
+    deploy: Deployment, redis_url: str, started: bool
+) -> None:
+    two(deploy)
+    deploy.caught_up("other")
+    status(deploy, "other", "PAUSE")
+    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
+    change(deploy, 1)
+    deploy.caught_up("shop")
+    if started:
+        status(deploy, "other", "START")
+    redis.Redis.from_url(redis_url).flushall()
+    wait_for("the state to be written again", lambda: '"state_written_again"' in deploy.log)
+    status(deploy, "other", "START")
+    change(deploy, 2)
+    joined(deploy)
+    change(deploy, 3)
+    both_same(deploy)
+    assert deploy.log.count('"copy_finished"') == 2
+    assert deploy.stop() == 0
