@@ -24,7 +24,7 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
 from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import SourceSpec
-from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.model.progress import SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.repository.desired import load
@@ -65,11 +65,17 @@ def read(settings: Settings) -> Status:
             report = store.report(source)
             found.sources.append((spec, report))
             found.troubles += [report.trouble] if report is not None and report.trouble else []
+            found.troubles += [_waits(item) for item in (report.together if report is not None else ()) if item.waits]
             for name in (pipeline.name for pipeline in spec.pipelines):
                 states = store.tables(source, name)
                 found.pipelines.append((name, source, states, store.copies(source, name)))
                 found.troubles += [state.trouble for _, state in sorted(states.items()) if state.trouble]
     return found
+
+
+def _waits(found: Visible) -> str:
+    shown = f"shows its tables as of {lsn.text(found.lsn)}" if found.lsn else "has not moved its tables yet"
+    return f"pipeline {found.pipeline} {shown}; it waits: {found.waits}"
 
 
 def show(settings: Settings, console: Console) -> None:
@@ -117,7 +123,8 @@ def _source_facts(spec: SourceSpec, report: SourceReport | None) -> dict[str, An
     if report is None:
         return {"source": name, "state": "not started yet"}
     places = {key: lsn.text(getattr(report, key)) for key in ("received", "durable", "confirmed", "wal_end")}
-    return {"source": name, **asdict(report), **places, "lag_bytes": report.lag_bytes}
+    together = [{**asdict(item), "lsn": lsn.text(item.lsn)} for item in report.together]
+    return {"source": name, **asdict(report), **places, "lag_bytes": report.lag_bytes, "together": together}
 
 
 def _table_facts(source: str, pipeline: str, state: TableState, known: CopyState | None) -> dict[str, Any]:

@@ -20,6 +20,9 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
                                     ◄───   TableClosed
     Keep                            ───►                      a READY table's state, for a state store that is lost
                                     ◄───   Kept
+    ApplyTogether(fence)            ───►                      one fenced block for all tables of a pipeline; their home actors only load
+                                    ◄───   AppliedTogether
+    Shown(fence)                    ───►                      to the home actor of each of them: the target was moved
     Recall                          ───►                      the store was lost: what is known of a pipeline's tables?
                                     ◄───   Recalled
     any of these may be answered by  ◄───   Failed            the handle is dead until the next OpenTable
@@ -125,6 +128,38 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One table of a joint apply. `copied` as in Apply; `rows`: the window may hold rows of it."""
+
+    table: TableName
+    generation: int
+    copied: int
+    rows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyTogether:
+    """Bring these tables, which are all of a pipeline that can be shown, up to `fence` in one transaction: all their rows with commit_lsn < fence
+    are durable, and it is a transaction's end. Shapes and policies are those that `_ETL_WATERMARK` has."""
+
+    pipeline_id: int
+    pipeline: str
+    owner: str
+    epoch: int
+    destination: Destination
+    fence: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The target shows every row below `fence`, by a joint apply of another actor."""
+
+    handle: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseTable:
     """Flush and close the channel; `drop` forgets it in Snowflake too (a copy's channel)."""
 
@@ -154,7 +189,9 @@ class Recall:
     destination: Destination
 
 
-ToActor = Keep | Recall | Hello | OpenTable | ReshapeTable | Segment | Hurry | Apply | CloseTable
+ToActor = (
+    ApplyTogether | Shown | Keep | Recall | Hello | OpenTable | ReshapeTable | Segment | Hurry | Apply | CloseTable
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +205,8 @@ class Welcome:
 @dataclass(frozen=True, slots=True)
 class TableOpened:
     """The table takes segments. Tokens are None when there are none; `errors` is the channel's error counter now;
-    `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation)."""
+    `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation), `shown` the generation of the rows in the
+    target (0: none)."""
 
     handle: int
     version: int
@@ -176,6 +214,7 @@ class TableOpened:
     appended: str | None
     errors: int
     applied: int
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +246,18 @@ class Applied:
 
     handle: int
     fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedTogether:
+    """All tables of the question show every row below `fence`; or, with a reason, none was moved."""
+
+    pipeline_id: int
+    fence: int
+    kind: Kind = Kind.APPLY
+    place: str = ""
+    reason: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +312,9 @@ class Recalled:
     trouble: str
 
 
-ToPublisher = Kept | Recalled | Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
+ToPublisher = (
+    AppliedTogether | Kept | Recalled | Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A message <-> bytes: `[tag, fields...]` in JSON (orjson). Readers and writers of one message stand as a pair.
 
 Fields are encoded by the dataclass's own order, decoded by its annotations: nested dataclasses, tuples, enums and optionals. Bytes that do
-not fit are a `ValueError` naming message and field; nothing else is raised.
+not fit are a `ValueError` naming message and field; nothing else is raised. Fields with defaults may be missing at the end: what an older version
+kept in Snowflake is read by a newer one.
 """
 
 from __future__ import annotations
@@ -107,12 +108,16 @@ def _reader_of(kind: Any) -> Reader:
 def _dataclass_reader(cls: Any) -> Reader:
     hints = typing.get_type_hints(cls)
     fields = [(field.name, _reader_of(hints[field.name])) for field in dataclasses.fields(cls)]
+    needed = sum(
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        for field in dataclasses.fields(cls)
+    )
 
     def read(plain: Any) -> Any:
-        if not isinstance(plain, list) or len(plain) != len(fields):
+        if not isinstance(plain, list) or not needed <= len(plain) <= len(fields):
             raise ValueError(f"{cls.__name__}: expected {len(fields)} fields")
         values = []
-        for (name, reader), part in zip(fields, plain, strict=True):
+        for (name, reader), part in zip(fields, plain, strict=False):
             try:
                 values.append(reader(part))
             except (TypeError, ValueError) as error:

@@ -35,7 +35,7 @@ class ApplyPolicy:
     """How one table is applied. Between two applies lie `interval_seconds_min` to `interval_seconds_max`.
 
     `retention_hours` is how long applied rows stay in the change log (None: for ever); `schedule_minutes` is the task's schedule and the
-    dynamic table's target lag.
+    dynamic table's target lag. `together`: the tables of the pipeline become visible in one transaction, at the end of one of the source's.
     """
 
     mode: ApplyMode = ApplyMode.MERGE
@@ -45,6 +45,7 @@ class ApplyPolicy:
     interval_seconds_max: float = 3600.0
     retention_hours: float | None = None
     schedule_minutes: int = 60
+    together: bool = False
 
     @property
     def soft(self) -> bool:
@@ -54,9 +55,16 @@ class ApplyPolicy:
     @property
     def problem(self) -> str:
         """Why this can't be; empty when it can."""
+        if self.together and self.mode is not ApplyMode.MERGE:
+            return f"with apply {self.mode} tables can't become visible together (consistency transaction)"
         if self.mode.has_target or not (self.soft or self.history):
             return ""
         return f"apply {self.mode} keeps no target of its own, so neither deleted rows nor a history"
+
+    @property
+    def remedy(self) -> str:
+        """What helps against `problem`."""
+        return "use apply merge, or consistency table" if self.together else "use apply merge, view or task for it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ def landing_table(table: TableName) -> str:
     return LANDING_PREFIX + target_table(table)
 
 
+def pipeline_mark(pipeline_id: int) -> str:
+    """What stands for a whole pipeline among the landing tables of `_ETL_WATERMARK`; no landing table is called so."""
+    return f"PIPELINE {pipeline_id}"
+
+
 def column(name: str) -> str:
     """The name of a column in Snowflake."""
     return name.upper()

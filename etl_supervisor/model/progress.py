@@ -41,6 +41,15 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Visible:
+    """How far a pipeline with `consistency: transaction` is shown (0: not moved yet by this reader), and what it waits for ("": nothing)."""
+
+    pipeline: str
+    lsn: int
+    waits: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceReport:
     """What `status` shows of a source: a snapshot the reader writes every second or so.
 
@@ -61,6 +70,7 @@ class SourceReport:
     reported_at: float = 0.0
     wal_status: str = ""
     safe_wal_bytes: int | None = None
+    together: tuple[Visible, ...] = ()
 
     @property
     def lag_bytes(self) -> int:

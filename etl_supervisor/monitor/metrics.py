@@ -23,8 +23,13 @@ from prometheus_client.registry import Collector
 
 from etl_supervisor.ipc.messages import Supervised
 from etl_supervisor.model.progress import SourceReport
+from etl_supervisor.model.table import TableName
+
+TABLE_LABELS_MAX = 1000  # a series costs Prometheus some kB, in each metric; nobody looks at a thousand lines
+OTHER_TABLES = "(others)"
 
 _process = "unnamed"
+_tables: set[str] = set()
 
 
 def identify(name: str) -> None:
@@ -89,6 +94,14 @@ DEAD_LETTER_ROWS = Counter("etl_dead_letter_rows", "Rows written to the dead let
 SNOWFLAKE_BYTES = Counter("etl_snowflake_bytes", "NDJSON bytes handed to the SDK", ["pipeline", "table"])
 FILES_STAGED = Counter("etl_snowflake_files", "Parquet files brought to the stage", ["pipeline", "table", "path"])
 FILE_BYTES = Counter("etl_snowflake_file_bytes", "Bytes of Parquet brought to the stage", ["pipeline", "table", "path"])
+BILLED_BYTES = Counter(
+    "etl_snowflake_billed_bytes",
+    "Bytes that Snowflake bills for loading: values by streaming, Parquet by Snowpipe",
+    ["pipeline", "table", "path"],
+)
+SNOWFLAKE_RETRIES = Counter(
+    "etl_snowflake_retries", "Jobs of SQL that were repeated, by what had failed", ["destination", "rule"]
+)
 APPLY_SECONDS = Histogram(
     "etl_apply_seconds",
     "Duration of an apply block",
@@ -139,6 +152,15 @@ CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiproce
 
 _WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
 _last: dict[str, tuple[float, int]] = {}
+
+
+def table_label(table: TableName) -> str:
+    """The label of a table: its name, for the first `TABLE_LABELS_MAX` of this process."""
+    name = str(table)
+    if name in _tables or len(_tables) < TABLE_LABELS_MAX:
+        _tables.add(name)
+        return name
+    return OTHER_TABLES
 
 
 def observe_since(histogram: Histogram, moments: Iterable[float]) -> None:

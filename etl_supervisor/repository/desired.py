@@ -183,11 +183,12 @@ def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy
             interval_seconds_max=max(shortest, float(wanted["apply_interval_seconds_max"])),
             retention_hours=None if retention is None else float(retention),
             schedule_minutes=destination_row["snowflake_task_schedule_minutes"],
+            together=row["consistency"] == "transaction",
         )
     except (TypeError, ValueError) as error:
         raise EtlError(Kind.CONFIG, place, str(error), "see docs/configuration.md, Pipelines") from None
     if policy.problem:
-        raise EtlError(Kind.CONFIG, place, policy.problem, "use apply merge, view or task for it")
+        raise EtlError(Kind.CONFIG, place, policy.problem, policy.remedy)
     return policy
 
 

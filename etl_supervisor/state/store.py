@@ -16,7 +16,7 @@ import orjson
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.copy_state import CopiedRange, CopyState
-from etl_supervisor.model.progress import Progress, SourceReport
+from etl_supervisor.model.progress import Progress, SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
 
@@ -97,7 +97,9 @@ def load_progress(data: bytes | str) -> Progress:
 
 def load_report(data: bytes | str) -> SourceReport:
     """What `dump` wrote."""
-    return SourceReport(**_plain(data))
+    plain = _plain(data)
+    plain["together"] = tuple(Visible(**item) for item in plain.get("together", ()))
+    return SourceReport(**plain)
 
 
 def load_table(data: bytes | str) -> TableState:

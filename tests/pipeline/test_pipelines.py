@@ -76,7 +76,7 @@ def test_a_pipeline_is_added_paused_and_started_again_while_others_run(
     deploy.caught_up("second")
     deploy.same("second", others=("id",))
     deploy.same("first", items=("id",))
-    assert [line["table"] for line in lines(deploy, "copy_started")] == ["public.items", "public.others"]
+    assert deploy.copied == ["public.items", "public.others"]
     assert deploy.stop() == 0
 
 

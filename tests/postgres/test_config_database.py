@@ -61,7 +61,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> slot_lost", "etl: nothing -> copies"]
+    assert migrate(settings) == ["app: nothing -> consistency", "etl: nothing -> copies"]
     assert migrate(settings) == []
 
 
@@ -211,7 +211,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         connection.commit()
     ((before,),) = database.execute(columns)
     assert newest - before == 6
-    assert migrate(settings, "app") == ["app: 0001 -> slot_lost"]
+    assert migrate(settings, "app") == ["app: 0001 -> consistency"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:
@@ -241,6 +241,17 @@ def test_tables_are_applied_as_the_pipeline_says_or_in_ways_of_their_own(
     assert pipeline.policy_of(TableName("s", "other")) is pipeline.policy
 
 
+def test_all_tables_of_a_pipeline_are_applied_together_or_none(settings: Settings, database: Database) -> None:
+    migrate(settings)
+    fill(database, settings)
+    database.execute(
+        """update app.pipelines set consistency = 'transaction', apply_tables = '{"s.t": {"apply_delete": "soft"}}'"""
+    )
+    ((pipeline,),) = (spec.pipelines for spec in load(settings).specs)
+    assert pipeline.policy.together
+    assert pipeline.policy_of(TableName("s", "t")).together
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -258,6 +269,16 @@ def test_tables_are_applied_as_the_pipeline_says_or_in_ways_of_their_own(
             "apply = 'append', apply_history = true",
             "config at pipeline pipe: apply append keeps no target of its own, so neither deleted rows nor a history (use"
             " apply merge, view or task for it)",
+        ),
+        (
+            """consistency = 'transaction', apply_tables = '{"s.t": {"apply": "task"}}'""",
+            "config at pipeline pipe, table s.t: with apply task tables can't become visible together (consistency"
+            " transaction) (use apply merge, or consistency table)",
+        ),
+        (
+            "consistency = 'transaction', apply = 'append'",
+            "config at pipeline pipe: with apply append tables can't become visible together (consistency transaction)"
+            " (use apply merge, or consistency table)",
         ),
     ],
 )

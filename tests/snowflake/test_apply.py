@@ -19,12 +19,14 @@ from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import TABLE, TEXT, History, insert, opening
 from workers.snowflake import ddl, dead_letter
+from workers.snowflake import target as target_of_keys
 from workers.snowflake.apply import apply
 from workers.snowflake.dead_letter import DeadRow
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.limits import Verdict
 from workers.snowflake.replay import Outcome, listed, replay
 from workers.snowflake.sftypes import LANDING_META
+from workers.snowflake.window import Window
 
 
 @pytest.fixture
@@ -297,3 +299,13 @@ def test_the_live_view_shows_no_half_row_either(session: Any, destination: Desti
         assert cursor.execute(live).fetchall() == [(1, 1, "old", "o")]
         insert(session, destination, [BRINGS])
         assert cursor.execute(live).fetchall() == [(1, 4, "new", "o")]
+
+
+def test_values_are_looked_up_for_the_deciding_rows_alone(destination: Destination) -> None:
+    objects = objects_of(destination, TABLE)
+    unchanged = {"big": "_ETL_UNCHANGED IN ('[\"big\"]')"}
+    window = Window(TABLE.columns, f"{objects.landing_sql} l WHERE TRUE", objects.target_sql, unchanged)
+    parts = {text.partition(" ")[0]: text for text in target_of_keys.current(window)}
+    assert list(parts) == ["w", "c", "p", "v", "f", "s"]
+    assert [name for name, text in parts.items() if '"BIG"' in text] == ["w", "s"]
+    assert "QUALIFY" in parts["f"]

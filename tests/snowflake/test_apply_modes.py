@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from snowflake.connector.errors import ProgrammingError
 
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
@@ -307,17 +308,57 @@ def test_a_dynamic_table_shows_what_the_log_says(session: Any, destination: Dest
     assert target(session, later) == {0: (2, "y", "z")}
 
 
-def test_modes_change_without_a_copy(session: Any, destination: Destination) -> None:
-    history = History(random.Random(3))
-    for mode in (ApplyMode.APPEND, ApplyMode.MERGE, ApplyMode.TASK, ApplyMode.VIEW):
-        it = opening(destination, policy=ApplyPolicy(mode=mode))
+MODES = (ApplyMode.MERGE, ApplyMode.VIEW, ApplyMode.TASK, ApplyMode.APPEND)
+
+
+@pytest.mark.usefixtures("fast_minutes")
+@pytest.mark.parametrize("before", MODES)
+@pytest.mark.parametrize("after", MODES)
+def test_modes_change_without_a_copy(
+    session: Any, destination: Destination, before: ApplyMode, after: ApplyMode
+) -> None:
+    history, landing = History(random.Random(3)), objects_of(destination, TABLE).landing_sql
+    for number, mode in enumerate((ApplyMode.MERGE, before, after, ApplyMode.MERGE)):
+        it = opening(destination, policy=ApplyPolicy(mode=mode, retention_hours=0, schedule_minutes=1))
         mark = ddl.ensure(session, it).watermark
         fence = [history.transaction() for _ in range(4)][-1]
         insert(session, destination, history.landed)
         history.landed.clear()
-        if mode in (ApplyMode.MERGE, ApplyMode.VIEW):
-            apply(session, it, mark, fence)
-            assert target(session, it) == history.rows
+        if mode.has_target:
+            moved = apply(session, it, mark, fence)
+            if mode is ApplyMode.TASK:
+                task_reaches(session, it, moved.applied)
+            assert target(session, it) == history.rows, number
+            query(session, f"UPDATE {landing} SET _ETL_LOADED_AT = '2020-01-01 00:00:00+00:00'")
+            assert live(session, it) == history.rows
+            assert purge(session, it) > 0
+            assert query(session, f"SELECT COUNT(*) FROM {landing}") == [(0,)]
+            assert live(session, it) == history.rows, "what was applied is not needed in the log any more"
+    with pytest.raises(ProgrammingError):  # with the task of an older mode its stream is gone
+        query(session, f"SELECT 1 FROM {objects_of(destination, TABLE).stream_sql}")
+
+
+def test_a_target_that_was_left_alone_gets_the_columns_that_came_meanwhile(
+    session: Any, destination: Destination
+) -> None:
+    history = History(random.Random(6))
+    it = opening(destination)
+    mark = ddl.ensure(session, it).watermark
+    fence = [history.transaction() for _ in range(5)][-1]
+    insert(session, destination, history.landed)
+    history.landed.clear()
+    apply(session, it, mark, fence)
+    append = ApplyPolicy(mode=ApplyMode.APPEND)
+    ddl.ensure(session, opening(destination, policy=append))
+    wider = replace(TABLE, version=1, columns=(*TABLE.columns, replace(TABLE.columns[1], name="more", attnum=9)))
+    ddl.ensure(session, opening(destination, wider, policy=append))
+    fence = [history.transaction() for _ in range(5)][-1]
+    insert(session, destination, history.landed)
+    ensured = ddl.ensure(session, opening(destination))
+    assert [column.name for column in ensured.table.columns][-1] == "more"
+    apply(session, replace(it, table=ensured.table), ensured.watermark, fence)
+    assert target(session, it) == history.rows
+    assert query(session, f"SELECT MORE FROM {objects_of(destination, TABLE).target_sql} WHERE MORE IS NOT NULL") == []
 
 
 def test_a_dynamic_table_becomes_a_merged_one(session: Any, destination: Destination) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 from psycopg import conninfo
@@ -136,6 +137,12 @@ class Deployment:
                 stderr=log,
             )
 
+    @property
+    def copied(self) -> list[str]:
+        """The tables of which copies began, once for each copy."""
+        begun = [line for line in self.log.splitlines() if '"event":"copy_started"' in line]
+        return sorted(table for line in begun for table in orjson.loads(line)["tables"])
+
     def stop(self) -> int:
         """Drain; the exit code."""
         assert self.supervisor is not None
@@ -199,7 +206,9 @@ class Deployment:
     def _applied(self) -> bool:
         schema = f'"{self.destination.database}"."{self.destination.landing_schema}"'
         with sql_session(self.destination) as session, session.cursor() as cursor:
-            marks = cursor.execute(f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
+            marks = cursor.execute(
+                f"SELECT LANDING_TABLE, GENERATION, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''"
+            ).fetchall()
             return not any(
                 cursor.execute(
                     f"SELECT COUNT(*) FROM {schema}.{quoted(table)} WHERE _ETL_GENERATION = {generation} AND _ETL_COMMIT_LSN >= {at}"

@@ -140,7 +140,7 @@ def commit_of(time: dt.datetime | None) -> int | None:
     return None if time is None else int((time - dt.datetime(2024, 1, 1, tzinfo=dt.UTC)).total_seconds())
 
 
-def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) -> None:
+def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]], table: Table = TABLE) -> None:
     names = (
         "_ETL_OP, _ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX, _ETL_UNCHANGED, _ETL_OLD_KEY, K, A, BIG, OTHER,"
         " _ETL_COMMIT_TS"
@@ -150,7 +150,7 @@ def insert(session: Any, destination: Destination, rows: list[tuple[Any, ...]]) 
         for row in rows
     )
     with session.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {objects_of(destination, TABLE).landing_sql} ({names}) VALUES {values}")
+        cursor.execute(f"INSERT INTO {objects_of(destination, table).landing_sql} ({names}) VALUES {values}")
 
 
 def _literal(value: Any) -> str:

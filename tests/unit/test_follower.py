@@ -10,7 +10,7 @@ from etl_supervisor.model.pipeline import Destination, Pipeline, PipelineStatus
 from etl_supervisor.model.table import Column, Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.model.types import ValueKind, ValueType
-from workers.reader.follower import Action, Follower
+from workers.reader.follower import VIEW_TAIL_ROWS_MAX, Action, Follower
 
 NAME = TableName("public", "t")
 TABLE = Table(NAME, 1, (Column("k", ValueType(ValueKind.INT32), key=True),))
@@ -53,6 +53,16 @@ def test_the_pause_follows_what_an_apply_takes(mode: ApplyMode, seconds: float, 
     it = follower(mode)
     apply_once(it, 1000, 1000 + seconds, 200)
     assert first_chance(it, 300, 1000 + seconds) == 1000 + seconds + pause
+
+
+def test_a_view_does_not_let_its_tail_grow_without_limit() -> None:
+    it = follower(ApplyMode.VIEW)
+    apply_once(it, 1000, 1001, 200)
+    it.published(250, VIEW_TAIL_ROWS_MAX)
+    assert it.due_at() == 1011
+    assert first_chance(it, 300, 1001) == 1011
+    apply_once(it, 1011, 1012, 300)
+    assert first_chance(it, 400, 1012) == 1612
 
 
 def test_without_rows_there_is_no_apply() -> None:

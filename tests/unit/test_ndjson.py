@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import json
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Column, Table, TableName
 from etl_supervisor.model.types import ValueKind, ValueType
-from workers.snowflake.ndjson import encode
+from workers.snowflake.ndjson import encode, names_bytes
 
 COLUMNS = {
     "flag": ValueType(ValueKind.BOOLEAN),
@@ -53,6 +54,19 @@ def lines_of(rows):
     lines = data.split(b"\n")
     assert lines.pop() == b""
     return [json.loads(line, parse_float=str) for line in lines]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS)
+def test_what_is_no_value_is_known_to_the_byte(rows):
+    batch = pa.RecordBatch.from_pylist([{**META, **row} for row in rows], schema=change_log_schema(TABLE))
+    older = batch.select([name for name in batch.schema.names if name != "n"])
+    table = replace(TABLE, columns=tuple(replace(c, default="5" if c.name == "n" else None) for c in TABLE.columns))
+    for sent in (batch, older):
+        data = encode(sent, table, 7, "2024-01-01 00:00:00+00:00").to_pybytes()
+        line = json.loads(data.split(b"\n")[0])
+        bare = json.dumps(dict.fromkeys(line), separators=(",", ":"), ensure_ascii=False).encode()
+        assert names_bytes(sent, table) == len(bare) - len("null") * len(line) + 1
 
 
 @settings(max_examples=150, deadline=None)

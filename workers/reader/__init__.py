@@ -36,9 +36,11 @@ recall      a state store that was lost, filled again
 rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
+together    when the tables of a pipeline become visible together, and how far (pure)
 follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
+pieces      batches cut into segments (pure)
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker: tables of one pipeline at one snapshot
 snapshot    the source at one moment, its tables locked and looked at

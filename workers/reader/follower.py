@@ -6,7 +6,7 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     INIT           yes       a copy worker (the table's stream rows are landed meanwhile: route first, then snapshot)
     DATASYNC       yes       the copy worker's end; a copy that nobody works on (its worker or our predecessor died) starts again
     CATCHUP        yes       the first Apply, as soon as everything below the copy's position is durable
-    READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us)
+    READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us, and not `together`)
     ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
 
 A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
@@ -35,6 +35,9 @@ from etl_supervisor.state.store import dump
 
 KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
+VIEW_TAIL_ROWS_MAX = (
+    1_000_000  # every query of <TABLE>_LIVE reads the tail of the log: about a second of an X-Small warehouse
+)
 DESTINATION_RETRY_SECONDS_MAX = 60.0  # an outage is noticed to be over within a minute
 
 
@@ -62,9 +65,12 @@ class Follower:
     copying: bool = False
     applying: bool = False
     applied: int = 0
+    shown: int = 0  # the generation of the rows in the target; 0: none
     last_commit: int = 0  # commit_lsn of the newest row handed over
     inherited: bool = True  # a predecessor may have landed rows that were never applied
     apply_at: float = 0.0
+    rest_until: float = 0.0  # `view` waits so long, unless many rows have come
+    tail: int = 0  # rows handed over since the last apply began
     asked_at: float = 0.0
     retry_at: float | None = None
     outages: int = 0
@@ -144,7 +150,7 @@ class Follower:
         """The actor has it open; an Apply that its predecessor was asked for died with it."""
         self.applying, self.keeping = False, ""
         self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
-        self.applied = max(self.applied, message.applied)
+        self.applied, self.shown = max(self.applied, message.applied), message.shown
         if self.state.phase is Phase.ERRORED:
             self.state = self.state.to(self.state.resume, trouble="")
 
@@ -155,8 +161,9 @@ class Follower:
         self.state = replace(self.state, errors=message.errors, dead=dead)
         return changed
 
-    def published(self, commit_lsn: int) -> None:
-        """Rows up to this one were handed over: the target will be behind."""
+    def published(self, commit_lsn: int, rows: int = 1) -> None:
+        """So many rows up to this one were handed over: the target will be behind."""
+        self.tail += rows
         self.last_commit = max(self.last_commit, commit_lsn)
 
     @property
@@ -166,14 +173,17 @@ class Follower:
 
     def asked_to_apply(self, now: float) -> None:
         """An Apply is under way."""
-        self.applying, self.asked_at = True, now
+        self.applying, self.asked_at, self.tail = True, now, 0
 
-    def applied_to(self, fence: int, now: float) -> None:
-        """The target shows everything below `fence`."""
+    def applied_to(self, fence: int, now: float) -> bool:
+        """The target shows everything below `fence`; True when the table became READY by that."""
         self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
         self.apply_at = now + self._pause(now - self.asked_at)
-        phase = Phase.READY if self.state.phase is Phase.CATCHUP else self.state.phase
+        self.rest_until = now + self.policy.interval_seconds_max
+        became = self.state.phase is Phase.CATCHUP
+        phase = Phase.READY if became else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
+        return became
 
     def copy_ended(self, found: CopyState | None, now: float) -> None:
         """The copy of the table ended; `found` is what its worker wrote to the state store."""
@@ -270,7 +280,7 @@ class Follower:
 
     def _apply_is_due(self, now: float, fence: int) -> bool:
         mode = self.policy.mode
-        if self.applying or now < self.apply_at or mode is ApplyMode.APPEND:
+        if self.applying or now < self._apply_at or mode is ApplyMode.APPEND or self.policy.together:
             return False
         if self.state.phase is Phase.CATCHUP:
             return fence >= self.state.copy_lsn
@@ -278,8 +288,13 @@ class Follower:
 
     def _pause(self, apply_seconds: float) -> float:
         """Seconds from the end of an apply to the next: as long as it took, so that half of the time none runs."""
-        shortest, longest = self.policy.interval_seconds_min, self.policy.interval_seconds_max
-        return longest if self.policy.mode is ApplyMode.VIEW else min(longest, max(shortest, apply_seconds))
+        return min(self.policy.interval_seconds_max, max(self.policy.interval_seconds_min, apply_seconds))
+
+    @property
+    def _apply_at(self) -> float:
+        """No apply before."""
+        rests = self.policy.mode is ApplyMode.VIEW and self.tail < VIEW_TAIL_ROWS_MAX
+        return max(self.apply_at, self.rest_until) if rests else self.apply_at
 
     @property
     def _attempts_max(self) -> int:
@@ -291,8 +306,8 @@ class Follower:
     def due_at(self) -> float:
         """When the next action may become due by time alone; infinity when none waits for the clock."""
         times = [at for at in (self.retry_at,) if at is not None]
-        if self.open and not self.applying and self.unapplied:
-            times.append(self.apply_at)
+        if self.open and not self.applying and self.unapplied and not self.policy.together:
+            times.append(self._apply_at)
         return min(times, default=float("inf"))
 
 

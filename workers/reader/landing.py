@@ -121,7 +121,7 @@ class Landing:
         batch = placed(shape, rows, self.consistent_point - 1, next(self._numbers))
         promised = self._publisher.publish([table.handle], batch, shape.version)
         table.published(piece.task.range, rows.rows, promised[-1][1])
-        metrics.COPY_ROWS.labels(self._pipeline.name, str(table.name)).inc(rows.rows)
+        metrics.COPY_ROWS.labels(self._pipeline.name, metrics.table_label(table.name)).inc(rows.rows)
         failpoint("copy.mid_rows")
 
     def _opening(self, table: TableCopy) -> OpenTable:

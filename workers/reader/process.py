@@ -209,8 +209,7 @@ class Reader:
 
     def _drain(self, signals: list[signal.Signals]) -> None:
         if signal.SIGTERM in signals:
-            self._draining = True
-            self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds
+            self._draining, self._drain_until = True, time.monotonic() + self._settings.shutdown_grace_seconds
 
     # -- life
 
@@ -413,6 +412,7 @@ class Reader:
             reported_at=time.time(),
             wal_status=facts.slot.wal_status if facts.slot else "",
             safe_wal_bytes=facts.slot.safe_wal_bytes if facts.slot else None,
+            together=self._roster.together.visible,
         )
         with contextlib.suppress(EtlError):  # best effort: `status` shows how old a report is
             self._store.save_report(name, report)

@@ -24,11 +24,13 @@ from enum import Enum, auto
 
 import pyarrow as pa
 
-from etl_supervisor.ipc import arrow, mailbox, segment
+from etl_supervisor.ipc import mailbox, segment
 from etl_supervisor.ipc.messages import (
     OVERSIZE_SLOT,
     Accepted,
+    AppliedTogether,
     Apply,
+    ApplyTogether,
     CloseTable,
     Durable,
     Failed,
@@ -40,12 +42,13 @@ from etl_supervisor.ipc.messages import (
     Recalled,
     ReshapeTable,
     Segment,
+    Shown,
     TableClosed,
     ToActor,
     ToPublisher,
 )
-from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
+from workers.reader.pieces import position, split
 
 SEGMENT_BYTES_MAX = 4 << 20  # the SDK encodes an append in one go: a few MB keep its other channels moving
 
@@ -115,6 +118,7 @@ class Publisher:
         self._slab = segment.SlabWriter(budget_bytes)
         self._selector = selector
         self._handles: dict[int, _Handle] = {}
+        self._joint: dict[int, ApplyTogether] = {}  # by pipeline: not answered yet
         self._waiting: deque[_Waiting] = deque()
         self._oversize_fds = 0
 
@@ -158,7 +162,7 @@ class Publisher:
     def publish(self, handles: Sequence[int], batch: pa.RecordBatch, version: int) -> list[tuple[int, int]]:
         """Queue a table's rows for these handles; returns the (handle, seq) that must become durable."""
         promised = []
-        for piece, size in _split(batch, min(SEGMENT_BYTES_MAX, self._slab.slots * self._slab.slot_bytes // 4)):
+        for piece, size in split(batch, min(SEGMENT_BYTES_MAX, self._slab.slots * self._slab.slot_bytes // 4)):
             goes_to = []
             for number in handles:
                 handle = self._handles[number]
@@ -172,6 +176,15 @@ class Publisher:
     def apply(self, number: int, fence: int, copied: int) -> None:
         """Ask for the target to be brought up to `fence`; the rows of the copy have the commit_lsn `copied`."""
         self._tell(self._handles[number].actor, Apply(number, fence, copied))
+
+    def apply_together(self, message: ApplyTogether) -> None:
+        """Ask for all tables of a pipeline to be brought up to a fence; AppliedTogether answers, also after an actor's death."""
+        self._joint[message.pipeline_id] = message
+        self._tell(message.pipeline_id % len(self._links), message)
+
+    def shown(self, number: int, fence: int) -> None:
+        """Tell a table's actor that a joint apply has moved its target."""
+        self._tell(self._handles[number].actor, Shown(number, fence))
 
     def keep(self, message: Keep) -> None:
         """Have a table's state kept; Kept answers. It is lost with the actor: an open table is asked for again."""
@@ -262,6 +275,8 @@ class Publisher:
         """Keep the books; False for messages of no interest to the owner (a handle that is gone or held)."""
         if isinstance(message, Recalled):
             return True
+        if isinstance(message, AppliedTogether):
+            return self._joint.pop(message.pipeline_id, None) is not None
         number = getattr(message, "handle", None)
         handle = self._handles.get(number) if isinstance(number, int) else None
         if handle is None or handle.state is Outlet.HELD:
@@ -298,8 +313,8 @@ class Publisher:
                 template,
                 handle=number,
                 seq=seq,
-                first=_position(waiting.batch, 0, generation).token,
-                last=_position(waiting.batch, -1, generation).token,
+                first=position(waiting.batch, 0, generation).token,
+                last=position(waiting.batch, -1, generation).token,
             )
             handle.in_flight.append((message, memory))
             if handle.state is Outlet.OPEN:
@@ -341,6 +356,9 @@ class Publisher:
         for handle in self._handles.values():
             if handle.actor == actor and handle.state is Outlet.OPEN:
                 self._resend(handle)
+        for pipeline_id, message in self._joint.items():
+            if pipeline_id % len(self._links) == actor:
+                self._tell(actor, message)
 
     def _resend(self, handle: _Handle) -> None:
         """The shapes and rows as they came: each shape stands before its first row."""
@@ -392,20 +410,6 @@ class Publisher:
         link.connection = None
 
 
-def _split(batch: pa.RecordBatch, bytes_max: int) -> list[tuple[pa.RecordBatch, int]]:
-    """The batch in pieces of at most `bytes_max` bytes of Arrow IPC, as far as whole rows allow."""
-    size = arrow.ipc_size(batch)
-    if size <= bytes_max or batch.num_rows == 1:
-        return [(batch, size)]
-    half = batch.num_rows // 2
-    return _split(batch.slice(0, half), bytes_max) + _split(batch.slice(half), bytes_max)
-
-
 def _segment(waiting: _Waiting, memory: _Memory) -> Segment:
     slot, generation = (memory.run.slot, memory.run.generation) if memory.run else (OVERSIZE_SLOT, 0)
     return Segment(0, 0, slot, generation, memory.length, waiting.batch.num_rows, "", "", waiting.version)
-
-
-def _position(batch: pa.RecordBatch, row: int, generation: int) -> Position:
-    """The position of a row of a change-log batch (columns 1 to 3 of `arrow.META_FIELDS`)."""
-    return Position(generation, *(batch.column(column)[row].as_py() for column in (1, 2, 3)))

@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pyarrow as pa
 import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import (
     Applied,
+    AppliedTogether,
     CopyEnded,
     CopyWanted,
     Durable,
@@ -32,6 +32,7 @@ from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
+from workers.reader import pieces
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
 from workers.reader.follower import Action, Follower, copied
@@ -41,8 +42,8 @@ from workers.reader.retired import Retired
 from workers.reader.sight import Sight
 from workers.reader.storage import Storage, rewritten
 from workers.reader.stored import StoredTables
+from workers.reader.together import Together
 
-COMMIT_LSN, LSN = 1, 2  # columns of `ipc.arrow.META_FIELDS`
 PROVISIONAL = -1  # the version of a shape that the stream has not confirmed yet
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ class Roster:
         self._handles = 0
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
+        self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
@@ -267,19 +269,24 @@ class Roster:
         """Hand over a decoded batch; returns the (handle, seq) that must become durable."""
         promised: list[tuple[int, int]] = []
         for item in batches:
-            first = _first(item.batch)
+            first = pieces.first(item.batch)
             known = self.learn(item.table, first)
             if item.incomplete_at is not None:
                 self._complete(known, item.incomplete_at)
             followers = [follower for follower in known if follower.state.began <= first.place]
-            newest = item.batch.column(COMMIT_LSN)[-1].as_py()
+            newest = item.batch.column(pieces.COMMIT_LSN)[-1].as_py()
             for follower in followers:
-                follower.published(newest)
+                follower.published(newest, item.batch.num_rows)
             promised += self._publisher.publish([f.handle for f in followers], item.batch, item.table.version)
         return [(handle, seq) for handle, seq in promised if handle in self._followers or handle in self._retired]
 
     def received(self, message: ToPublisher, now: float) -> None:
         """A word from an actor."""
+        if isinstance(message, AppliedTogether):
+            for moved, became in self.together.received(message, self._followers, now):
+                self._publisher.shown(moved.handle, message.fence)
+                if became:
+                    self._became_ready(moved)
         handle = getattr(message, "handle", 0)
         follower = self._followers.get(handle)
         if follower is None:
@@ -294,11 +301,8 @@ class Roster:
                     self._save(follower)
                 self._frontier.completed(follower.handle, seq)
             case Applied(fence=fence):
-                before = follower.state.phase
-                follower.applied_to(fence, now)
-                if follower.state.phase is not before:
-                    self._save(follower)
-                    log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
+                if follower.applied_to(fence, now):
+                    self._became_ready(follower)
             case Kept() if follower.kept(message, now):
                 self._save(follower)
             case Failed():
@@ -344,6 +348,8 @@ class Roster:
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
                     raise HeldTableRetry(follower.place)
+        for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
+            self._publisher.apply_together(wanted)
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
@@ -352,7 +358,7 @@ class Roster:
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
-        return min((follower.due_at() for follower in self.followers), default=float("inf"))
+        return min([self.together.due_at(), *(follower.due_at() for follower in self.followers)])
 
     # -- inside
 
@@ -404,14 +410,11 @@ class Roster:
         follower.unkept = True
         self._stored.save(follower.pipeline, follower.state)
 
+    def _became_ready(self, follower: Follower) -> None:
+        self._save(follower)
+        log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
+
     def _report(self, follower: Follower, error: EtlError) -> None:
         self.trouble = error.line
-        known = log.bind(
-            pipeline=follower.pipeline.name, table=str(follower.table.name), retry=follower.retry_at is not None
-        )
-        logs.error_line(known, "table_stopped", error)
-
-
-def _first(batch: pa.RecordBatch) -> Position:
-    """Where the first row of a batch stands; the generation is the follower's."""
-    return Position(0, batch.column(COMMIT_LSN)[0].as_py(), batch.column(LSN)[0].as_py(), 0)
+        known = {"pipeline": follower.pipeline.name, "table": str(follower.table.name)}
+        logs.error_line(log.bind(**known, retry=follower.retry_at is not None), "table_stopped", error)

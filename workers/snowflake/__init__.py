@@ -23,13 +23,16 @@ variants     JSON documents that VARIANT would change
 limits       what Snowflake can hold, and the rows beyond it
 rejected     the rows that Snowflake refused, found again
 dead_letter  where rows go that can't be loaded
-failure      the SDK's errors -> what to do
+failure      what Snowflake refuses -> what to do
+tagging      what a statement is for, in its QUERY_TAG
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
 ddl          schemas, landing, target, watermark
+marks        the watermarks' table, and what a newer version adds to it
 offers       what a policy offers beside them: history, live view, task, dynamic table
 reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target
+together     all tables of a pipeline up to one fence, in one block
 moving       what a window does to the tables of a policy, in order
 window       landing rows with whole values, as SQL
 target       hard and soft MERGE of a table with a key

@@ -16,7 +16,7 @@ multisets), `history` beside it. A policy without a target moves the watermark o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -58,32 +58,35 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
     objects = objects_of(opening.destination, opening.table)
     mode = opening.policy.mode
     start = watermark.applied or copied
-    rows = window_of(opening.generation, start, fence)
     try:
         with connection.cursor() as cursor:
-            looks = mode is not ApplyMode.TASK or not opening.table.key
-            found = (
-                survey(cursor, objects, rows, dead_before(objects, opening.generation, fence))
-                if mode.has_target and looks
-                else _NOTHING
-            )
-            if found.partial and not opening.table.key:
-                remedy = "ALTER TABLE … REPLICA IDENTITY FULL in the source, or set apply to append for this table"
-                reason = "an update does not bring the row that it replaces"
-                raise EtlError(Kind.SCHEMA, place, reason, remedy)
+            looks = mode.has_target and (mode is not ApplyMode.TASK or not opening.table.key)
+            found = look(cursor, opening, start, fence) if looks else NOTHING
             if mode is ApplyMode.TASK:
                 cursor.execute(task.reached(opening, objects, fence, start))
-                return Watermark(opening.generation, fence, opening.epoch)
+                return replace(watermark, applied=fence, epoch=opening.epoch)
             text = block(opening, objects, watermark, fence, start, found)
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
                 return _read(cursor, objects, place)
     except Error as error:
         raise classify(error, place, Kind.APPLY) from None
-    return Watermark(opening.generation, fence, opening.epoch)
+    return Watermark(opening.generation, fence, opening.epoch, opening.generation)
 
 
-_NOTHING = Survey(0, 0, moves=False, partial=False, unchanged={})
+NOTHING = Survey(0, 0, moves=False, partial=False, unchanged={})
+
+
+def look(cursor: Any, opening: OpenTable, start: int, fence: int) -> Survey:
+    """What is in the window of a table that has a target; EtlError(SCHEMA) when that can't be moved by it."""
+    objects = objects_of(opening.destination, opening.table)
+    dead = dead_before(objects, opening.generation, fence)
+    found = survey(cursor, objects, window_of(opening.generation, start, fence), dead)
+    if found.partial and not opening.table.key:
+        place = f"pipeline {opening.pipeline}, table {opening.table.name}"
+        remedy = "ALTER TABLE … REPLICA IDENTITY FULL in the source, or set apply to append for this table"
+        raise EtlError(Kind.SCHEMA, place, "an update does not bring the row that it replaces", remedy)
+    return found
 
 
 def survey(cursor: Any, objects: Objects, window: str, dead: str) -> Survey:
@@ -126,7 +129,7 @@ def _by_column(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 def _read(cursor: Any, objects: Objects, place: str) -> Watermark:
     row = cursor.execute(
-        f"SELECT GENERATION, APPLIED, EPOCH FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f"SELECT GENERATION, APPLIED, EPOCH, SHOWN FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     ).fetchone()
     if row is None:
         raise EtlError(Kind.APPLY, place, "the watermark row is gone", "restart the pipeline: it is made again")
@@ -161,14 +164,17 @@ def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int
         f" AND GENERATION = {opening.generation} AND APPLIED = {watermark.applied} AND EPOCH <= {opening.epoch}"
     )
     if policy.mode.has_target:
-        rows = window_of(opening.generation, start, fence)
-        dead = dead_before(objects, opening.generation, fence)
-        window = surveyed(opening.table, objects, rows, dead, found)
-        if watermark.applied == 0:
-            steps += moving.first(opening, objects, str(start))
-        if found.rows:
-            steps += moving.moved(opening, objects, window)
+        steps += moves(opening, start, fence, found, first=watermark.applied == 0)
     return transaction(steps, "applied")
+
+
+def moves(opening: OpenTable, start: int, fence: int, found: Survey, *, first: bool) -> list[str]:
+    """What the window from `start` does to the tables of the policy; `first` of its generation it replaces what was there."""
+    objects = objects_of(opening.destination, opening.table)
+    rows, dead = window_of(opening.generation, start, fence), dead_before(objects, opening.generation, fence)
+    window = surveyed(opening.table, objects, rows, dead, found)
+    steps = moving.first(opening, objects, str(start)) if first else []
+    return steps + (moving.moved(opening, objects, window) if found.rows else [])
 
 
 def dead_before(objects: Objects, generation: int, fence: int) -> str:

@@ -10,27 +10,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import snowflake.connector
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from snowflake.connector.errors import DatabaseError, Error, OperationalError
+from snowflake.connector.errors import Error, OperationalError
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination, EncryptedText
+from workers.snowflake.failure import Directive, SnowflakeError, of_sql
+from workers.snowflake.tagging import Tag, TaggedConnection
 
+APPLICATION = "ETL_STREAM"  # in Snowflake's list of sessions
 LOGIN_TIMEOUT_SECONDS = 20
+SOCKET_TIMEOUT_SECONDS = (
+    300  # Snowflake answers within 45 (and says where to ask on); a local one takes as long as the statement
+)
 NETWORK_TIMEOUT_SECONDS = 60  # the connector repeats failed requests for so long; the actor tries again after it
 LOCK_TIMEOUT_SECONDS = 60  # Snowflake's default is 12 hours
 STATEMENT_TIMEOUT_SECONDS = 3600
 KEY_BITS_MIN = 2048
 DOES_NOT_EXIST = 2003  # Snowflake's number for an object that is not there (or not for this role)
+NO_SUCH_COLUMN = (904, 2043)  # an invalid identifier; the second number is the local Snowflake's for it
+INVALID_TOKEN = 390144  # … for a login token that no key of the user has signed
+NO_ANSWER = 250003  # the connector's number for a request that failed
+MESSAGE_CHARACTERS_MAX = 300
 
 Decrypt = Callable[[EncryptedText], str]
-
-_AUTH = frozenset({390100, 390144, 390186, 390189, 250001, 251006, 390191, 390422, 394300, 394304})
-_MISSING = frozenset({2003, 2043, 3001, 1083, 606})
-_TRANSIENT = frozenset({625, 603, 604, 630, 390114, 390112, 200001})
 
 
 def is_local(destination: Destination) -> bool:
@@ -40,7 +45,8 @@ def is_local(destination: Destination) -> bool:
 
 def host_of(destination: Destination) -> str:
     """The account's host (with its port, if it has one): the usual name, unless `host` says otherwise (private link, local)."""
-    return destination.host or f"{destination.account}.snowflakecomputing.com"
+    # An account's name may have an underscore, a certificate's may not.
+    return destination.host or f"{destination.account.replace('_', '-')}.snowflakecomputing.com"
 
 
 def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path) -> RSAPrivateKey:
@@ -81,7 +87,7 @@ def trust_local(destination: Destination) -> None:
 def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purpose: str) -> Any:
     """An open connection (autocommit). `purpose` goes into the query tag. EtlError when it can't be."""
     key = load_private_key(destination, decrypt, directory)
-    place: dict[str, Any] = {"host": destination.host} if destination.host else {}
+    place: dict[str, Any] = {"host": host_of(destination)}
     if is_local(destination):
         trust_local(destination)
         place = {"host": "127.0.0.1", "port": int((destination.host or "").rpartition(":")[2]), "protocol": "https"}
@@ -94,19 +100,20 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
         "warehouse": destination.warehouse,
         "role": destination.role,
     }
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if value} | place
     try:
-        return snowflake.connector.connect(
-            **{name: value for name, value in wanted.items() if value},
-            **place,
+        return TaggedConnection(
+            **options,
             authenticator="SNOWFLAKE_JWT",
             private_key=der,
             login_timeout=LOGIN_TIMEOUT_SECONDS,
             network_timeout=NETWORK_TIMEOUT_SECONDS,
+            socket_timeout=SOCKET_TIMEOUT_SECONDS,
             autocommit=True,
-            application="ETL_STREAM",
+            application=APPLICATION,
             client_session_keep_alive=False,
             session_parameters={
-                "QUERY_TAG": f"etl-stream {purpose}",
+                "QUERY_TAG": Tag("", "", purpose).text,
                 "TIMEZONE": "UTC",
                 "LOCK_TIMEOUT": LOCK_TIMEOUT_SECONDS,
                 "STATEMENT_TIMEOUT_IN_SECONDS": STATEMENT_TIMEOUT_SECONDS,
@@ -116,21 +123,18 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
         raise classify(error, f"destination {destination.name}", Kind.DESTINATION_UNREACHABLE) from None
 
 
-def classify(error: Error, place: str, otherwise: Kind) -> EtlError:
+def classify(error: Error, place: str, otherwise: Kind) -> SnowflakeError:
     """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept."""
     number = abs(int(error.errno)) if error.errno is not None and error.errno > 0 else 0
-    text = (error.raw_msg or error.msg or type(error).__name__).strip().splitlines()[0][:300]
-    if number in _AUTH or "JWT token is invalid" in text:
-        remedy = "check account, user, role and the public key that the user has (DESCRIBE USER)"
-        return EtlError(Kind.DESTINATION_AUTH, place, f"Snowflake refuses the login ({number})", remedy)
-    if number in _MISSING:
-        remedy = "grant the role what docs/snowflake.md lists, or create the object"
-        return EtlError(Kind.DESTINATION_SETUP, place, f"{text} ({number})", remedy)
-    if number in _TRANSIENT or (isinstance(error, OperationalError) and not isinstance(error, DatabaseError)):
-        return EtlError(otherwise, place, f"{text} ({number})", "it is tried again by itself", transient=True)
-    if isinstance(error, OperationalError):
-        remedy = "check the host and the network; it is tried again by itself"
-        return EtlError(
-            Kind.DESTINATION_UNREACHABLE, place, f"Snowflake does not answer ({number})", remedy, transient=True
-        )
-    return EtlError(otherwise, place, f"{text} ({number})", "see the statement by its query tag in Snowflake's history")
+    if not number and isinstance(error, OperationalError):
+        number = NO_ANSWER
+    text = (error.raw_msg or error.msg or type(error).__name__).strip().splitlines()[0][:MESSAGE_CHARACTERS_MAX]
+    rule = of_sql(INVALID_TOKEN if "JWT token is invalid" in text else number)
+    match rule.kind:
+        case Kind.DESTINATION_AUTH:  # its message repeats the token's parts
+            text = "Snowflake refuses the login"
+        case Kind.DESTINATION_UNREACHABLE if (
+            rule.directive is Directive.RECONNECT
+        ):  # the connector's message is a stack of its own
+            text = f"Snowflake does not answer: {rule.name}"
+    return SnowflakeError(rule, place, f"{text} ({number})", otherwise)

@@ -27,8 +27,8 @@ from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
-from workers.snowflake import offers
-from workers.snowflake.connection import DOES_NOT_EXIST, classify
+from workers.snowflake import marks, offers
+from workers.snowflake.connection import DOES_NOT_EXIST, NO_SUCH_COLUMN, classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
 from workers.snowflake.ndjson import constant
 from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
@@ -39,11 +39,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far a target is: everything below `applied` (commit_lsn, exclusive) of `generation`; `epoch` is the reader's that moved it."""
+    """How far a target is: everything below `applied` (commit_lsn, exclusive) of `generation`; `epoch` is the reader's that moved it, `shown` the
+    generation whose rows are in it (0: none)."""
 
     generation: int
     applied: int
     epoch: int
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,15 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     landing = _described(cursor, objects.landing_sql)
     if landing is None:
         _create_schemas(cursor, objects)
-    watermark, shape, since = _own(cursor, opening, objects, place)
-    watermark = replace(watermark, applied=offers.leave(cursor, opening, objects, watermark.applied, place))
+    try:
+        watermark, shape, since = _own(cursor, opening, objects, place)
+    except ProgrammingError as error:
+        if error.errno not in NO_SUCH_COLUMN:
+            raise
+        marks.complete(cursor, objects)
+        watermark, shape, since = _own(cursor, opening, objects, place)
+    applied, alone = offers.leave(cursor, opening, objects, watermark.applied, place)
+    watermark = replace(watermark, applied=applied)
     aims = opening.policy.mode.has_target
     if landing is None and aims:
         offers.make_way(cursor, objects, place)
@@ -94,14 +103,15 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
-    if shape and opening.since <= since:
-        table = replace(wire.load(Table, shape), version=opening.table.version)
-    else:
-        table = opening.table
+    known = bool(shape) and opening.since <= since
+    table = replace(wire.load(Table, shape), version=opening.table.version) if known else opening.table
+    if not known or alone:  # a target that was left alone has an older shape than the log
+        offers.withdraw(cursor, objects)
         for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
             for step in plan(present, table):
                 _take(cursor, table_sql, step, landed=landed)
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
+    if not known:
         _keep_shape(cursor, opening, objects)
     offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
     return Ensured(watermark, table)
@@ -156,15 +166,7 @@ def _spelled(described: str) -> str:
 def _create_schemas(cursor: Any, objects: Objects) -> None:
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
-    cursor.execute(
-        f"CREATE TABLE IF NOT EXISTS {objects.watermark_sql} (LANDING_TABLE VARCHAR NOT NULL, PIPELINE_ID NUMBER(19,0) NOT NULL,"
-        " PIPELINE VARCHAR NOT NULL, OWNER VARCHAR NOT NULL, SOURCE_SCHEMA VARCHAR NOT NULL, SOURCE_TABLE VARCHAR NOT NULL,"
-        " GENERATION NUMBER(10,0) NOT NULL, APPLIED NUMBER(20,0) NOT NULL, EPOCH NUMBER(19,0) NOT NULL,"
-        " SHAPE VARCHAR NOT NULL, SHAPE_SINCE VARCHAR NOT NULL, POLICY VARCHAR NOT NULL, OFFERED VARCHAR NOT NULL,"
-        " FENCE NUMBER(20,0) NOT NULL, BASE NUMBER(20,0) NOT NULL, SHOWN NUMBER(10,0) NOT NULL, HISTORY NUMBER(20,0) NOT NULL,"
-        " PURGED NUMBER(10,0) NOT NULL,"
-        " UPDATED_AT TIMESTAMP_TZ(6), PRIMARY KEY (LANDING_TABLE))"
-    )
+    cursor.execute(marks.create(objects))
 
 
 def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
@@ -263,21 +265,21 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
         f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
         " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
         " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, PURGED,"
-        " UPDATED_AT)"
+        " COMMITTED_AT, UPDATED_AT)"
         " VALUES (s.LANDING_TABLE,"
         f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
-        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0, 0,"
+        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0, 0, NULL,"
         " CURRENT_TIMESTAMP())"
     )
     row = cursor.execute(
-        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE"
+        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, SHOWN"
         f" FROM {objects.watermark_sql} WHERE {where}"
     ).fetchone()
     ours = row[1] == opening.owner
     if (int(row[0]), opening.owner if row[1] == opening.former else row[1], row[2], row[3]) != who:
         reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
-    found = Watermark(int(row[5]), int(row[6]), int(row[7]))
+    found = Watermark(int(row[5]), int(row[6]), int(row[7]), int(row[10]))
     if found.generation > opening.generation:
         reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
@@ -287,5 +289,5 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
             f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
             f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
         )
-        found = Watermark(opening.generation, 0, opening.epoch)
+        found = Watermark(opening.generation, 0, opening.epoch, found.shown)
     return found, row[8], row[9]

@@ -62,6 +62,7 @@ _COLUMNS = (
     ("PAYLOAD", "VARCHAR NOT NULL"),
     ("DEAD_AT", "TIMESTAMP_TZ(6) NOT NULL"),
 )
+_LATER = ("UNCHANGED", "SPECIAL")  # older versions did not make them
 
 log = structlog.get_logger()
 
@@ -133,6 +134,14 @@ def table(objects: Objects) -> str:
     """CREATE TABLE of the dead letter."""
     columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
     return f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})"
+
+
+def complete(cursor: Any, objects: Objects) -> None:
+    """Make the dead letter, or give it the columns that it lacks."""
+    cursor.execute(table(objects))
+    for name, kind in _COLUMNS:
+        if name in _LATER:
+            cursor.execute(f"ALTER TABLE {objects.dead_letter_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
 
 
 def write(connection: Any, opening: OpenTable, rows: Sequence[DeadRow]) -> int:
@@ -223,7 +232,7 @@ def _merge(cursor: Any, objects: Objects, values: list[str]) -> int:
 
 
 def _tell(opening: OpenTable, rows: Sequence[DeadRow], new: int, place: str) -> None:
-    metrics.DEAD_LETTER_ROWS.labels(opening.pipeline, str(opening.table.name)).inc(new)
+    metrics.DEAD_LETTER_ROWS.labels(opening.pipeline, metrics.table_label(opening.table.name)).inc(new)
     for row in rows[: min(new, ROWS_LOGGED)]:
         error = EtlError(Kind.ROWS_REJECTED, place, row.verdict.reason, "etl-supervisor dead-letter list")
         log.error(

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -36,6 +37,7 @@ from workers.snowflake.jobs import Lane
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
+from workers.snowflake.tagging import tag_of
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
@@ -71,6 +73,7 @@ class Desk:
     channel: Channel = field(default_factory=Channel)
     sdk: LoadChannel | None = None
     gathering: Gathering | None = None  # when rows travel as files
+    hurried: int = 0  # what the publisher has asked for, maybe before the channel was open
     watermark: ddl.Watermark | None = None
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
@@ -103,7 +106,7 @@ class Desk:
             close_descriptor(item.fd)
         self.channel, self.gathering = Channel(), None
         self.reshapes.clear()
-        self.fence, self.suspicion, self.dead = 0, None, None
+        self.fence, self.hurried, self.suspicion, self.dead = 0, 0, None, None
         self.sdk_busy = self.sql_busy = self.status_busy = self.sift_busy = False
         sdk, self.sdk = self.sdk, None
         return sdk
@@ -115,6 +118,7 @@ class Desk:
         if isinstance(sdk, FileChannel):
             load = self.opening.load
             self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)
+            self.gathering.hurried = self.hurried
 
     def take_shape(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
@@ -155,8 +159,14 @@ class Desk:
 
     def hurry(self, seq: int) -> None:
         """Rows up to this segment must not wait."""
+        self.hurried = max(self.hurried, seq)
         if self.gathering is not None:
-            self.gathering.hurried = max(self.gathering.hurried, seq)
+            self.gathering.hurried = self.hurried
+
+    def shown(self, fence: int) -> None:
+        """A joint apply has moved the target."""
+        if self.watermark is not None:
+            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, fence))
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
@@ -241,16 +251,22 @@ class Desk:
 
     def alter_job(self, opening: OpenTable) -> Prepared:
         """Bring the objects to their shape."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
+
+        def job(connection: Any) -> Prepared:
             ensured = ddl.ensure(connection, opening)
             return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
+
+        return self.tools.sessions.run(opening.destination, tag_of(opening, "open"), job)
 
     def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            moved = applying.apply(connection, opening, watermark, fence, copied)
+        moved = self.tools.sessions.run(
+            opening.destination,
+            tag_of(opening, "apply"),
+            lambda connection: applying.apply(connection, opening, watermark, fence, copied),
+        )
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
         return moved
@@ -263,8 +279,9 @@ class Desk:
 
     def purge_job(self, opening: OpenTable) -> int:
         """Applied rows leave the change log."""
-        with self.tools.sessions.borrow(opening.destination) as connection:
-            return purging.purge(connection, opening)
+        return self.tools.sessions.run(
+            opening.destination, tag_of(opening, "purge"), lambda connection: purging.purge(connection, opening)
+        )
 
     def purged(self, applied: int, rows: int) -> None:
         """What was applied and old is gone."""

@@ -43,6 +43,7 @@ from workers.snowflake.ledger import Books, File, Ledger
 from workers.snowflake.loaders import CopyInto, Loader, Outcome, snowpipe
 from workers.snowflake.loading import Tools
 from workers.snowflake.stage import Stage
+from workers.snowflake.tagging import tag_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +208,12 @@ class FileChannel:
         failpoint("files.after_offer")
         with self._lock:
             self._staged.append(file)
-        labels = (self._opening.pipeline, str(self._opening.table.name))
+        labels = (self._opening.pipeline, metrics.table_label(self._opening.table.name))
         metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(file.rows)
         metrics.FILES_STAGED.labels(*labels, self._books.path.value).inc()
         metrics.FILE_BYTES.labels(*labels, self._books.path.value).inc(file.size)
+        if self._books.path is LoadPath.SNOWPIPE:  # a COPY costs its warehouse's seconds, whatever its files weigh
+            metrics.BILLED_BYTES.labels(*labels, self._books.path.value).inc(file.size)
 
     def _loaded(self, outcome: Outcome) -> int:
         """How many rows of a file are in the landing table."""
@@ -247,12 +250,15 @@ class FileChannel:
 
     def _work(self, job: Callable[[Any], Any]) -> Any:
         """Run a job with a cursor of a session; the connector's errors in our words."""
-        with self._tools.sessions.borrow(self._opening.destination) as connection:
+
+        def worded(connection: Any) -> Any:
             try:
                 with connection.cursor() as cursor:
                     return job(cursor)
             except Error as error:
                 raise classify(error, self._place, Kind.CHANNEL) from None
+
+        return self._tools.sessions.run(self._opening.destination, tag_of(self._opening, "files"), worded)
 
     @property
     def _place(self) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import certifi
 import jwt
@@ -91,7 +91,9 @@ class Inquiries:
         with self._opening:
             door = self._doors.get(key)
             if door is None:
-                door = self._doors[key] = _Door(_pool(), host_of(destination).partition(":")[2] or "443")
+                door = self._doors[key] = _Door(
+                    _pool(host_of(destination)), host_of(destination).partition(":")[2] or "443"
+                )
             return door
 
     def _token(self, destination: Destination, door: _Door) -> str:
@@ -124,7 +126,7 @@ class Inquiries:
         return jwt.encode(claims, key, algorithm="RS256")
 
 
-def _pool() -> urllib3.PoolManager:
+def _pool(host: str) -> urllib3.PoolManager:
     """Connections as the environment has it: the local authority (`trust_local`), a proxy."""
     options: dict[str, Any] = {
         "ca_certs": os.environ.get("SSL_CERT_FILE") or certifi.where(),
@@ -133,7 +135,7 @@ def _pool() -> urllib3.PoolManager:
         "maxsize": CONNECTIONS_MAX,
         "block": True,
     }
-    proxy = getproxies().get("https")
+    proxy = None if proxy_bypass(host.partition(":")[0]) else getproxies().get("https")
     return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 

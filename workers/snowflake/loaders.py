@@ -7,7 +7,7 @@ Snowpipe   a pipe is told the names and loads them by itself, in any order; its 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +20,14 @@ from snowflake.ingest.utils.network import SnowflakeRestful
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.pipeline import Destination
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
+from workers.snowflake.failure import explain_pipe
 from workers.snowflake.ledger import File
 from workers.snowflake.stage import Stage
 
 FILES_PER_COPY_MAX = 1000  # Snowflake's limit of FILES = (…)
+UNAUTHORIZED = 401
 REQUEST_SECONDS = (10.0, 30.0)  # connect, read: snowflake-ingest has no limits of its own
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
 REPORT_SECONDS = 540  # the report tells of ten minutes; what is older stands in the history, which is asked seldom
@@ -78,10 +81,11 @@ def _outcome(file: File, row: dict[str, Any]) -> Outcome:
 
 @dataclass(slots=True)
 class Snowpipe:
-    """A pipe, through `snowflake-ingest`."""
+    """A pipe, through `snowflake-ingest`. `renew` makes another manager, with the key that the file holds then."""
 
     stage: Stage
-    manager: SimpleIngestManager
+    renew: Callable[[], SimpleIngestManager]
+    _manager: SimpleIngestManager | None = None
     _heard_at: float = field(default_factory=time.monotonic)
     _poll_at: float = 0.0
     _pause: float = POLL_SECONDS_MIN
@@ -92,7 +96,7 @@ class Snowpipe:
         staged = [StagedFile(self.stage.path(file.name), file.size) for file in files]
         if staged:
             self._heard_at = time.monotonic()
-            self._ask(self.manager.ingest_files, staged)
+            self._ask(lambda manager: manager.ingest_files(staged))
             self._poll_at, self._pause = 0.0, POLL_SECONDS_MIN
 
     def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
@@ -102,10 +106,11 @@ class Snowpipe:
             return []
         self._pause = min(self._pause * 2, POLL_SECONDS_MAX)
         self._poll_at = now + self._pause
-        told = self._ask(self.manager.get_history, REPORT_SECONDS)["files"]
+        told = self._ask(lambda manager: manager.get_history(REPORT_SECONDS))["files"]
         if now >= self._history_at:
             self._history_at = now + HISTORY_SECONDS
-            told += self._ask(self.manager.get_history_range, min(file.planned_at for file in files))["files"]
+            since = min(file.planned_at for file in files)
+            told += self._ask(lambda manager: manager.get_history_range(since))["files"]
         ended = [
             Outcome(file, int(row["rowsInserted"]), "" if row["rowsParsed"] else f"{row['status']} without a row")
             for file in files
@@ -122,12 +127,18 @@ class Snowpipe:
     def _place(self) -> str:
         return f"pipeline {self.stage.opening.pipeline}, table {self.stage.opening.table.name}"
 
-    def _ask(self, request: Any, *arguments: Any) -> Any:
+    def _ask(self, request: Callable[[SimpleIngestManager], Any]) -> Any:
         place = self._place
+        known = self._manager
+        self._manager = manager = known or self.renew()
         try:
-            return request(*arguments)
+            return request(manager)
         except IngestResponseError as error:
-            raise _explained(place, error.http_error_code) from None
+            if error.http_error_code == UNAUTHORIZED:
+                self._manager = None
+                if known is not None:
+                    return self._ask(request)
+            raise explain_pipe(error.http_error_code, place) from None
         except requests.RequestException as error:
             reason = f"Snowpipe does not answer: {type(error).__name__}"
             raise EtlError(Kind.CHANNEL, place, reason, "it is tried again by itself", transient=True) from None
@@ -136,13 +147,21 @@ class Snowpipe:
 class _Restful(SnowflakeRestful):  # type: ignore[misc]
     """With time limits."""
 
+    @staticmethod
+    def _can_retry(http_code: int) -> bool:
+        """Its own rule leaves out the answer that asks for patience."""
+        return http_code in (408, 429) or http_code >= 500
+
     def _exec_request(self, url: str, method: str, headers: Any = None, json: Any = None) -> requests.Response:
         return requests.request(method=method, url=url, headers=headers, json=json, timeout=REQUEST_SECONDS)
 
 
 def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path) -> Snowpipe:
     """The pipe of an opened table."""
-    destination = opening.destination
+    return Snowpipe(stage, lambda: _manager(opening.destination, stage.pipe, decrypt, directory))
+
+
+def _manager(destination: Destination, pipe: str, decrypt: Decrypt, directory: Path) -> SimpleIngestManager:
     key = load_private_key(destination, decrypt, directory)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -150,16 +169,6 @@ def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path
     host, _, port = host_of(destination).partition(":")
     if is_local(destination):
         trust_local(destination)
-    manager = SimpleIngestManager(
-        destination.account, destination.user, stage.pipe, pem, host=host, port=int(port or 443)
-    )
+    manager = SimpleIngestManager(destination.account, destination.user, pipe, pem, host=host, port=int(port or 443))
     manager.restful = _Restful()
-    return Snowpipe(stage, manager)
-
-
-def _explained(place: str, status: int) -> EtlError:
-    if status in (401, 403):
-        remedy = "check the user's public key and the role's privileges on pipes (docs/snowflake.md)"
-        return EtlError(Kind.DESTINATION_AUTH, place, f"Snowpipe refuses ({status})", remedy)
-    remedy = "the pipe is made again by itself"
-    return EtlError(Kind.CHANNEL, place, f"Snowpipe answers {status}", remedy, transient=True)
+    return manager

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,17 +23,19 @@ import pyarrow as pa
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
 from workers.snowflake.channel import ChannelStatus, Underway, unsent
 from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
-from workers.snowflake.failure import Cure, explain
+from workers.snowflake.failure import Directive, explain
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
-from workers.snowflake.ndjson import encode
+from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import tag_of
 
 SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
@@ -150,8 +153,11 @@ class Loading:
         """Bring refused rows into the dead letter: how many of this life there were, and how many rows it holds then (None: none were found)."""
         found, dead = 0, None
         for batch in batches:
-            with self.tools.sessions.borrow(self.opening.destination) as connection:
-                missing = rejected.missing(connection, self.opening, batch)
+            missing = self.tools.sessions.run(
+                self.opening.destination,
+                tag_of(self.opening, "rejected"),
+                partial(rejected.missing, opening=self.opening, batch=batch),
+            )
             refused = sorted(set(missing) - self._unloadable(batch).keys()) if missing else []
             if refused:
                 verdict = Verdict("Snowflake refuses the row", None, 0, suspicion.message)
@@ -170,13 +176,15 @@ class Loading:
         try:
             size = channel.append(data, rows.num_rows, segment.first, segment.last)
         except Exception as error:
-            if explain(error, "")[0] is Cure.AGAIN:
+            if explain(error, "").directive is Directive.AGAIN:
                 return False
             raise in_our_words(error, opening) from None
         if size:
-            labels = (opening.pipeline, str(opening.table.name))
+            labels = (opening.pipeline, metrics.table_label(opening.table.name))
             metrics.SNOWFLAKE_ROWS_INSERTED.labels(*labels).inc(rows.num_rows)
             metrics.SNOWFLAKE_BYTES.labels(*labels).inc(size)
+            billed = size - rows.num_rows * names_bytes(rows, opening.table)
+            metrics.BILLED_BYTES.labels(*labels, LoadPath.STREAMING.value).inc(max(0, billed))
         failpoint("actor.after_append")
         return True
 
@@ -213,10 +221,13 @@ class Loading:
         if not self.alive():
             return None
         failpoint("dead_letter.before_write")
-        with self.tools.sessions.borrow(opening.destination) as connection:
+
+        def job(connection: Any) -> int:
             dead_letter.write(connection, opening, rows)
             failpoint("dead_letter.after_write")
             return dead_letter.count(connection, opening)
+
+        return self.tools.sessions.run(opening.destination, tag_of(opening, "dead letter"), job)
 
 
 def committed_at(rows: pa.RecordBatch) -> float | None:
@@ -229,7 +240,7 @@ def in_our_words(error: Exception, opening: OpenTable) -> Exception:
     """An error of the SDK as an EtlError."""
     if isinstance(error, EtlError):
         return error
-    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")[1]
+    return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")
 
 
 def _now() -> str:

@@ -24,6 +24,7 @@ from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import literal, quoted
 from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import Tag
 
 TABLES_PER_MESSAGE = 100  # a shape of 1,600 columns is 300 kB; a message holds 16 MB
 
@@ -50,7 +51,8 @@ class Memory:
 
     def _job(self, message: Keep | Recall) -> list[Recollection]:
         place = f"pipeline {message.pipeline}"
-        with self._sessions.borrow(message.destination) as connection:
+
+        def job(connection: Any) -> list[Recollection]:
             try:
                 with connection.cursor() as cursor:
                     if isinstance(message, Recall):
@@ -59,6 +61,8 @@ class Memory:
                     return []
             except Error as error:
                 raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+        return self._sessions.run(message.destination, Tag(message.pipeline, "", "state"), job)
 
 
 def keep(cursor: Any, message: Keep) -> None:
@@ -94,7 +98,7 @@ def recall(cursor: Any, message: Recall) -> list[Recollection]:
     cursor.execute(
         "SELECT w.SOURCE_SCHEMA, w.SOURCE_TABLE, w.GENERATION, w.SHAPE, w.SHAPE_SINCE, s.STATE"
         f" FROM {marks} w LEFT JOIN {states} s ON s.LANDING_TABLE = w.LANDING_TABLE AND s.GENERATION = w.GENERATION"
-        f" WHERE w.PIPELINE_ID = {message.pipeline_id} AND w.OWNER = {literal(message.owner)}"
+        f" WHERE w.PIPELINE_ID = {message.pipeline_id} AND w.OWNER = {literal(message.owner)} AND w.SOURCE_TABLE <> ''"
         " ORDER BY w.LANDING_TABLE"
     )
     return [

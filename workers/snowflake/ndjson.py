@@ -48,6 +48,19 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     return line.end()
 
 
+def names_bytes(batch: pa.RecordBatch, table: Table) -> int:
+    """How much of each line of `encode` is no value: names, braces, commas, colons, the newline."""
+    there = [names.column(field.name) for field in batch.schema if not _left_out(field.name, batch.column(field.name))]
+    later = [c for c in table.columns if c.name not in batch.schema.names and c.default is not None]
+    plain = [names.column(c.name) for c in later if not is_special(c.default or "", c.type.kind)]
+    members = ["_ETL_GENERATION", "_ETL_LOADED_AT", *there, *plain]
+    return sum(len(orjson.dumps(name)) + len(":,") for name in members) - len(",") + len("{}\n")
+
+
+def _left_out(name: str, array: pa.Array) -> bool:
+    return array.null_count == len(array) and names.column(name).startswith(names.META_PREFIX)
+
+
 def with_members(objects: pa.Array, members: str) -> pa.Array:
     """JSON objects (NULL: none) with the members of another one after their own."""
     longer = pc.binary_join_element_wise(pc.utf8_slice_codeunits(objects, 0, -1), members[1:], ",")
@@ -75,9 +88,9 @@ class _Line:
 
     def add(self, name: str, array: pa.Array, kind: ValueKind) -> None:
         """One member of the object."""
-        nothing = array.null_count == len(array)
-        if nothing and name.startswith(names.META_PREFIX):
+        if _left_out(name, array):
             return
+        nothing = array.null_count == len(array)
         self._literal += f",{orjson.dumps(name).decode()}:"
         if nothing:
             self._literal += "null"

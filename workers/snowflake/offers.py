@@ -1,7 +1,8 @@
 """What a policy offers beside landing table and target: columns for deleted rows, history, the live view.
 
-`leave` goes first: what only the policy before needed is taken away. `_ETL_WATERMARK` notes the policy (`POLICY`; the command line needs it too)
-and for which shape and policy all this was made (`OFFERED`): while neither changes, an open does nothing here. Every step is idempotent.
+`leave` goes first: what only the policy before needed is taken away. `_ETL_WATERMARK` notes the policy (`POLICY`; the command line needs it
+too) and for which shape and policy all this was made (`OFFERED`; empty while the tables change): while neither changes, an open does nothing
+here. Every step is idempotent.
 
 A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the
 target is a version.
@@ -27,6 +28,10 @@ from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
 from workers.snowflake.window import name_of
 
+FORM = (
+    2  # counts what this module and those that it asks make of a shape and a policy: another number makes it all anew
+)
+
 log = structlog.get_logger()
 
 
@@ -34,7 +39,7 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
     """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     policy = wire.dump(opening.policy)
-    wanted = hashlib.sha256(f"{wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    wanted = hashlib.sha256(f"{FORM} {wire.dump(opening.table)} {policy}".encode()).hexdigest()
     offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
         _make(cursor, opening, objects)
@@ -45,24 +50,34 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
 
 
-def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> int:
-    """Take away what only the policy before needed, and note the new one; how far the target is applied then.
-    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not."""
+def withdraw(cursor: Any, objects: Objects) -> None:
+    """Before the tables get another shape: a joint apply that was written for the older one finds that (`together`)."""
+    cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = '' WHERE LANDING_TABLE = {literal(objects.landing)}")
+
+
+def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> tuple[int, bool]:
+    """Take away what only the policy before needed, and note the new one; how far the target is applied then, and whether it was left alone before.
+    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not.
+
+    `append` leaves target and watermark as they are: what moves the target again goes on from there. A dynamic table moves the watermark, and no
+    target is behind it: another way begins with the whole log."""
     policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
     before, purged = cursor.execute(f"SELECT POLICY, PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
     older = wire.load(ApplyPolicy, before) if before else policy
     if before and older == policy:
-        return applied
+        return applied, False
     if policy.mode is ApplyMode.DYNAMIC_TABLE and int(purged) == opening.generation:
         reason = f"rows have left {objects.landing}, and a dynamic table needs all of them"
         raise EtlError(
             Kind.DESTINATION_SETUP, place, reason, "use another apply for this table, or have it copied again"
         )
+    if older.together and not policy.together:  # nothing is shown together any more
+        mark = literal(names.pipeline_mark(opening.pipeline_id))
+        cursor.execute(f"DELETE FROM {objects.watermark_sql} WHERE LANDING_TABLE = {mark}")
     if older.mode is ApplyMode.TASK is not policy.mode:
         _run(cursor, task.drop(objects))
     if older.mode is ApplyMode.DYNAMIC_TABLE is not policy.mode:
         _run(cursor, [dynamic.drop(objects)])
-    if policy.mode.has_target and not older.mode.has_target:  # the log is whole, the target is not there yet
         cursor.execute(
             f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where} AND EPOCH <= {opening.epoch}"
         )
@@ -70,7 +85,7 @@ def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place
     if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
         cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
     cursor.execute(f"UPDATE {objects.watermark_sql} SET POLICY = {literal(wire.dump(policy))} WHERE {where}")
-    return applied
+    return applied, policy.mode.has_target and not older.mode.has_target
 
 
 def make_way(cursor: Any, objects: Objects, place: str) -> None:
@@ -101,7 +116,7 @@ def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | Non
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     place = f"pipeline {opening.pipeline}, table {table.name}"
-    cursor.execute(dead_letter.table(objects))  # view, task and dynamic table look for dead rows
+    dead_letter.complete(cursor, objects)  # view, task and dynamic table look for dead rows
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
     if not policy.mode.has_target:

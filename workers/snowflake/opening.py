@@ -25,6 +25,7 @@ from workers.snowflake.identifiers import objects_of
 from workers.snowflake.ledger import Books, Ledger
 from workers.snowflake.loading import LoadChannel, Tools
 from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.tagging import tag_of
 
 _clients = itertools.count(1)
 
@@ -76,9 +77,12 @@ def _streaming(opening: OpenTable, tools: Tools, committed: str | None = None) -
 
 def _in_session(opening: OpenTable, tools: Tools, job: Any) -> Any:
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
-    with tools.sessions.borrow(opening.destination) as connection:
+
+    def worded(connection: Any) -> Any:
         try:
             with connection.cursor() as cursor:
                 return job(cursor)
         except Error as error:
             raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+    return tools.sessions.run(opening.destination, tag_of(opening, "open"), worded)

@@ -35,6 +35,7 @@ from etl_supervisor.ipc.messages import (
     Accepted,
     Applied,
     Apply,
+    ApplyTogether,
     CloseTable,
     Durable,
     Failed,
@@ -46,6 +47,7 @@ from etl_supervisor.ipc.messages import (
     Recall,
     ReshapeTable,
     Segment,
+    Shown,
     TableClosed,
     TableOpened,
     Welcome,
@@ -63,6 +65,7 @@ from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.memory import Memory
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.together import Together
 
 WAIT_SECONDS_MAX = 1.0
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
@@ -97,6 +100,7 @@ class Actor:
         self._guests: list[Guest] = []
         self._jobs = Jobs()
         self._memory = Memory(self._jobs, tools.sessions)
+        self._together = Together(self._jobs, tools.sessions)
         self._selector = selectors.DefaultSelector()
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
@@ -159,6 +163,10 @@ class Actor:
                     desk.channel.waiting.append((message, fd))
             case Keep() | Recall():
                 self._memory.take(message, guest.send)
+            case ApplyTogether():
+                self._together.take(message, guest.send)
+            case Shown(handle=handle, fence=fence) if handle in guest.desks:
+                guest.desks[handle].shown(fence)
             case Hurry(handle=handle, seq=seq) if handle in guest.desks:
                 guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
@@ -307,6 +315,7 @@ class Actor:
                 channel.appended,
                 channel.errors,
                 desk.watermark.applied,
+                desk.watermark.shown,
             )
         )
 

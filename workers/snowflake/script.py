@@ -19,6 +19,12 @@ def block(steps: list[str], outcome: str) -> str:
     return f"BEGIN\n  {body};\nEXCEPTION\n  WHEN OTHER THEN\n    ROLLBACK;\n    RAISE;\nEND;"
 
 
-def swapped(update: str) -> list[str]:
-    """A compare-and-set: unless `update` changes its one row, the block ends and has done nothing."""
-    return [update, f"IF (SQLROWCOUNT <> 1) THEN\n    ROLLBACK;\n    RETURN '{MOVED}';\n  END IF"]
+def nested(steps: list[str]) -> str:
+    """Steps inside of a block, with variables of their own."""
+    body = ";\n    ".join(steps)
+    return f"BEGIN\n    {body};\n  END"
+
+
+def swapped(update: str, rows: int = 1) -> list[str]:
+    """A compare-and-set: unless `update` changes exactly so many rows, the block ends and has done nothing."""
+    return [update, f"IF (SQLROWCOUNT <> {rows}) THEN\n    ROLLBACK;\n    RETURN '{MOVED}';\n  END IF"]

@@ -40,6 +40,13 @@ FLUSH_MS = 500  # rows wait at most so long in the SDK; a request per channel an
 STATUS_REFRESH_SECONDS = 1  # one bulk request per client and second while somebody asks
 ACCEPT_SECONDS_MAX = 1  # how long a flush is waited for; it goes on by itself
 CLOSE_SECONDS = 5
+# The SDK repeats what fails by itself, by default for ten hours. These are limits of ours: then the channel is invalid and is opened again, with a
+# client of its own that reads the key file anew; what was not committed comes again.
+REQUEST_SECONDS = 60  # one request with rows
+QUESTION_SECONDS = 20  # one request without
+REPEAT_SECONDS = 120  # of one request with rows: a short outage needs no new channel
+REPEAT_QUESTION_SECONDS = 60
+REPEAT_REFUSED_SECONDS = 5  # 401 or 403: a new key is read all the sooner
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
@@ -179,6 +186,11 @@ def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> 
         "max_append_request_buffer_duration_ms": str(FLUSH_MS),
         "channel_status_cache_refresh_interval_seconds": str(STATUS_REFRESH_SECONDS),
         "enable_telemetry_reporting": "false",
+        "data_http_timeout_seconds": str(REQUEST_SECONDS),
+        "mgmt_http_timeout_seconds": str(QUESTION_SECONDS),
+        "data_retry_total_backoff_seconds": str(REPEAT_SECONDS),
+        "mgmt_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
+        "non_scoped_auth_failure_retry_total_backoff_seconds": str(REPEAT_REFUSED_SECONDS),
     }
     if destination.role:
         properties["role"] = destination.role

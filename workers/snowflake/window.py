@@ -1,8 +1,9 @@
 """Landing rows of a window as SQL, with whole values, so that whatever reads them need not know about unchanged TOAST columns or the dead letter.
 
-    v    the rows of the window that can be made whole; ERA counts the truncates up to each, RN is its place
+    w    the rows of the window; RN is the place of each
+    v    those that can be made whole, by their keys and places; ERA counts the truncates up to each
     f    the rows that are wanted (the caller says which)
-    s    f as the target has it
+    s    f as the target has it: only now values are looked up, of the wanted rows alone
 
 Unchanged TOAST columns take the value of the latest row of the same *chain* that brought one, else the target's. A key's rows are cut into
 lives, a new one at each I or R. The I of a key change continues the life that its D (same frame, ordinal one less) ended:
@@ -75,8 +76,9 @@ class Window:
 
     def whole(self, wanted: str, extra: Iterable[str] = (), joined: str = "") -> list[str]:
         """The common table expressions up to `s`; `wanted` selects f from v, `extra` are more columns of f (or of what is `joined` to it) for s."""
-        columns = [*(f"f.{name_of(column)}" for column in self.columns), "f._ETL_SPECIAL", *extra]
-        return [*self.rows, f"f AS ({wanted})", f"s AS (SELECT {', '.join(columns)} FROM f{joined})"]
+        values = _values(self) if self.unchanged else [f"f.{name_of(column)}" for column in self.columns]
+        found = f"SELECT {', '.join([*values, 'f._ETL_SPECIAL', *extra])} FROM f{joined}{_lookups(self)}"
+        return [*self.rows, f"f AS ({wanted})", f"s AS ({found})"]
 
 
 def with_clause(parts: Iterable[str], *, recursive: bool = True) -> str:
@@ -146,17 +148,17 @@ def _resolved(window: Window) -> list[str]:
         root.append("COALESCE(r.PLIFE, w.LIFE) AS ROOT_LIFE")
         same = " AND ".join([f"r.C{i} = {key}" for i, key in enumerate(keys)] + ["r.CLIFE = w.LIFE"])
         joined = f"w LEFT JOIN roots r ON {same}"
-    left_out = ", ".join(
-        f"COALESCE({condition}, FALSE) AS LEFT_OUT_{i}" for i, condition in enumerate(window.unchanged.values())
-    )
-    parts.append(f"c AS (SELECT w.*, {left_out}, {', '.join(root)} FROM {joined})")
+    narrow = ["RN", "ERA", "DEAD", "_ETL_OP", *POSITION, *MOMENT, *(name_of(c) for c in window.columns if c.key)]
+    left_out = [f"COALESCE({text}, FALSE) AS LEFT_OUT_{i}" for i, text in enumerate(window.unchanged.values())]
+    parts.append(f"c AS (SELECT {', '.join([*(f'w.{name}' for name in narrow), *left_out, *root])} FROM {joined})")
     chain = ", ".join([*(f"ROOT_{i}" for i in range(len(keys))), "ROOT_LIFE"])
+    over = f"OVER (PARTITION BY {chain} ORDER BY RN ROWS UNBOUNDED PRECEDING)"
     brought = ", ".join(
-        f"MAX(IFF(_ETL_OP IN ('D', 'T') OR LEFT_OUT_{i}, NULL, RN)) OVER"
-        f" (PARTITION BY {chain} ORDER BY RN ROWS UNBOUNDED PRECEDING) AS BROUGHT_{i}"
+        f"MAX(IFF(_ETL_OP IN ('D', 'T') OR LEFT_OUT_{i}{dead}, NULL, RN)) {over} AS {name}_{i}"
         for i in range(len(window.unchanged))
+        for name, dead in ([("BROUGHT", "")] if window.dead is None else [("BROUGHT", ""), ("ALIVE", " OR DEAD")])
     )
-    return [*parts, f"p AS (SELECT c.*, {brought} FROM c)", f"v AS ({_with_values(window)})"]
+    return [*parts, f"p AS (SELECT c.*, {brought} FROM c)", f"v AS ({_can_be_whole(window)})"]
 
 
 def _landed_and_dead(window: Window) -> str:
@@ -220,31 +222,51 @@ def _chains(columns: Iterable[Column]) -> list[str]:
     ]
 
 
-def _with_values(window: Window) -> str:
-    """The rows of p that can be made whole: their own values, those of the row of the chain that brought them, or the target's."""
-    places = {name: i for i, name in enumerate(window.unchanged)}
+def _can_be_whole(window: Window) -> str:
+    """The rows of p whose values are all somewhere: in the row itself, in a row of the chain that is here, or in the target."""
+    places = range(len(window.unchanged))
+    alive = "TRUE" if window.dead is None else "p.ALIVE_{0} = p.BROUGHT_{0}"
     there = "FALSE" if window.target_sql is None else "t0._ETL_COMMIT_LSN IS NOT NULL"
-    values = [
-        _value(column, places[column.name], window) if column.name in places else f"p.{name_of(column)}"
+    whole = " AND ".join(
+        f"(NOT p.LEFT_OUT_{i} OR IFF(p.BROUGHT_{i} IS NULL, {there}, COALESCE({alive.format(i)}, FALSE)))"
+        for i in places
+    )
+    return f"SELECT p.* FROM p{_rooted(window, 'p')} WHERE NOT p.DEAD AND (p._ETL_OP IN ('D', 'T') OR ({whole}))"
+
+
+def _rooted(window: Window, row: str) -> str:
+    """The join of the target's row at the root of a chain, for rows that need a value of it."""
+    if window.target_sql is None:
+        return ""
+    places = range(len(window.unchanged))
+    needed = " OR ".join(f"({row}.LEFT_OUT_{i} AND {row}.BROUGHT_{i} IS NULL)" for i in places)
+    root = " AND ".join(f"{key} = {row}.ROOT_{i}" for i, key in enumerate(key_of(window.columns, "t0.")))
+    return f" LEFT JOIN {window.target_sql} t0 ON {row}.ROOT_LIFE = 0 AND ({needed}) AND {root}"
+
+
+def _lookups(window: Window) -> str:
+    """The joins of s that bring values: the row itself, the rows of its chain that brought what it leaves out, the target's row."""
+    if not window.unchanged:
+        return ""
+    brought = "".join(
+        f" LEFT JOIN w b{i} ON f.LEFT_OUT_{i} AND b{i}.RN = f.BROUGHT_{i}" for i in range(len(window.unchanged))
+    )
+    return f" JOIN w o ON o.RN = f.RN{brought}{_rooted(window, 'f')}"
+
+
+def _values(window: Window) -> list[str]:
+    """The columns of s."""
+    places = {name: i for i, name in enumerate(window.unchanged)}
+    return [
+        _resolved_value(name_of(column), places[column.name], window)
+        if column.name in places
+        else f"{'f' if column.key else 'o'}.{name_of(column)}"
         for column in window.columns
     ]
-    meta = [f"p.{name}" for name in ("_ETL_OP", *POSITION, *MOMENT, "ERA")]
-    joins = "".join(f" LEFT JOIN w b{i} ON b{i}.RN = p.BROUGHT_{i}" for i in range(len(places)))
-    if window.target_sql is not None:
-        before = " AND ".join(f"{key} = p.ROOT_{i}" for i, key in enumerate(key_of(window.columns, "t0.")))
-        joins += f" LEFT JOIN {window.target_sql} t0 ON p.ROOT_LIFE = 0 AND {before}"
-    whole = " AND ".join(
-        f"(NOT p.LEFT_OUT_{i} OR IFF(p.BROUGHT_{i} IS NULL, {there}, NOT b{i}.DEAD))" for i in range(len(places))
-    )
-    return (
-        f"SELECT {', '.join([*meta, *values])} FROM p{joins}"
-        f" WHERE NOT p.DEAD AND (p._ETL_OP IN ('D', 'T') OR ({whole}))"
-    )
 
 
-def _value(column: Column, number: int, window: Window) -> str:
-    name = name_of(column)
+def _resolved_value(name: str, number: int, window: Window) -> str:
     resolved = f"b{number}.{name}"
     if window.target_sql is not None:
-        resolved = f"IFF(p.BROUGHT_{number} IS NULL, t0.{name}, {resolved})"
-    return f"IFF(p.LEFT_OUT_{number}, {resolved}, p.{name}) AS {name}"
+        resolved = f"IFF(f.BROUGHT_{number} IS NULL, t0.{name}, {resolved})"
+    return f"IFF(f.LEFT_OUT_{number}, {resolved}, o.{name}) AS {name}"

@@ -19,5 +19,6 @@ loading       NDJSON into a table, with Snowflake's row errors
 stages        internal stages: PUT, GET, LIST, REMOVE
 parquetload   COPY INTO from Parquet files, with load metadata
 pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest
+users         users, their public keys and roles
 stagefiles    the stage to which the SDK uploads large flushes
 """

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from etl_supervisor.embedded.snowflake.parquetload import FileLoad, FileLoader, copy_of
 from etl_supervisor.embedded.snowflake.stages import NAME, StageError, parts_of
 from etl_supervisor.embedded.snowflake.statements import SUCCESS
+from etl_supervisor.embedded.snowflake.users import INVALID_TOKEN, RefusedError, Users
 
 REPORT_SECONDS = 600  # insertReport tells of the last ten minutes
 TICK_SECONDS = 0.1
@@ -49,8 +50,8 @@ log = logging.getLogger("local-snowflake")
 class Pipes:
     """The pipes of all databases."""
 
-    def __init__(self, loader: FileLoader, delay_seconds: Callable[[], float]) -> None:
-        self.loader, self.delay_seconds = loader, delay_seconds
+    def __init__(self, loader: FileLoader, users: Users, delay_seconds: Callable[[], float]) -> None:
+        self.loader, self.users, self.delay_seconds = loader, users, delay_seconds
         self.warehouse = loader.warehouse
         self._made: set[str] = set()
 
@@ -144,8 +145,9 @@ class Pipes:
             )
             if scheme != "Bearer" or not claims["iss"].startswith(claims["sub"] + ".SHA256:"):
                 raise jwt.InvalidTokenError
-        except jwt.InvalidTokenError:
-            return _refused(401, "390144", "JWT token is invalid.")
+            self.users.enter(token)
+        except (jwt.InvalidTokenError, RefusedError):
+            return _refused(401, *INVALID_TOKEN)
         parts = parts_of(unquote(request.path_params["pipe"]))
         found = None
         if len(parts) == 3 and self.warehouse.has_database(parts[0]):

@@ -1,6 +1,7 @@
 """The web application: the connector's and the SDK's protocols on one TLS port, and a door for tests.
 
-    GET  /__local/state     channels, their tokens and counters, what is pending; what the counting mode found wrong; requests by kind
+    GET  /__local/state     channels, their tokens and counters, what is pending; violations of the counting mode; requests by
+                            kind, statements by query tag
     POST /__local/set       {"commit_delay_s": 2.0, "blackhole": true, "counting": true, "minute_s": 1,
                              "faults": [{"path": regex, "method": "POST", "count": 1, "skip": 0, …what happens…}],
                              "reject": [{"table": "LANDING_T", "column": "NOTE", "like": "bad%"}]}
@@ -8,6 +9,7 @@
 What happens to a request that a fault hits (docs/local-snowflake.md has examples):
 
     "delay_s": 0.5           it waits first; alone, it is answered as usual then
+    "sql": "^MERGE"          beside "path": of the statements, those that this regular expression finds
     "status": 503            it is answered so, with "body" and "headers"
     "drop": true             its connection is closed without an answer
     "apply": true            with one of the last two: the work is done before, only the answer is lost
@@ -20,19 +22,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import json
 import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
 from etl_supervisor.embedded.snowflake.parquetload import FileLoader
@@ -42,6 +47,7 @@ from etl_supervisor.embedded.snowflake.sql import tasks_of
 from etl_supervisor.embedded.snowflake.stages import Stages
 from etl_supervisor.embedded.snowflake.streaming import Streaming
 from etl_supervisor.embedded.snowflake.tasks import Tasks
+from etl_supervisor.embedded.snowflake.users import Users
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 SHUTDOWN_SECONDS = 3
@@ -64,11 +70,16 @@ class Faults:
         if scope["type"] != "http" or scope["path"].startswith(DOOR):
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("https://"):  # the SDK's uploads through a proxy name the whole address
+            scope = {**scope, **{name: urlsplit(scope[name]).path for name in ("path", "raw_path")}}
         if scope["path"].startswith(STREAMING):  # a name may have a slash in it: only what comes percent-encoded tells
             scope = {**scope, "path": scope["raw_path"].decode("ascii")}
         self.requests[_sort_of(scope)] += 1
         await self.blackhole.wait()
-        fault = self._match(scope)
+        statement = ""
+        if scope["path"].endswith("/query-request") and any("sql" in fault for fault in self.faults):
+            receive, statement = await _statement(receive)
+        fault = self._match(scope, statement)
         if fault is None:
             await self.app(scope, receive, send)
             return
@@ -85,9 +96,11 @@ class Faults:
         answer = JSONResponse(body, fault.get("status", 503), fault.get("headers"))
         await answer(scope, receive, send)
 
-    def _match(self, scope: Scope) -> dict[str, Any] | None:
+    def _match(self, scope: Scope, statement: str) -> dict[str, Any] | None:
         for fault in self.faults:
             if fault["count"] > 0 and re.search(fault["path"], scope["path"]):
+                if "sql" in fault and not re.search(fault["sql"], statement):
+                    continue
                 if fault.get("method", scope["method"]) != scope["method"]:
                     continue
                 if fault.get("skip", 0) > 0:
@@ -107,6 +120,20 @@ def _sort_of(scope: Scope) -> str:
     return f"{scope['method']} {words[-1] if words else 'other'}"
 
 
+async def _statement(receive: Receive) -> tuple[Receive, str]:
+    """The SQL text of a request, and its body once more."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+
+    async def again() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    return again, str(json.loads(text)["sqlText"])
+
+
 async def _nowhere(_: Any) -> None:
     return
 
@@ -120,7 +147,8 @@ async def _hang_up(send: Send) -> None:
 def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
     """All routes, and beside them what commits rows, what loads files and what runs tasks."""
     stages = Stages(warehouse.directory)
-    pipes = Pipes(FileLoader(warehouse, stages, lambda: streaming.reject), lambda: streaming.commit_delay_seconds)
+    loader = FileLoader(warehouse, stages, lambda: streaming.reject)
+    pipes = Pipes(loader, streaming.users, lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -132,7 +160,12 @@ def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Sta
             with contextlib.suppress(asyncio.CancelledError):
                 await each
 
-    routes = [*sql_routes(warehouse, tasks, pipes), *stages.routes(), *pipes.routes(), *streaming.routes()]
+    routes = [
+        *sql_routes(warehouse, tasks, pipes, streaming.users),
+        *stages.routes(),
+        *pipes.routes(),
+        *streaming.routes(),
+    ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
@@ -140,7 +173,12 @@ def _door(faults: Faults, streaming: Streaming, tasks: Tasks) -> list[Route]:
     async def state(_: Request) -> Response:
         channels = {"|".join(key): {**c.status(), "pending": len(c.pending)} for key, c in streaming.channels.items()}
         return JSONResponse(
-            {"channels": channels, "violations": streaming.violations, "requests": dict(faults.requests)}
+            {
+                "channels": channels,
+                "violations": streaming.violations,
+                "requests": dict(faults.requests),
+                "tags": dict(streaming.users.tags),
+            }
         )
 
     async def change(request: Request) -> Response:
@@ -167,7 +205,7 @@ def serve(directory: Path, port: int, commit_delay_seconds: float, *, counting: 
     """Serve until SIGTERM or Ctrl-C; everything committed is in the files then."""
     files = certificates_in(directory / "tls")
     warehouse = Warehouse(directory / "data")
-    streaming = Streaming(warehouse, commit_delay_seconds)
+    streaming = Streaming(warehouse, Users(), commit_delay_seconds)
     streaming.counting = counting
     tasks = tasks_of(warehouse)
     app = application(warehouse, streaming, tasks)

@@ -22,6 +22,7 @@ from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, 
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
 from etl_supervisor.embedded.snowflake.tasks import Tasks
+from etl_supervisor.embedded.snowflake.users import RefusedError, Users
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 INTERNAL_ERROR = "000603"
@@ -44,24 +45,35 @@ def tasks_of(warehouse: Warehouse) -> Tasks:
     return tasks
 
 
-def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes) -> list[Route]:
+def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> list[Route]:
     """Everything the connector calls."""
     fakesnow.shared_fs = warehouse.snow
 
     async def login(request: Request) -> Response:
+        asked = json.loads(_plain(request, await request.body()))["data"]
+        try:
+            login = users.enter(asked["TOKEN"], request.query_params.get("roleName")) if "TOKEN" in asked else None
+        except RefusedError as error:
+            return _failure(error.code, str(error), "08001")
         async with warehouse.lock:
-            return await fakesnow.login_request(request)
+            answer = await fakesnow.login_request(request)
+        if login is not None:
+            users.sessions[json.loads(bytes(answer.body))["data"]["token"]] = login
+        return answer
 
     async def query(request: Request) -> Response:
-        body = await request.body()
-        if request.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        asked = json.loads(body)
+        asked = json.loads(_plain(request, await request.body()))
+        users.tags[(asked.get("parameters") or {}).get("QUERY_TAG", "")] += 1
         async with warehouse.lock:
             try:
+                users.check(users.sessions.get(fakesnow.to_token(request)))
+                if users.take(asked["sqlText"]):
+                    asked["sqlText"] = statements.SUCCESS
                 done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
             except StageError as error:
                 return _failure(error.code, str(error), "02000")
+            except RefusedError as error:
+                return _failure(error.code, str(error))
             except fakesnow.ServerError as error:
                 return _failure(error.code, error.message)
             if isinstance(done, dict):
@@ -80,6 +92,10 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes) -> list[Route]:
     ]
     paths = {route.path for route in own}
     return own + [route for route in fakesnow.routes if route.path not in paths]
+
+
+def _plain(request: Request, body: bytes) -> bytes:
+    return gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body
 
 
 def _about_files(pipes: Pipes, request: Request, sql: str) -> str | dict[str, Any] | None:

@@ -17,10 +17,12 @@ import gzip
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
 import duckdb
+import jwt
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -30,6 +32,7 @@ from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pend
 from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
 from etl_supervisor.embedded.snowflake.loading import Loaded, load
 from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
+from etl_supervisor.embedded.snowflake.users import SESSION_OVER, Login, RefusedError, Users, login_of
 from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
 
 TOKEN_SECONDS = 3600
@@ -40,14 +43,16 @@ _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
 )
 
+Answer = Callable[[Request], Awaitable[Response]]
+
 log = logging.getLogger("local-snowflake")
 
 
 class Streaming:
     """The channels of all databases, and their routes."""
 
-    def __init__(self, warehouse: Warehouse, commit_delay_seconds: float) -> None:
-        self.warehouse = warehouse
+    def __init__(self, warehouse: Warehouse, users: Users, commit_delay_seconds: float) -> None:
+        self.warehouse, self.users = warehouse, users
         self.commit_delay_seconds = commit_delay_seconds
         self.counting = False
         self.violations: list[str] = []  # of the counting mode
@@ -60,18 +65,44 @@ class Streaming:
         pipe = "/v2/streaming/databases/{database}/schemas/{schema}/pipes/{pipe}"
         data = "/v2/streaming/data/databases/{database}/schemas/{schema}/pipes/{pipe}"
         return [
-            Route("/v2/streaming/hostname", _hostname),
-            Route("/oauth/token", _token, methods=["POST"]),
-            Route(pipe + ":pipe-info", self._pipe_info, methods=["POST"]),
-            Route(pipe + ":bulk-channel-status", self._statuses, methods=["POST"]),
-            Route(pipe + "/channels/{channel}", self._open, methods=["PUT"]),
-            Route(pipe + "/channels/{channel}", self._drop, methods=["DELETE"]),
-            Route(data + "/channels/{channel}/rows", self._rows, methods=["POST"]),
-            Route(pipe + "/channels/{channel}/rows", self._rows, methods=["POST"]),
-            Route(pipe + "/channels/{channel}/filebuffer", self._filebuffer, methods=["POST"]),
-            Route(data + "/channels/{channel}/filebuffer", self._filebuffer, methods=["POST"]),
+            Route("/v2/streaming/hostname", self._with_key(_hostname)),
+            Route("/oauth/token", self._with_key(_token), methods=["POST"]),
+            Route(pipe + ":pipe-info", self._with_token(self._pipe_info), methods=["POST"]),
+            Route(pipe + ":bulk-channel-status", self._with_token(self._statuses), methods=["POST"]),
+            Route(pipe + "/channels/{channel}", self._with_token(self._open), methods=["PUT"]),
+            Route(pipe + "/channels/{channel}", self._with_token(self._drop), methods=["DELETE"]),
+            Route(data + "/channels/{channel}/rows", self._with_token(self._rows), methods=["POST"]),
+            Route(pipe + "/channels/{channel}/rows", self._with_token(self._rows), methods=["POST"]),
+            Route(pipe + "/channels/{channel}/filebuffer", self._with_token(self._filebuffer), methods=["POST"]),
+            Route(data + "/channels/{channel}/filebuffer", self._with_token(self._filebuffer), methods=["POST"]),
             Route(f"/{BUCKET}/{{path:path}}", self._upload, methods=["PUT"]),
         ]
+
+    # -- who may ask
+
+    def _with_key(self, answer: Callable[[Request, Login], Response]) -> Answer:
+        """A request that a key pair signs."""
+
+        async def asked(request: Request) -> Response:
+            try:
+                return answer(request, self.users.enter(_bearer(request)))
+            except RefusedError as error:
+                return _error(401, error.code, str(error))
+
+        return asked
+
+    def _with_token(self, answer: Answer) -> Answer:
+        """A request with a token of ours."""
+
+        async def asked(request: Request) -> Response:
+            try:
+                claims = jwt.decode(_bearer(request), options={"verify_signature": False, "verify_exp": True})
+                self.users.check(login_of(claims))
+            except (RefusedError, jwt.InvalidTokenError):
+                return _error(401, *SESSION_OVER)
+            return await answer(request)
+
+        return asked
 
     # -- pipes and channels
 
@@ -295,15 +326,26 @@ class Streaming:
         )
 
 
-async def _hostname(request: Request) -> Response:
+def _bearer(request: Request) -> str:
+    return request.headers.get("authorization", "").partition(" ")[2]
+
+
+def _hostname(request: Request, _: Login) -> Response:
     """The host alone: the SDK adds the port of its url."""
     return PlainTextResponse(request.headers["host"].rpartition(":")[0] or request.headers["host"])
 
 
-async def _token(_: Request) -> Response:
-    """A token of the usual form whose only meaning is its end: whoever is on this machine is let in."""
+def _token(_: Request, login: Login) -> Response:
+    """A token of the usual form that names the login and its end. Its signature is empty: both ends are on this machine."""
     now = int(time.time())
-    parts = ({"alg": "HS256", "typ": "JWT"}, {"iss": "local", "sub": "local", "iat": now, "exp": now + TOKEN_SECONDS})
+    claims = {
+        "iss": "local",
+        "sub": login.user,
+        "fingerprint": login.fingerprint,
+        "iat": now,
+        "exp": now + TOKEN_SECONDS,
+    }
+    parts = ({"alg": "HS256", "typ": "JWT"}, claims)
     signed = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     signature = base64.urlsafe_b64encode(bytes(32)).rstrip(b"=").decode()
     return PlainTextResponse(".".join([*signed, signature]))

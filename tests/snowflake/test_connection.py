@@ -1,0 +1,122 @@
+"""How Snowflake is reached: tags, proxies, hosts, keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.model.pipeline import Destination, EncryptedText
+from tests.support.fix_local_snowflake import sql_session
+from tests.support.keys import write_key
+from tests.support.tunnel import Tunnel
+from workers.snowflake.connection import connect, host_of
+from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import Tag
+
+
+@pytest.fixture
+def tunnel() -> Iterator[Tunnel]:
+    made = Tunnel()
+    yield made
+    made.close()
+
+
+def ask(door: str, destination: Destination, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Use one door in another process."""
+    asked = [
+        destination.host or "",
+        destination.database,
+        destination.private_key_path,
+        destination.settings["ca_file"],
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.doors", door, *asked],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("door", ["sql", "put", "snowpipe", "streaming", "streaming file", "inquiry"])
+def test_every_door_goes_through_the_proxy(destination: Destination, tunnel: Tunnel, door: str) -> None:
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+    done = ask(door, destination, HTTPS_PROXY=tunnel.url)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(tunnel.asked) == {destination.host}
+
+
+@pytest.mark.parametrize("door", ["sql", "snowpipe", "streaming", "inquiry"])
+def test_no_proxy_is_honoured(destination: Destination, tunnel: Tunnel, door: str) -> None:
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+    done = ask(door, destination, HTTPS_PROXY=tunnel.url, NO_PROXY="127.0.0.1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert tunnel.asked == []
+
+
+def test_statements_carry_pipeline_table_and_step(destination: Destination, local_snowflake: LocalSnowflake) -> None:
+    sessions = Sessions(lambda secret: "", Path(), "actor-1")
+    tag = Tag(f'p "{destination.database}"', "public.t", "apply")
+
+    def job(session: object) -> None:
+        with session.cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute("SELECT 1")
+            cursor.execute("SELECT %s", (2,))
+
+    sessions.run(destination, tag, job)
+    assert json.loads(tag.text) == {"app": "etl-stream", "pipeline": tag.pipeline, "table": "public.t", "step": "apply"}
+    assert local_snowflake.state()["tags"][tag.text] == 2
+
+
+@pytest.mark.parametrize(
+    ("account", "host", "found"),
+    [
+        ("acme-prod", None, "acme-prod.snowflakecomputing.com"),
+        ("acme-my_account", None, "acme-my-account.snowflakecomputing.com"),
+        ("xy12345.eu-west-1", None, "xy12345.eu-west-1.snowflakecomputing.com"),
+        ("xy12345", "acme.privatelink.snowflakecomputing.com", "acme.privatelink.snowflakecomputing.com"),
+    ],
+)
+def test_the_host_of_an_account(destination: Destination, account: str, host: str | None, found: str) -> None:
+    assert host_of(replace(destination, account=account, host=host)) == found
+
+
+def test_an_encrypted_key_needs_its_passphrase(destination: Destination, tmp_path: Path) -> None:
+    write_key(tmp_path / "k.p8", "open sesame")
+    secret = EncryptedText("…", "…")
+    it = replace(destination, private_key_path="k.p8", private_key_passphrase=secret)
+    connect(it, lambda _: "open sesame", tmp_path, purpose="test").close()
+    with pytest.raises(EtlError) as caught:
+        connect(replace(it, private_key_passphrase=None), lambda _: "", tmp_path, purpose="test")
+    assert caught.value.line == (
+        "config at destination local: private key k.p8 is encrypted and no passphrase is set"
+        " (correct snowflake_private_key_passphrase)"
+    )
+    with pytest.raises(EtlError, match="its passphrase is wrong"):
+        connect(it, lambda _: "close", tmp_path, purpose="test")
+
+
+def test_a_key_that_the_user_does_not_have_is_refused_in_words(
+    destination: Destination, local_snowflake: LocalSnowflake, tmp_path: Path
+) -> None:
+    known = write_key(tmp_path / "known.p8")
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f"ALTER USER {destination.database} SET RSA_PUBLIC_KEY = '{known}'")
+    write_key(tmp_path / "other.p8")
+    it = replace(destination, user=destination.database, private_key_path="other.p8")
+    with pytest.raises(EtlError) as caught:
+        connect(it, lambda _: "", tmp_path, purpose="test")
+    assert caught.value.kind is Kind.DESTINATION_AUTH
+    assert caught.value.reason == "Snowflake refuses the login (390144)"
+    connect(replace(it, private_key_path="known.p8"), lambda _: "", tmp_path, purpose="test").close()

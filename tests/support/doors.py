@@ -1,0 +1,96 @@
+"""Uses one door of a local Snowflake, in a process of its own (the environment's proxies are read once): `python -m tests.support.doors DOOR
+HOST DATABASE KEY CA`. Ends with 0 when it was answered."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from etl_supervisor.model.pipeline import Destination
+from tests.support.histories import opening
+from workers.snowflake.connection import connect, trust_local
+from workers.snowflake.identifiers import Objects
+from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
+from workers.snowflake.loaders import snowpipe
+from workers.snowflake.stage import Stage
+
+FILE_ROWS = 20_000  # more than the SDK sends without a file
+
+
+def decrypt(_: object) -> str:
+    """There is no passphrase."""
+    return ""
+
+
+def use(door: str, it: Destination) -> None:
+    """One request or two."""
+    objects = Objects(it.database, "PUBLIC", "PUBLIC", "T", "LANDING_T")
+    if door in ("sql", "put"):
+        session = connect(it, decrypt, Path(), purpose="test")
+        with session.cursor() as cursor, tempfile.TemporaryDirectory() as folder:
+            cursor.execute("SELECT 1")
+            if door == "put":
+                file = Path(folder) / "f.txt"
+                file.write_text("text")
+                cursor.execute(f'CREATE STAGE "{it.database}"."PUBLIC"."S"')
+                cursor.execute(f'PUT \'file://{file}\' @"{it.database}"."PUBLIC"."S" AUTO_COMPRESS = FALSE')
+        session.close()
+    elif door == "snowpipe":
+        it_opened = opening(it)
+        pipe = snowpipe(it_opened, Stage(it_opened), decrypt, Path())
+        try:
+            pipe.renew().get_history(60)
+        except Exception as error:
+            if getattr(error, "http_error_code", None) != 404:  # there is no such pipe: that is an answer
+                raise
+    elif door == "inquiry":
+        trust_local(it)  # as the first session or channel does
+        try:
+            Inquiries(decrypt, Path()).ask(it, Pipe(f'"{it.database}"', '"PUBLIC"', '"LANDING_T"-STREAMING'), "c")
+        except InquiryError as error:
+            if str(error) != "KeyError":  # there is no such channel: that is an answer
+                raise
+    else:
+        append(it, objects, FILE_ROWS if door == "streaming file" else 1)
+
+
+def append(it: Destination, objects: Objects, rows: int) -> None:
+    """Rows until they are committed."""
+    from workers.snowflake.streaming import StreamingChannel
+
+    channel = StreamingChannel(it, objects, "c", "one", decrypt, Path())
+    lines = b"".join(b'{"ID":%d,"S":"%s"}\n' % (number, b"x" * 200) for number in range(rows))
+    channel.append(pa.py_buffer(lines), rows, "T1", "T2")
+    deadline = time.monotonic() + 30
+    while channel.status().committed != "T2":
+        assert time.monotonic() < deadline, "not committed"
+        time.sleep(0.1)
+    channel.close(flush=False)
+
+
+if __name__ == "__main__":
+    name, host, database, key, ca_file = sys.argv[1:]
+    use(
+        name,
+        Destination(
+            id=1,
+            name="local",
+            type="snowflake",
+            account="LOCAL",
+            user="ETL",
+            database=database,
+            schema="PUBLIC",
+            warehouse=None,
+            role=None,
+            private_key_path=key,
+            private_key_passphrase=None,
+            host=host,
+            landing_schema="ETL_SCHEMA",
+            apply_interval_seconds=1.0,
+            settings={"ca_file": ca_file},
+        ),
+    )
