@@ -47,6 +47,7 @@ class TableState:
 
     `shape` is the shape (as `ipc.wire` writes it) that rows have from the place `shape_at` on. `began` is the place where this generation began: rows
     before it are of an older one. A place is `<commit_lsn>-<lsn>` in hexadecimal, in text order. `storage` is where the rows were (`reader.storage`).
+    `channels` is how many channels the stream has in this generation.
     `kept` is the digest of what Snowflake keeps of this state, for a store that is lost.
     """
 
@@ -67,6 +68,7 @@ class TableState:
     began: str = ""
     storage: str = ""
     kept: str = ""
+    channels: int = 1
 
     def to(self, phase: Phase, **changes: object) -> TableState:
         """The next state. A transition that is missing from the table is a fault of ours."""

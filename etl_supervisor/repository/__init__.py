@@ -3,5 +3,6 @@
 connection    a connection, and why there is none
 migrations    both chains of migrations, under a lock
 desired       sources with their started pipelines, in one snapshot; secrets written in clear are encrypted on the way
+report        how the supervisor's children are, for the API
 write         creating and changing sources, destinations and pipelines
 """

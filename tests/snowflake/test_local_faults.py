@@ -23,7 +23,7 @@ from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake.failure import Directive, Saturated, explain
 from workers.snowflake.held import HELD_BYTES_MAX
 from workers.snowflake.identifiers import Objects
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 ROWS = ".*/rows$"
 
@@ -37,7 +37,9 @@ def objects(destination: Destination) -> Objects:
 
 @contextlib.contextmanager
 def channel_in(destination: Destination, objects: Objects) -> Iterator[StreamingChannel]:
-    channel = StreamingChannel(destination, objects, "c", f"one-{time.time_ns()}", lambda secret: "", Path())
+    channel = StreamingChannel(
+        StreamingClient(destination, objects, f"one-{time.time_ns()}", lambda secret: "", Path()), "c"
+    )
     try:
         yield channel
     finally:

@@ -36,6 +36,7 @@ recall      a state store that was lost, filled again
 rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
+pace        work that grows with the number of tables, kept to a share of the time
 together    when the tables of a pipeline become visible together, and how far (pure)
 follower    one table in one pipeline: what it needs now (pure)
 frontier    which positions are complete (pure)

@@ -1,7 +1,6 @@
 """All tables of a source in all its pipelines: carries out what each `Follower` decides.
 
-Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the state store before anything
-depends on it.
+Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the store before anything depends on it.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ from etl_supervisor.state.store import StateStore
 from workers.reader import pieces
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, copied
+from workers.reader.follower import Action, Follower, beginning, beginning_anew, copied
 from workers.reader.frontier import Frontier
+from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
 from workers.reader.sight import Sight
@@ -82,6 +82,7 @@ class Roster:
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._pace = Pace()
         self.copies_wanted: list[CopyWanted] = []
         self.trouble = ""
 
@@ -92,7 +93,6 @@ class Roster:
 
     def introduce(self, tables: Iterable[Table]) -> None:
         """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
-
         Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
         """
         for table in tables:
@@ -105,7 +105,6 @@ class Roster:
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
-
         A table that is gone from the source and was never followed has none.
         """
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
@@ -224,7 +223,9 @@ class Roster:
     def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
-        state = self._shaped(self._new_state(table, follower.state.generation), follower, table, place)
+        state = self._shaped(
+            beginning_anew(follower.pipeline, table, follower.state.generation), follower, table, place
+        )
         return self._replace(follower, table, replace(state, began=place), held=False)
 
     def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
@@ -238,10 +239,6 @@ class Roster:
             self._stored.drop(follower.pipeline, follower.state.table)
         self._retire(follower, keep=held)
         return self._begin(follower.pipeline, table, state, held=held)
-
-    def _new_state(self, table: Table, older: int) -> TableState:
-        """A generation of the table's own, later than any before."""
-        return TableState(table.name, table.oid, max(int(time.time()), older + 1))
 
     def _retire(self, follower: Follower, *, keep: bool) -> None:
         del self._followers[follower.handle]
@@ -325,6 +322,8 @@ class Roster:
 
     def act(self, now: float) -> None:
         """Carry out what is due. HeldTableRetry when the stream must begin again at the confirmed position."""
+        if not self._pace.begin(time.monotonic()):
+            return
         self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
@@ -350,6 +349,7 @@ class Roster:
                     raise HeldTableRetry(follower.place)
         for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
             self._publisher.apply_together(wanted)
+        self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
@@ -358,7 +358,7 @@ class Roster:
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
-        return min([self.together.due_at(), *(follower.due_at() for follower in self.followers)])
+        return self._pace.due_at
 
     # -- inside
 
@@ -367,12 +367,12 @@ class Roster:
         pipeline = self._spec.pipelines[pipeline_number]
         stored = self._stored.find(pipeline, table)
         if stored is None or stored.generation < self._progress.generation:
-            return self._begin(pipeline, table, TableState(table.name, table.oid, self._progress.generation))
+            return self._begin(pipeline, table, beginning(pipeline, table, self._progress.generation))
         if stored.oid != table.oid:  # made anew under its name
             for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
                 self._by_oid.pop(follower.table.oid, None)
                 self._retire(follower, keep=False)
-            return self._begin(pipeline, table, self._new_state(table, stored.generation))
+            return self._begin(pipeline, table, beginning_anew(pipeline, table, stored.generation))
         if stored.phase is Phase.DATASYNC:
             done = self._stored.copy(pipeline, stored.table)
             # Its worker died with our predecessor; or it had ended, and nobody heard.
