@@ -172,9 +172,22 @@ class Deployment:
         """A new database of this name; its connection string."""
         return self._stack.postgres.create_database(name)
 
-    def start(self, name: str) -> None:
-        """Bring that database to Snowflake."""
-        self._stack.configure(self._settings, source=name, database=name, publication="p", apply_seconds=5.0)
+    def start(self, name: str, path: str = "streaming") -> None:
+        """Bring that database to Snowflake; `path` is the load path of first copies."""
+        self._stack.configure(
+            self._settings, source=name, database=name, publication="p", apply_seconds=5.0, copy_load_path=path
+        )
+
+    def cpu_seconds(self) -> dict[tuple[str, int], float]:
+        """What has been used so far by (name, pid): the local Snowflake, the supervisor's children, PostgreSQL's processes."""
+        used = {}
+        postgres = self._stack.postgres.pid
+        for name, parent in (("", self._supervisor.pid), ("postgres", postgres), ("snowflake", 0)):
+            for pid in _children(parent) if parent else [self._stack.snowflake.pid]:
+                with contextlib.suppress(OSError):
+                    comm = Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("etl-").partition("-")[0]
+                    used[name or comm, pid] = _cpu_seconds(pid)
+        return used
 
     def copy(self, name: str) -> CopyState | None:
         """How far the copy of table t is."""
@@ -189,11 +202,10 @@ class Deployment:
 
     def worker(self) -> int | None:
         """The pid of the copy worker that runs."""
-        parent = self._supervisor.pid
-        for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        for pid in _children(self._supervisor.pid):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().startswith("etl-copy"):
-                    return int(pid)
+                    return pid
         return None
 
     def rows_read(self, name: str) -> int:
@@ -236,14 +248,16 @@ def deployment() -> Iterator[Deployment]:
                     supervisor.wait()
 
 
-def stored_part(there: Deployment, rows: int) -> dict[str, float]:
+def stored_part(there: Deployment, rows: int, path: str) -> dict[str, float]:
     """From the worker's first look at the table until its last row is durable."""
     fill(there.database("stored"), rows)
-    there.start("stored")
-    rss = 0.0
+    before = there.cpu_seconds()
+    there.start("stored", path)
+    rss, used = 0.0, before
 
     def complete() -> CopyState | None:
-        nonlocal rss
+        nonlocal rss, used
+        used = used | there.cpu_seconds()  # whoever has ended keeps what was seen last
         if (pid := there.worker()) is not None:
             with contextlib.suppress(OSError):
                 rss = max(rss, _rss_mb(str(pid)))
@@ -252,6 +266,11 @@ def stored_part(there: Deployment, rows: int) -> dict[str, float]:
 
     copy = there.wait("the copy", complete)
     assert copy.rows == rows, copy.rows
+    spent: dict[str, float] = {}
+    for (name, pid), seconds in used.items():
+        spent[name] = spent.get(name, 0.0) + seconds - before.get((name, pid), 0.0)
+    told = ", ".join(f"{name} {seconds / rows * 1e6:.1f}" for name, seconds in sorted(spent.items()))
+    print(f"microseconds of CPU per row: {told}", flush=True)
     return {"stored_rows_per_s": round(copy.rows_per_second), "worker_rss_mb": round(rss, 1)}
 
 
@@ -290,6 +309,18 @@ def _source(dsn: str) -> Source:
     return Source(1, "bench", host, int(port), name, user, None, "disable", None, "p", 1)
 
 
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process that runs; 0 when it does not."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def _rss_mb(pid: str) -> float:
     """The largest resident size that a process has had."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -307,6 +338,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--tables", type=int, default=TABLES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--path", default="streaming", help="the load path of the part `stored`: streaming or copy")
     parser.add_argument("--parts", default=",".join(PARTS))
     given = parser.parse_args()
     parts = given.parts.split(",")
@@ -320,7 +352,7 @@ def main() -> None:
     if "read" in parts:
         note(read_part(given.rows, given.rounds))
     for name, run in (
-        ("stored", lambda there: stored_part(there, given.rows)),
+        ("stored", lambda there: stored_part(there, given.rows, given.path)),
         ("tables", lambda there: tables_part(there, given.tables)),
         ("resume", lambda there: resume_part(there, given.rows)),
     ):

@@ -76,7 +76,14 @@ class EmbeddedStack:
         return {**found, "STATE_STORE": "postgres"}
 
     def configure(
-        self, settings: Settings, *, source: str, database: str, publication: str, apply_seconds: float
+        self,
+        settings: Settings,
+        *,
+        source: str,
+        database: str,
+        publication: str,
+        apply_seconds: float,
+        copy_load_path: str = "streaming",
     ) -> None:
         """A source in our PostgreSQL, the local Snowflake as destination, and a started pipeline between them."""
         migrate(settings)
@@ -98,6 +105,7 @@ class EmbeddedStack:
                 status="START",
                 batch_max_fill_ms=500,
                 table_error_retry_delay_ms=1000,
+                copy_load_path=copy_load_path,
             )
 
     def _source(self, database: str) -> dict[str, Any]:

@@ -161,6 +161,32 @@ def test_statements_that_the_product_and_people_use(landing: Any, statement: str
     assert found == row
 
 
+def test_a_table_is_described_with_types_defaults_and_comments(landing: Any) -> None:
+    destination, _, cursor = landing
+    name = f'"{destination.database}"."PUBLIC"."a ""b"" c\'d"'
+    columns = (
+        """"ID" NUMBER(19,0) NOT NULL, "S" VARCHAR(10) COMMENT 'it''s a text', "T" VARCHAR, "V" VARIANT, "F" FLOAT"""
+    )
+    cursor.execute(f'CREATE TABLE {name} ({columns}, "AT" TIMESTAMP_TZ(6), "B" BINARY)')
+    cursor.execute(f'CREATE TABLE IF NOT EXISTS {name} ("OTHER" VARCHAR)')
+    cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{destination.database}"."PUBLIC"')
+    cursor.execute(f"DESCRIBE TABLE {name}")
+    titles = [item[0] for item in cursor.description]
+    rows = [dict(zip(titles, row, strict=True)) for row in cursor.fetchall()]
+    assert [(row["name"], row["type"], row["null?"], row["comment"]) for row in rows] == [
+        ("ID", "NUMBER(19,0)", "N", None),
+        ("S", "VARCHAR(10)", "Y", "it's a text"),
+        ("T", "VARCHAR(16777216)", "Y", None),
+        ("V", "VARIANT", "Y", None),
+        ("F", "FLOAT", "Y", None),
+        ("AT", "TIMESTAMP_TZ(9)", "Y", None),
+        ("B", "BINARY(8388608)", "Y", None),
+    ]
+    with pytest.raises(Exception, match="does not exist") as caught:
+        cursor.execute(f'DESCRIBE TABLE "{destination.database}"."PUBLIC"."NOT_THERE"')
+    assert caught.value.errno == 2003
+
+
 def test_an_error_has_a_number_and_comes_at_once(landing: Any) -> None:
     started = time.monotonic()
     for statement, number in (("SELECT * FROM nowhere", 2003), ("SELEKT 1", 1003)):
@@ -213,6 +239,10 @@ def test_a_block_that_is_none_is_refused(text: str) -> None:
         (b'{"a":1,"D":{"x":1.23456789012345}}', False),
         (b'{"a":1,"F":1.2345678901234567}\n{"a":2,"F":1.2345678901234567}', False),
         (b'{"a":1,"F":1.2345678901234567,"D":{"F":1,"F":1.2345678901234567}}', True),
+        (b'{"a":1,"F":-1.2345678901234567,"T":"12345678901234567890"}', False),
+        (b'{"a":1,"F":1.5,"D":[-1.2345678901234567]}\n{"a":1,"F":-1.2345678901234567,"D":[]}', True),
+        (b"1.2345678901234567", False),
+        (b"", False),
         (b'{"a":1,"F":null,"D":{"b":0,"F":1.2345678901234567}}', True),
     ],
 )

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import parquetload, scripting, statements
+from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, statements
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
 from etl_supervisor.embedded.snowflake.tasks import Tasks
@@ -26,6 +26,7 @@ from etl_supervisor.embedded.snowflake.users import RefusedError, Users
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 INTERNAL_ERROR = "000603"
+DOES_NOT_EXIST = "002003"
 
 logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)  # it logs statements with their values
 
@@ -113,6 +114,11 @@ def _about_files(pipes: Pipes, request: Request, sql: str) -> str | dict[str, An
 
 async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: dict[str, Any]) -> Response:
     sql = asked["sqlText"]
+    try:
+        if (known := await run_in_threadpool(describe.answer, warehouse, sql)) is not None:
+            return JSONResponse({"data": known, "code": None, "message": None, "success": True})
+    except LookupError as missing:
+        return _failure(DOES_NOT_EXIST, f"Table '{missing.args[0]}' does not exist or not authorized.", "42S02")
     if await run_in_threadpool(tasks.take, sql):
         sql = asked["sqlText"] = statements.SUCCESS
     block = statements.block_of(sql)

@@ -63,24 +63,42 @@ class Warehouse:
             self._root.execute(_CHANNELS.format(db=_quoted(name)))
         return bool(rows)
 
+    def has_schema(self, database: str, schema: str) -> bool:
+        """True if a schema is there."""
+        query = "SELECT 1 FROM duckdb_schemas() WHERE database_name = ? AND schema_name = ?"
+        return self._root.execute(query, [database, schema]).fetchone() is not None
+
     def databases(self) -> list[str]:
         """Their names."""
         return [path.stem for path in sorted(self.directory.glob("*.db"))]
 
     def columns(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool]]:
         """(name, DuckDB type, nullable) of a table's columns; empty when there is no such table."""
-        found = self._root.execute(
-            "SELECT column_name, data_type, is_nullable FROM duckdb_columns()"
-            " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-            [database, schema, table],
-        ).fetchall()
-        return [(name, kind, bool(nullable)) for name, kind, nullable in found]
+        return [column[:3] for column in self.described(database, schema, table)]
+
+    def described(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool, str | None]]:
+        """The same with defaults (SQL). DuckDB goes to the table by its name; its lists of all columns grow with the tables."""
+        try:
+            found = self._root.execute(f"DESCRIBE {'.'.join(map(_quoted, (database, schema, table)))}").fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException):
+            return []
+        return [(name, kind, null == "YES", default) for name, kind, null, _, default, _ in found]
 
     def comment(self, statements: list[str]) -> None:
-        """Set comments on columns; one on a column that is not there is forgotten."""
+        """Set comments on columns, with one sync of the log; when one is on a column that is not there, each by itself, and that one is forgotten."""
+        cursor = self.cursor()
+        with contextlib.suppress(duckdb.CatalogException, duckdb.BinderException):
+            cursor.execute("BEGIN")
+            try:
+                cursor.execute("; ".join(statements))
+                cursor.execute("COMMIT")
+            except duckdb.Error:
+                cursor.execute("ROLLBACK")
+                raise
+            return
         for statement in statements:
-            with contextlib.suppress(duckdb.CatalogException):
-                self._root.execute(statement)
+            with contextlib.suppress(duckdb.CatalogException, duckdb.BinderException):
+                cursor.execute(statement)
 
     def close(self) -> None:
         """Write the logs into the files and let them go."""
