@@ -10,6 +10,7 @@ model        pure values: LSN, position, relation, progress, table state
 ipc          messages, their wire form, mailboxes, shared-memory slabs, heartbeats
 supervision  forks, waits, restarts
 state        the state store's promise, kept by Redis and by PostgreSQL
+api          the REST API: sources, destinations, pipelines, health
 repository   sources, destinations and pipelines in the config database; secrets at rest
 monitor      the monitor child: config poll, migrations, metrics endpoint, logs
 embedded     PostgreSQL, Valkey and a local Snowflake for a machine that has none

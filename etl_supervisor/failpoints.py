@@ -33,6 +33,7 @@ NAMES: dict[str, str] = {
     "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
     "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
     "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",
+    "shards.between_appends": "one of a table's channels has its part of a segment, another not: looked up in the landing table",
     "files.after_plan": "a file is planned, not uploaded: made again of the same rows, under the same name",
     "files.after_upload": "a file is on the stage, no loader was told: offered again",
     "files.after_offer": "a loader was told of a file, nothing noted: offered again, which loads it once",

@@ -10,6 +10,7 @@ running    where the embedded parts of a directory are, for a second terminal
 compare    source against target, row by row, by readers that are not ours
 resync     `resync`: tables are copied again
 status     `status`: pipelines, tables, states, lag; once, as they change, or as JSON
+api        `api`, `api-key`: the REST API alone, and who may use it
 copies     first copies in it: done, pace, time left
 doctor     `doctor`: what a person may want to act on
 """

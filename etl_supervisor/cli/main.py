@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 dead_letter = typer.Typer(help="Rows that Snowflake did not take (docs/operations.md).", no_args_is_help=True)
 app.add_typer(dead_letter, name="dead-letter")
+api_key = typer.Typer(help="Who may use the REST API (docs/api.md).", no_args_is_help=True)
+app.add_typer(api_key, name="api-key")
 console = Console()
 Ids = Annotated[list[str] | None, typer.Option("--id", help="Id of a row, as `list` shows it; may be repeated")]
 
@@ -105,6 +107,44 @@ def sql(
     for row in rows:
         table.add_row(*("NULL" if value is None else str(value) for value in row))
     console.print(table)
+
+
+@app.command()
+def api(address: Annotated[str | None, typer.Option(help="host:port; API_ADDR when not given")] = None) -> None:
+    """Serve the REST API alone, in the foreground (`run` serves it when API_ADDR is set)."""
+    from etl_supervisor.cli.api import run as serve
+
+    serve(_configured(), address)
+
+
+@api_key.command("create")
+def api_key_create(
+    name: Annotated[str, typer.Argument(help="Whose it is, for the audit log")],
+    role: Annotated[Literal["viewer", "operator", "admin"], typer.Option(help="What it may do")] = "viewer",
+    tenant: Annotated[str | None, typer.Option(help="It sees this tenant alone; everything when not given")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3650, help="It ends after so many days")] = None,
+) -> None:
+    """Make a key and print it: it is shown this once."""
+    from etl_supervisor.api.caller import Role
+    from etl_supervisor.cli.api import create
+
+    print(create(_configured(), name, Role(role), tenant, days))  # noqa: T201 - for `KEY=$(...)`
+
+
+@api_key.command("list")
+def api_key_list() -> None:
+    """Show the keys, without what they are."""
+    from etl_supervisor.cli.api import show as show_keys
+
+    show_keys(_configured(), console)
+
+
+@api_key.command("revoke")
+def api_key_revoke(prefix: Annotated[str, typer.Argument(help="The eight characters behind etl_")]) -> None:
+    """End a key from now on."""
+    from etl_supervisor.cli.api import revoke
+
+    revoke(_configured(), prefix)
 
 
 @dead_letter.command("list")

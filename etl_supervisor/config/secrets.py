@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import os
 import re
 
@@ -36,6 +37,7 @@ class Keyring:
         keys = [_derive(key) for key in (secret_key, *old)]
         self._keys = {_key_id(key): AESGCM(key) for key in reversed(keys)}
         self._current = _key_id(keys[0])
+        self._mark = HKDF(hashes.SHA256(), 32, salt=None, info=b"etl-stream fingerprints").derive(secret_key.encode())
 
     def encrypt(self, text: str, context: str) -> EncryptedText:
         """The stored form of a secret that stands at `context` (table/name of the row/column)."""
@@ -46,6 +48,10 @@ class Keyring:
     def is_current(self, stored: str) -> bool:
         """True for what the first key wrote; what an old one wrote is to be encrypted again."""
         return is_encrypted(stored) and stored.split(":")[1] == self._current
+
+    def fingerprint(self, data: bytes) -> str:
+        """The same for the same data, and nothing that a secret in it could be guessed by."""
+        return hmac.digest(self._mark, data, "sha256").hex()
 
     def decrypt(self, secret: EncryptedText) -> str:
         """The secret. EtlError(CONFIG) when it was written under another key or for another place."""

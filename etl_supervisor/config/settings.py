@@ -13,7 +13,6 @@ import difflib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +37,7 @@ _OUR_PREFIXES = (
     "BATCH_",
     "COPY_",
     "MASKING_",
+    "API_",
 )
 _ALIASES = {"APP_ENV": "APP_ENVIRONMENT"}
 _NOT_SETTINGS = frozenset({"ETL_FAILPOINTS", "ETL_FAILPOINTS_LOG", "ETL_PG_BINDIR"})
@@ -83,6 +83,15 @@ class Settings(BaseModel):
     snowflake_actor_pool_size: int = Field(
         4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
     )
+    snowflake_channels_max: int = Field(
+        200,
+        ge=1,
+        le=10_000,
+        description="Streaming channels that an actor keeps open; beyond it those without rows are closed until the next row",
+    )
+    snowflake_channel_idle_seconds: float = Field(
+        600, ge=1, le=86_400, description="A streaming channel without rows is closed after so long, until the next row"
+    )
     pipeline_poll_interval_secs: float = Field(
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
@@ -91,12 +100,8 @@ class Settings(BaseModel):
         "resync",
         description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
     )
-    park_after_seconds: float = Field(
-        300, ge=5, le=86400, description="Pipelines whose rows do not become durable for so long leave the others"
-    )
-    delete_grace_seconds: float = Field(
-        3600, ge=0, le=2_592_000, description="Slots and state of a deleted pipeline are kept for so long"
-    )
+    park_after_seconds: float = Field(300, ge=5, le=86400, description="Pipelines stuck for so long leave the others")
+    delete_grace_seconds: float = Field(3600, ge=0, le=2_592_000, description="How long deleted pipelines keep slots")
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
     )
@@ -176,14 +181,29 @@ class Settings(BaseModel):
         "INFO", description="Lines below it are not written"
     )
     log_file: str | None = Field(None, description="Also log into this file, turned over by size; relative to the .env")
-    db_pool_size: int = Field(
-        20, ge=1, le=1000, description="API (comes with it): connections kept to the config database"
-    )
-    db_max_overflow: int = Field(10, ge=0, le=1000, description="API (comes with it): connections beyond the pool")
-    db_pool_timeout: int = Field(30, ge=1, le=3600, description="API (comes with it): seconds to wait for a connection")
+    db_pool_size: int = Field(20, ge=1, le=1000, description="REST API: connections kept to the config database")
+    db_max_overflow: int = Field(10, ge=0, le=1000, description="REST API: connections beyond the pool")
+    db_pool_timeout: int = Field(30, ge=1, le=3600, description="REST API: seconds to wait for a connection")
     db_pool_recycle: int = Field(
-        3600, ge=1, le=86400, description="API (comes with it): seconds after which a connection is made anew"
+        3600, ge=1, le=86400, description="REST API: seconds after which a connection is made anew"
     )
+    api_addr: str | None = Field(
+        None,
+        description="REST API: where the supervisor's child answers; without it there is none",
+        json_schema_extra=_taking("host:port"),
+    )
+    api_auth: Literal["required", "disabled"] = Field(
+        "required", description="REST API: API keys; disabled only where API_ADDR is this machine alone (127.0.0.1)"
+    )
+    api_cors_origins: str = Field(
+        "",
+        description="REST API: web pages that may call it, by comma",
+        json_schema_extra=_taking("https://host, by comma"),
+    )
+    api_rate_limit: int = Field(
+        300, ge=0, le=1_000_000, description="REST API: requests per second of one key or address; 0 is no limit"
+    )
+    api_body_max_kb: int = Field(1024, ge=1, le=65536, description="REST API: largest request, KiB")
     data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
     directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
 
@@ -197,9 +217,11 @@ class Settings(BaseModel):
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         return SecretStr(redis_url(value.get_secret_value()))
 
-    @field_validator("metrics_addr")
+    @field_validator("metrics_addr", "api_addr")
     @classmethod
-    def _host_and_port(cls, value: str) -> str:
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         _, separator, port = value.rpartition(":")
         if not separator or not port.isdecimal() or int(port) > _PORT_MAX:
             raise ValueError("a host and a port are needed")
@@ -270,16 +292,6 @@ class Settings(BaseModel):
         return Keyring(self.secret_key.get_secret_value(), *old)
 
 
-@dataclass(frozen=True, slots=True)
-class SettingDoc:
-    """A setting as the documentation lists it."""
-
-    name: str
-    default: str
-    allowed: str
-    reason: str
-
-
 def load(directory: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read all sources. EtlError(CONFIG), one line, for the first thing that is wrong."""
     directory = (directory or Path.cwd()).resolve()
@@ -298,19 +310,6 @@ def load(directory: Path | None = None, environment: Mapping[str, str] | None = 
         return Settings(**{**values, **overrides, "directory": directory})
     except ValidationError as error:
         raise _explain(error, found) from None
-
-
-def describe() -> list[SettingDoc]:
-    """All settings, in the order of the documentation."""
-    docs = []
-    for name, field in Settings.model_fields.items():
-        if field.exclude:
-            continue
-        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-        docs.append(
-            SettingDoc(name.upper(), "" if default is None else str(default), _allowed(name), field.description or "")
-        )
-    return docs
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
@@ -391,7 +390,7 @@ def _names() -> set[str]:
     return {name for name, field in Settings.model_fields.items() if not field.exclude}
 
 
-def _allowed(name: str) -> str:
+def allowed(name: str) -> str:
     """What a setting takes, from its schema."""
     schema = Settings.model_json_schema()["properties"][name]
     if "allowed" in schema:
@@ -412,7 +411,7 @@ def _explain(error: ValidationError, found: Mapping[str, tuple[Any, str]]) -> Et
     name = str(first["loc"][0]).upper()
     where = found[name][1] if name in found else "the default"
     reason = f"{first['msg'].removeprefix('Value error, ')} (read from {where})"
-    return EtlError(Kind.CONFIG, name, reason, f"allowed: {_allowed(name.lower())}")
+    return EtlError(Kind.CONFIG, name, reason, f"allowed: {allowed(name.lower())}")
 
 
 def _quoted(value: object) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from etl_supervisor.model.table import Table
+from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import ValueKind, ValueType
 
 META_FIELDS: tuple[pa.Field, ...] = (
@@ -26,7 +26,7 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("_etl_special", pa.string()),  # JSON object: column -> text of a value its type can't hold
 )
 
-_KIND = b"kind"
+_KIND, _KEY = b"kind", b"key"
 _ARROW = {
     ValueKind.BOOLEAN: pa.bool_(),
     ValueKind.INT16: pa.int16(),
@@ -53,12 +53,18 @@ def arrow_type(value: ValueType) -> pa.DataType:
 
 
 def change_log_schema(table: Table) -> pa.Schema:
-    """The schema of every segment of `table` in this version of its shape; each field tells its kind of value (`kind_of`)."""
-    columns = [
-        pa.field(column.name, arrow_type(column.type), metadata={_KIND: column.type.kind.value})
-        for column in table.columns
-    ]
+    """The schema of every segment of `table` in this version of its shape; each field tells its kind of value, and if it is of the key."""
+    columns = [pa.field(column.name, arrow_type(column.type), metadata=_told(column)) for column in table.columns]
     return pa.schema([*META_FIELDS, *columns])
+
+
+def _told(column: Column) -> dict[bytes, bytes]:
+    return {_KIND: column.type.kind.value.encode()} | ({_KEY: b"1"} if column.key else {})
+
+
+def key_fields(schema: pa.Schema) -> list[str]:
+    """The columns of a change-log schema that identify a row."""
+    return [field.name for field in schema if field.metadata and _KEY in field.metadata]
 
 
 def kind_of(field: pa.Field) -> ValueKind:

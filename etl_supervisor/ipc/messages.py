@@ -6,9 +6,9 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
     publisher                              actor
     Hello(+ slab descriptor)        ───►
                                     ◄───   Welcome
-    OpenTable                       ───►                      ensure landing, target, owner; open the channel
-                                    ◄───   TableOpened        committed, appended, applied, errors: what need not be sent again
-    Segment (seq 1, 2, …)           ───►                      filter, encode, append
+    OpenTable                       ───►                      ensure landing, target, owner
+                                    ◄───   TableOpened        applied; with `prove` also what is committed
+    Segment (seq 1, 2, …)           ───►                      open the channel if it is not; filter, encode, append
                                     ◄───   Accepted           the SDK has the rows of every seq up to this one
                                     ◄───   Durable            committed up to the end of this seq; its slots may be reused
     Hurry(seq)                      ───►                      rows that wait to share a file do not wait any more
@@ -62,6 +62,8 @@ class OpenTable:
     Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
     accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
     `load` is the path that the rows take, `policy` is how the table is applied. `former` is an owner from whom the table may be taken over.
+    `channels` is how many channels the table has; `channel` is the first. `prove`: the channel is opened before TableOpened, which tells its tokens;
+    otherwise with the first rows.
     """
 
     handle: int
@@ -79,6 +81,8 @@ class OpenTable:
     fill_ms: int = 0
     load: Load = field(default_factory=Load)
     former: str = ""
+    prove: bool = False
+    channels: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +208,9 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class TableOpened:
-    """The table takes segments. Tokens are None when there are none; `errors` is the channel's error counter now;
-    `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation), `shown` the generation of the rows in the
-    target (0: none)."""
+    """The table takes segments. Tokens are None when there are none or they were not asked for; `errors` is the channel's error counter
+    as far as known; `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation), `shown` the generation of the
+    rows in the target (0: none)."""
 
     handle: int
     version: int

@@ -35,7 +35,8 @@ class ApplyPolicy:
     """How one table is applied. Between two applies lie `interval_seconds_min` to `interval_seconds_max`.
 
     `retention_hours` is how long applied rows stay in the change log (None: for ever); `schedule_minutes` is the task's schedule and the
-    dynamic table's target lag. `together`: the tables of the pipeline become visible in one transaction, at the end of one of the source's.
+    dynamic table's target lag. `cluster_by` names columns (as in the source) by which Snowflake keeps the target sorted; none: as it comes.
+    `together`: the tables of the pipeline become visible in one transaction, at the end of one of the source's.
     """
 
     mode: ApplyMode = ApplyMode.MERGE
@@ -45,6 +46,7 @@ class ApplyPolicy:
     interval_seconds_max: float = 3600.0
     retention_hours: float | None = None
     schedule_minutes: int = 60
+    cluster_by: tuple[str, ...] = ()
     together: bool = False
 
     @property

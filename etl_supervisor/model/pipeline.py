@@ -11,7 +11,7 @@ from enum import StrEnum
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
 from etl_supervisor.model.selection import Selection
-from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table import Table, TableName
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,9 @@ class Destination:
 class Pipeline:
     """One source into one destination, with its batching and retry policy.
 
-    `load` is how changes travel, `copy_load` the rows of first copies; `policy` is how its tables are applied (`exceptions`: in ways of their own);
-    `selection` which tables it takes and what of their columns.
+    `load` is how changes travel (streaming: over `channels_per_table` channels), `copy_load` the rows of first copies; `policy` is how its tables are
+    applied (`exceptions`: in ways of their own); `selection` which tables it takes and what of their columns.
+    `retries` counts how often a person has asked for held tables to be tried again: the reader starts again when it rises.
     """
 
     id: int
@@ -155,6 +156,12 @@ class Pipeline:
     policy: ApplyPolicy = field(default_factory=ApplyPolicy)
     exceptions: tuple[TablePolicy, ...] = ()
     selection: Selection = field(default_factory=Selection)
+    retries: int = 0
+    channels_per_table: int = 1
+
+    def channels_of(self, table: Table) -> int:
+        """How many channels the stream of a table gets in a generation that begins: files need none, and rows without a key have no hash."""
+        return self.channels_per_table if self.load.path is LoadPath.STREAMING and table.key else 1
 
     def policy_of(self, table: TableName) -> ApplyPolicy:
         """How a table is applied."""

@@ -48,6 +48,7 @@ class TableState:
     `shape` is the shape (as `ipc.wire` writes it) that rows have from the place `shape_at` on. `began` is the place where this generation began: rows
     before it are of an older one. A place is `<commit_lsn>-<lsn>` in hexadecimal, in text order. `storage` is where the rows were (`reader.storage`).
     `masks` is what its columns are masked by (`reader.masks`).
+    `channels` is how many channels the stream has in this generation.
     `kept` is the digest of what Snowflake keeps of this state, for a store that is lost.
     """
 
@@ -69,6 +70,7 @@ class TableState:
     storage: str = ""
     kept: str = ""
     masks: str = ""
+    channels: int = 1
 
     def to(self, phase: Phase, **changes: object) -> TableState:
         """The next state. A transition that is missing from the table is a fault of ours."""

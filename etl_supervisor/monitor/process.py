@@ -1,13 +1,15 @@
 """The monitor child: does what waits on networks, so that the parent never does.
 
     start    migrations (retried until the config database answers), metrics endpoint
-    poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed
+    poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed;
+             how the children are goes to the config database, for the API
 
 A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import selectors
 import signal
@@ -22,12 +24,14 @@ from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.removed import done, due
+from etl_supervisor.repository.report import save
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.streams import arrange
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 
 WAIT_SECONDS_MAX = 1.0  # the heartbeat's pace
+REPORTS_MISSED_MAX = 3  # a report of the children comes at every poll; when so many are missed, `/ready` says so
 
 log = structlog.get_logger()
 
@@ -52,6 +56,7 @@ class Monitor:
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._next_poll = 0.0
+        self._news = False
         self._stopping = False
 
     def run(self) -> None:
@@ -66,6 +71,8 @@ class Monitor:
                 self._context.heartbeat.beat()
                 if time.monotonic() >= self._next_poll:
                     self._poll()
+                elif self._news and self._migrated:
+                    self._report()
                 selector.select(max(0.0, min(WAIT_SECONDS_MAX, self._next_poll - time.monotonic())))
                 self._take(inbox.take())
                 self._hear()
@@ -80,6 +87,14 @@ class Monitor:
         while (found := self._context.parent.receive()) is not None:
             if isinstance(found[0], Supervised):
                 self._supervised.told = found[0]
+                self._news = True
+
+    def _report(self) -> None:
+        """How the children are, for the API's `/ready`. One that can't be written is missed there; the poll says why."""
+        self._news = False
+        good_seconds = REPORTS_MISSED_MAX * self._settings.pipeline_poll_interval_secs
+        with contextlib.suppress(EtlError):
+            save(self._settings, self._supervised.told, good_seconds)
 
     def _poll(self) -> None:
         self._next_poll = time.monotonic() + self._settings.pipeline_poll_interval_secs
@@ -96,6 +111,7 @@ class Monitor:
         finally:
             self._serve()
         self._say([*loaded.troubles, *cleaned, *self._risks()])
+        self._report()
         if desired != self._told:
             self._context.parent.send(desired)
             self._told = desired

@@ -39,6 +39,7 @@ from etl_supervisor.repository.selecting import selection
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
+TABLE_SETTINGS = frozenset({"cluster_by"})  # in apply_tables only
 APPLY_COLUMNS = frozenset(
     {"apply", "apply_delete", "apply_history", "apply_interval_seconds_max", "landing_retention_hours"}
 )
@@ -120,24 +121,24 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     ).fetchall()
     for row in rows:
         try:
-            pipeline = _pipeline(row, can_hash=can_hash)
+            found = pipeline(row, can_hash=can_hash)
         except EtlError as error:
             troubles.append(error)
             paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
         else:
-            pipelines.setdefault(pipeline.source_id, []).append(pipeline)
+            pipelines.setdefault(found.source_id, []).append(found)
     sources = connection.execute(
         "SELECT * FROM app.sources WHERE id = ANY(%s) ORDER BY id", [list(pipelines)]
     ).fetchall()
     for row in connection.execute(_PAUSED):
         paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
     specs = tuple(
-        SourceSpec(source_of(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
+        SourceSpec(source(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
     )
     return Loaded(specs, tuple(troubles))
 
 
-def source_of(row: dict[str, Any]) -> Source:
+def source(row: dict[str, Any]) -> Source:
     """A row of app.sources."""
     return Source(
         id=row["id"],
@@ -160,7 +161,8 @@ def source_of(row: dict[str, Any]) -> Source:
     )
 
 
-def _pipeline(row: dict[str, Any], *, can_hash: bool) -> Pipeline:
+def pipeline(row: dict[str, Any], *, can_hash: bool = True) -> Pipeline:
+    """A row of app.pipelines with its `destination`. EtlError(CONFIG) for settings that do not go together."""
     return Pipeline(
         id=row["id"],
         name=row["name"],
@@ -177,6 +179,8 @@ def _pipeline(row: dict[str, Any], *, can_hash: bool) -> Pipeline:
         policy=_policy(row, {}, f"pipeline {row['name']}"),
         exceptions=tuple(_exceptions(row)),
         selection=selection(row, can_hash=can_hash),
+        retries=row["retries"],
+        channels_per_table=row["channels_per_table"],
     )
 
 
@@ -189,12 +193,19 @@ def _exceptions(row: dict[str, Any]) -> Iterator[TablePolicy]:
     for name, own in row["apply_tables"].items():
         place = f"pipeline {row['name']}, table {name}"
         schema, dot, table = name.partition(".")
-        unknown = set(own) - APPLY_COLUMNS if isinstance(own, dict) else {"a value that is no object"}
+        unknown = set(own) - APPLY_COLUMNS - TABLE_SETTINGS if isinstance(own, dict) else {"a value that is no object"}
         if unknown or not (schema and dot and table):
             reason = f"apply_tables can't be read: {', '.join(sorted(unknown)) or 'the name has no schema'}"
-            remedy = f'write {{"<schema>.<table>": {{…}}}} with: {", ".join(sorted(APPLY_COLUMNS))}'
+            remedy = f'write {{"<schema>.<table>": {{…}}}} with: {", ".join(sorted(APPLY_COLUMNS | TABLE_SETTINGS))}'
             raise EtlError(Kind.CONFIG, place, reason, remedy)
         yield TablePolicy(TableName(schema, table), _policy(row, own, place))
+
+
+def _columns(wanted: Any) -> tuple[str, ...]:
+    """Names of columns; ValueError for anything else."""
+    if not isinstance(wanted, list) or not all(isinstance(name, str) and name for name in wanted):
+        raise ValueError("cluster_by is no list of column names")
+    return tuple(wanted)
 
 
 def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy:
@@ -212,6 +223,7 @@ def _policy(row: dict[str, Any], own: dict[str, Any], place: str) -> ApplyPolicy
             interval_seconds_max=max(shortest, float(wanted["apply_interval_seconds_max"])),
             retention_hours=None if retention is None else float(retention),
             schedule_minutes=destination_row["snowflake_task_schedule_minutes"],
+            cluster_by=_columns(own.get("cluster_by", [])),
             together=row["consistency"] == "transaction",
         )
     except (TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ class ChildKind(StrEnum):
     ACTOR = "actor"
     READER = "reader"
     COPY = "copy"
+    API = "api"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ ENTRIES: dict[ChildKind, str] = {
     ChildKind.ACTOR: "workers.snowflake.process:main",
     ChildKind.READER: "workers.reader.entry:main",
     ChildKind.COPY: "workers.reader.copy:main",
+    ChildKind.API: "etl_supervisor.api.process:main",
 }
 
 

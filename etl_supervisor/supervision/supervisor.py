@@ -7,7 +7,7 @@ One turn: wait for a signal, the end of a child (pidfd) or a message; then look 
     death     back-off, then again; too many, or a failure that needs a person: the breaker opens, one trial per cool-down
     silence   no heartbeat for `heartbeat_timeout_seconds` (SIGSTOP, a loop that hangs): SIGABRT, a moment later SIGKILL, then as a death
     SIGHUP    the settings are read again, for the children that start from then on; the monitor looks at the configuration now
-    drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor
+    drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor and the API
     second    SIGTERM or Ctrl-C: SIGKILL to all. Nothing is lost: what was not confirmed comes again from the slot
 
 If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The parent touches no network, no shared rows, no heavy library.
@@ -50,7 +50,7 @@ DRAIN_MARGIN_SECONDS = (
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
 GATHER_SECONDS = 1.0  # tables become known one after the other: copies that are asked for meanwhile share a worker
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
-DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR,))
+DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR, ChildKind.API))
 
 log = structlog.get_logger()
 
@@ -93,6 +93,8 @@ class Supervisor:
         self._posts.add(ChildSpec("monitor", ChildKind.MONITOR, self._entries[ChildKind.MONITOR]))
         for number in range(len(self._listeners)):
             self._posts.add(ChildSpec(f"actor-{number}", ChildKind.ACTOR, self._entries[ChildKind.ACTOR], actor=number))
+        if self._settings.api_addr is not None:
+            self._posts.add(ChildSpec("api", ChildKind.API, self._entries[ChildKind.API]))
         try:
             while not (self._draining and not self._posts.children()):
                 self._turn()

@@ -138,7 +138,7 @@ def test_crashes_before_and_after_the_block_leave_no_half_of_a_transfer(deploy: 
     deploy.ready("shop", len(BANKS))
     with auditor(deploy) as audit, transfers(deploy.source) as done:
         wait_for("all kills", lambda: audit.look() and landed(deploy) == set(armed), 120)
-        os.kill(deploy.children()["etl-reader-shop"], signal.SIGKILL)
+        os.kill(wait_for("a reader", lambda: deploy.children().get("etl-reader-shop")), signal.SIGKILL)
         before, moves = done[0], len(set(audit.seen))
         wait_for("more moves", lambda: audit.look() and len(set(audit.seen)) > moves + 4 and done[0] > before + 50)
         deploy.kill()

@@ -210,7 +210,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         alembic.command.downgrade(chain, "0001")
         connection.commit()
     ((before,),) = database.execute(columns)
-    assert newest - before == 6
+    assert newest - before == 7
     assert migrate(settings, "app") == ["app: 0001 -> removed"]
 
 
@@ -231,12 +231,13 @@ def test_tables_are_applied_as_the_pipeline_says_or_in_ways_of_their_own(
     fill(database, settings)
     database.execute(
         "update app.pipelines set apply = 'view', landing_retention_hours = 24,"
-        """ apply_tables = '{"public.a.b": {"apply": "merge", "apply_history": true}, "s.log": {"apply": "append"}}'"""
+        """ apply_tables = '{"public.a.b": {"apply": "merge", "apply_history": true, "cluster_by": ["at"]}, "s.log": {"apply": "append"}}'"""
     )
     ((pipeline,),) = (spec.pipelines for spec in load(settings).specs)
     assert pipeline.policy == ApplyPolicy(ApplyMode.VIEW, retention_hours=24.0)
     own = pipeline.policy_of(TableName("public", "a.b"))
     assert (own.mode, own.history, own.retention_hours) == (ApplyMode.MERGE, True, 24.0)
+    assert (own.cluster_by, pipeline.policy.cluster_by) == (("at",), ())
     assert pipeline.policy_of(TableName("s", "log")).mode is ApplyMode.APPEND
     assert pipeline.policy_of(TableName("s", "other")) is pipeline.policy
 
@@ -259,11 +260,15 @@ def test_all_tables_of_a_pipeline_are_applied_together_or_none(settings: Setting
             """apply_tables = '{"t": {"apply": "merge"}}'""",
             "config at pipeline pipe, table t: apply_tables can't be read: the name has no schema (write"
             ' {"<schema>.<table>": {…}} with: apply, apply_delete, apply_history, apply_interval_seconds_max,'
-            " landing_retention_hours)",
+            " cluster_by, landing_retention_hours)",
         ),
         (
             """apply_tables = '{"s.t": {"apply": "often"}}'""",
             "config at pipeline pipe, table s.t: 'often' is not a valid ApplyMode (see docs/configuration.md, Pipelines)",
+        ),
+        (
+            """apply_tables = '{"s.t": {"cluster_by": "a"}}'""",
+            "config at pipeline pipe, table s.t: cluster_by is no list of column names (see docs/configuration.md, Pipelines)",
         ),
         (
             "apply = 'append', apply_history = true",

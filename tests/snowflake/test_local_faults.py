@@ -20,10 +20,10 @@ from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
-from workers.snowflake.failure import Cure, Saturated, explain
+from workers.snowflake.failure import Directive, Saturated, explain
 from workers.snowflake.held import HELD_BYTES_MAX
 from workers.snowflake.identifiers import Objects
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 ROWS = ".*/rows$"
 
@@ -37,7 +37,9 @@ def objects(destination: Destination) -> Objects:
 
 @contextlib.contextmanager
 def channel_in(destination: Destination, objects: Objects) -> Iterator[StreamingChannel]:
-    channel = StreamingChannel(destination, objects, "c", f"one-{time.time_ns()}", lambda secret: "", Path())
+    channel = StreamingChannel(
+        StreamingClient(destination, objects, f"one-{time.time_ns()}", lambda secret: "", Path()), "c"
+    )
     try:
         yield channel
     finally:
@@ -158,7 +160,7 @@ def test_a_channel_takes_only_so_much_while_nothing_is_sent_and_then_goes_on(
         append(channel, 0, half, note)
         with pytest.raises(Saturated) as refused:
             append(channel, half, half, note)
-        assert explain(refused.value, "")[0] is Cure.AGAIN
+        assert explain(refused.value, "").directive is Directive.AGAIN
         local_snowflake.set(blackhole=False)
         wait_for("what was held to be sent", channel.flush, 20)
         committed(channel, append(channel, half, half, note))

@@ -20,7 +20,7 @@ from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import destination_in, sql_session
 from workers.snowflake.identifiers import Objects
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 COLUMNS = '"ID" NUMBER(19,0) NOT NULL, "S" VARCHAR, "F" FLOAT, "B" BINARY, "TZ" TIMESTAMP_TZ(6), "V" VARIANT, "N" NUMBER(12,2)'
 
@@ -33,7 +33,9 @@ def landing(destination: Destination) -> Iterator[tuple[Destination, Objects, An
 
 
 def channel_in(destination: Destination, objects: Objects, name: str = "c", client: str = "one") -> StreamingChannel:
-    return StreamingChannel(destination, objects, name, f"{client}-{time.time_ns()}", lambda secret: "", Path())
+    return StreamingChannel(
+        StreamingClient(destination, objects, f"{client}-{time.time_ns()}", lambda secret: "", Path()), name
+    )
 
 
 def append(channel: StreamingChannel, first: int, count: int, line: str = '{"ID":%d,"S":"x"}') -> str:

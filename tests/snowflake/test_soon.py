@@ -15,7 +15,7 @@ from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake.identifiers import Objects
 from workers.snowflake.inquiry import Inquiries, InquiryError, Pipe
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 STATUS = "bulk-channel-status"
 
@@ -26,7 +26,9 @@ def channel(destination: Destination, local_snowflake: LocalSnowflake) -> Iterat
         cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0))')
     objects = Objects(destination.database, "PUBLIC", "PUBLIC", "T", "LANDING_T")
     local_snowflake.set(counting=True)
-    opened = StreamingChannel(destination, objects, "c", f"one-{time.time_ns()}", lambda secret: "", Path())
+    opened = StreamingChannel(
+        StreamingClient(destination, objects, f"one-{time.time_ns()}", lambda secret: "", Path()), "c"
+    )
     yield opened
     opened.close(flush=False)
 
@@ -72,7 +74,7 @@ def test_without_an_answer_the_sdk_is_asked(
     wait_for("the row", lambda: channel.status(inquiries).committed == token, 20)
     pipe = Pipe(destination.database, "PUBLIC", "LANDING_T-STREAMING")
     with pytest.raises(InquiryError, match=r"^not asked: it failed a moment ago$"):
-        inquiries.ask(destination, pipe, "c")
+        inquiries.ask(destination, pipe, ["c"])
 
 
 @pytest.mark.slow

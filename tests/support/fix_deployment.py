@@ -219,10 +219,14 @@ class Deployment:
         finally:
             store.close()
 
+    def written(self, name: str) -> int:
+        """The end of a source's WAL."""
+        ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
+        return lsn.parse(text)
+
     def caught_up(self, name: str) -> None:
         """Wait until everything committed so far is durable, confirmed and applied."""
-        ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
-        end = lsn.parse(text)
+        end = self.written(name)
         wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
         wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etl_supervisor.ipc.messages import Segment
 from etl_supervisor.model.position import Position
-from workers.snowflake.channel import Channel
+from workers.snowflake.channel import Channel, ChannelStatus
 
 
 def token(commit: int, row: int = 0) -> str:
@@ -17,7 +17,7 @@ def segment(seq: int, first: int, last: int) -> Segment:
 
 def opened(committed: str | None = None, errors: int = 0, known: int = 0) -> Channel:
     channel = Channel()
-    channel.opened(committed, errors, known)
+    channel.opened(ChannelStatus(committed, errors, True), known)
     for seq in (1, 2, 3):
         channel.waiting.append((segment(seq, seq * 10, seq * 10 + 5), None))
     return channel

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etl_supervisor.config.settings import describe
+from etl_supervisor.config.describe import describe
 from etl_supervisor.errors import Kind
 from etl_supervisor.exits import Exit, code_of
 from etl_supervisor.policy import directive

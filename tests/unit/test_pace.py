@@ -1,35 +1,17 @@
-"""Which pipelines are parked because their rows do not become durable."""
+"""A pause follows work that takes long."""
 
 from __future__ import annotations
 
-from workers.reader.pace import BLOCKED_SECONDS, Pace
+from workers.reader.pace import Pace
 
 
-def test_a_pipeline_whose_oldest_row_stays_in_flight_is_stuck() -> None:
-    pace = Pace(300)
-    assert pace.stuck({"a": 1, "b": 1}, 0, blocked=False) == []
-    assert pace.stuck({"a": 1, "b": 2}, 299, blocked=False) == []
-    assert pace.stuck({"a": 1, "b": 3}, 300, blocked=False) == ["a"]
-
-
-def test_one_that_moves_or_has_nothing_in_flight_is_not() -> None:
-    pace = Pace(300)
-    pace.stuck({"a": 1, "b": None}, 0, blocked=False)
-    pace.stuck({"a": 2, "b": None}, 200, blocked=False)
-    assert pace.stuck({"a": 2, "b": None}, 400, blocked=False) == []
-    pace.stuck({"a": None, "b": None}, 450, blocked=False)
-    pace.stuck({"a": 2, "b": None}, 460, blocked=False)
-    assert pace.stuck({"a": 2, "b": None}, 700, blocked=False) == []
-
-
-def test_while_memory_is_short_it_is_parked_sooner() -> None:
-    pace = Pace(300)
-    pace.stuck({"a": 1, "b": None}, 0, blocked=True)
-    assert pace.stuck({"a": 1, "b": None}, BLOCKED_SECONDS, blocked=True) == ["a"]
-
-
-def test_where_all_are_stuck_none_is_parked() -> None:
-    pace = Pace(300)
-    pace.stuck({"a": 1, "b": 1}, 0, blocked=False)
-    assert pace.stuck({"a": 1, "b": 1}, 500, blocked=False) == []
-    assert Pace(0).stuck({"a": 1}, 0, blocked=False) == []
+def test_work_that_takes_long_is_followed_by_a_pause() -> None:
+    pace = Pace()
+    assert pace.begin(100.0)
+    pace.end(100.02, due=150.0)
+    assert pace.due_at == 150.0
+    assert not pace.begin(100.1)
+    assert 100.1 < pace.due_at < 100.3, "it was asked for: as soon as the pause is over"
+    assert pace.begin(100.3)
+    pace.end(100.3, due=float("inf"))
+    assert pace.begin(100.3), "what takes no time needs no pause"

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from etl_supervisor.config.settings import describe, load
+from etl_supervisor.config.describe import describe
+from etl_supervisor.config.settings import load
 from etl_supervisor.errors import EtlError
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -39,13 +39,14 @@ report      what a reader tells of itself
 rounds      what is looked at every few seconds: rewrites, publications, requests of people
 stored      the states of the tables, kept
 roster      all tables of the source in all its pipelines
+pace        work that grows with the number of tables, kept to a share of the time
 together    when the tables of a pipeline become visible together, and how far (pure)
 follower    one table in one pipeline: what it needs now (pure)
 admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted
 doctor      what `doctor` looks at in a source
-pace        which pipelines hold the others back (pure)
+stuck       which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 pieces      batches cut into segments (pure)

@@ -9,7 +9,6 @@ known                            where the reader before us left it
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import structlog
@@ -21,7 +20,7 @@ from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
-from workers.reader.follower import Follower, copied
+from workers.reader.follower import Follower, beginning_anew, copied
 from workers.reader.masks import resolve, same
 from workers.reader.stored import StoredTables
 
@@ -47,12 +46,12 @@ class Admission:
         """The shape and state that it goes on from."""
         stored = self._stored.find(pipeline, table)
         if stored is None or stored.generation < self._progress.generation:
-            return table, new_state(table, self._progress.generation - 1)
+            return table, beginning_anew(pipeline, table, self._progress.generation - 1)
         if stored.oid != table.oid:
-            return table, new_state(table, stored.generation)
+            return table, beginning_anew(pipeline, table, stored.generation)
         if self._looks_otherwise(pipeline, table, stored):
             log.warning("table_copied_again", pipeline=pipeline.name, table=str(table.name), reason="other masks")
-            return table, replace(new_state(table, stored.generation), masks=stored.masks)
+            return table, replace(beginning_anew(pipeline, table, stored.generation), masks=stored.masks)
         if stored.phase is Phase.DATASYNC:
             done = self._stored.copy(pipeline, stored.table)
             # Its worker died with our predecessor; or it had ended, and nobody heard.
@@ -78,8 +77,3 @@ class Admission:
             return not same(resolve(pipeline, table, stored.masks, self._masking_secret), stored.masks)
         except EtlError:
             return False  # it is held
-
-
-def new_state(table: Table, older: int) -> TableState:
-    """A generation of the table's own, later than any before."""
-    return TableState(table.name, table.oid, max(int(time.time()), older + 1))

@@ -16,6 +16,7 @@ Snowflake's error counter, so that the next open knows whether rows were refused
 
 from __future__ import annotations
 
+import time
 import zlib
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -106,6 +107,8 @@ class Follower:
             fill_ms=self.pipeline.batch_max_fill_ms,
             load=self.pipeline.load,
             former=progress.former,
+            prove=progress.forked_at > 0,
+            channels=self.state.channels,
         )
 
     def copy(self, source: str, epoch: int) -> CopyWanted:
@@ -156,13 +159,14 @@ class Follower:
     def opened(self, message: TableOpened) -> None:
         """The actor has it open; an Apply that its predecessor was asked for died with it."""
         self.applying, self.keeping = False, ""
-        self.open, self.reopening, self.retry_at, self.outages = True, False, None, 0
+        self.open, self.reopening, self.retry_at = True, False, None
         self.applied, self.shown = max(self.applied, message.applied), message.shown
         if self.state.phase is Phase.ERRORED:
             self.state = self.state.to(self.state.resume, trouble="")
 
     def durable(self, message: Durable) -> bool:
         """Rows are durable; True when the counters in the state have changed with it."""
+        self.outages = 0  # not when it was opened: its channel is opened for the first rows
         dead = self.state.dead if message.dead is None else message.dead
         changed = (message.errors, dead) != (self.state.errors, self.state.dead)
         self.state = replace(self.state, errors=message.errors, dead=dead)
@@ -184,7 +188,7 @@ class Follower:
 
     def applied_to(self, fence: int, now: float) -> bool:
         """The target shows everything below `fence`; True when the table became READY by that."""
-        self.applying, self.inherited, self.applied = False, False, max(self.applied, fence)
+        self.applying, self.inherited, self.applied, self.outages = False, False, max(self.applied, fence), 0
         self.apply_at = now + self._pause(now - self.asked_at)
         self.rest_until = now + self.policy.interval_seconds_max
         became = self.state.phase is Phase.CATCHUP
@@ -316,6 +320,16 @@ class Follower:
         if self.open and not self.applying and self.unapplied and not self.policy.together:
             times.append(self._apply_at)
         return min(times, default=float("inf"))
+
+
+def beginning(pipeline: Pipeline, table: Table, generation: int) -> TableState:
+    """The state of a table whose generation begins."""
+    return TableState(table.name, table.oid, generation, channels=pipeline.channels_of(table))
+
+
+def beginning_anew(pipeline: Pipeline, table: Table, older: int) -> TableState:
+    """In a generation of the table's own, later than any before."""
+    return beginning(pipeline, table, max(int(time.time()), older + 1))
 
 
 def copied(state: TableState, found: CopyState | None) -> TableState | None:

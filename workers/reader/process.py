@@ -41,7 +41,6 @@ from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.intake import intake_of
 from workers.reader.lineage import Lineage
-from workers.reader.pace import Pace
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
 from workers.reader.recall import last_progress
@@ -52,6 +51,7 @@ from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
 from workers.reader.stored import StoredTables
 from workers.reader.stream import ReplicationStream, connect
+from workers.reader.stuck import Stuck
 from workers.reader.transfer import BinaryForms, Manner, choose
 from workers.reader.watch import Watch
 
@@ -140,7 +140,7 @@ class Reader:
         self._store.save_progress(source.stream, self._progress, self._epoch)
         self._parking = parking.Parking(self._catalog, self._store, self._spec)
         self._spec = self._parking.settle(self._progress, beat)
-        self._pace = Pace(self._settings.park_after_seconds)
+        self._stuck = Stuck(self._settings.park_after_seconds)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
             self._context.name,
@@ -358,7 +358,7 @@ class Reader:
         for follower in self._roster.followers:
             handles[follower.pipeline.name].append(follower.handle)
         oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
-        stuck = self._pace.stuck(oldest, now, blocked=self._publisher.blocked)
+        stuck = self._stuck.stuck(oldest, now, blocked=self._publisher.blocked)
         for pipeline in self._spec.pipelines:
             if pipeline.name in stuck:
                 self._parking.park(pipeline, self._progress, stuck=True)

@@ -1,10 +1,11 @@
 """All tables of a source in all its pipelines: carries out what each `Follower` decides.
 
-Holds the books between table (oid), pipeline and handle; writes each change of a table's state to the state store before anything depends on it.
+Holds the books between table (oid), pipeline and handle; writes every change of a table's state to the store before anything depends on it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -32,11 +33,12 @@ from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
 from workers.reader import pieces
-from workers.reader.admission import PROVISIONAL, Admission, new_state
+from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
 from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower
+from workers.reader.follower import Action, Follower, beginning_anew
 from workers.reader.frontier import Frontier
+from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
 from workers.reader.retired import Retired
 from workers.reader.sight import Sight
@@ -65,14 +67,10 @@ class Roster:
         sight: Sight,
         settings: Settings,
     ) -> None:
-        self._spec = spec
-        self._progress = progress
-        self._epoch = epoch
-        self._publisher = publisher
-        self._frontier = frontier
-        self._sight = sight
+        self._spec, self._progress, self._epoch = spec, progress, epoch
+        self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._handles = 0
+        self._handles, self.trouble = 0, ""
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
@@ -80,8 +78,8 @@ class Roster:
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
         self._admission = Admission(self._stored, progress, settings.masking())
+        self._pace = Pace()
         self.copies_wanted: list[CopyWanted] = []
-        self.trouble = ""
 
     @property
     def followers(self) -> Iterable[Follower]:
@@ -90,7 +88,6 @@ class Roster:
 
     def introduce(self, tables: Iterable[Table]) -> None:
         """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
-
         Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
         """
         for table in tables:
@@ -103,7 +100,6 @@ class Roster:
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
-
         A table that is gone from the source and was never followed has none.
         """
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
@@ -238,7 +234,9 @@ class Roster:
     def _begin_anew(self, follower: Follower, table: Table, reason: str, place: str) -> Follower:
         """The table is copied again in a generation of its own; its target is replaced by the first apply, in one step."""
         log.warning("table_copied_again", pipeline=follower.pipeline.name, table=str(table.name), reason=reason)
-        state = self._shaped(new_state(table, follower.state.generation), follower, table, place)
+        state = self._shaped(
+            beginning_anew(follower.pipeline, table, follower.state.generation), follower, table, place
+        )
         return self._replace(follower, table, replace(state, began=place), held=False)
 
     def _shaped(self, state: TableState, follower: Follower, table: Table, place: str) -> TableState:
@@ -338,6 +336,8 @@ class Roster:
 
     def act(self, now: float) -> None:
         """Carry out what is due. StreamAgain when the stream must begin again at the confirmed position."""
+        if not self._pace.begin(time.monotonic()):
+            return
         self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
@@ -363,6 +363,7 @@ class Roster:
                     raise StreamAgain(f"{follower.place}: a held table is tried again")
         for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
             self._publisher.apply_together(wanted)
+        self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
@@ -371,7 +372,7 @@ class Roster:
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
-        return min([self.together.due_at(), *(follower.due_at() for follower in self.followers)])
+        return self._pace.due_at
 
     # -- inside
 

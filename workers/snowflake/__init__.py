@@ -6,6 +6,7 @@ guest        one publisher's connection
 jobs         threads for what may block, per destination
 memory       states that a lost state store gets back
 desk         one table of one publisher: what is asked, what is under way
+attendance   which desks the loop looks at, and which idle channels it closes
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
 opening      the channel of a table, by its pipeline's load path
@@ -16,6 +17,8 @@ stage        files of a table in the internal stage, and the COPY that loads the
 loaders      from the stage into the landing table: COPY INTO, Snowpipe
 parquet      a batch as a file has it
 streaming    Snowpipe Streaming through the SDK
+shards       several channels of one table as one
+sharding     which of them a row takes
 held         how much the SDK holds (pure)
 inquiry      what a channel has committed, asked without the SDK's cache
 ndjson       a batch as the SDK wants it

@@ -36,7 +36,8 @@ from etl_supervisor.model.position import Position
 class ChannelStatus:
     """What Snowflake says of a channel. `errors` counts refused rows since it was created; `message`, of the last one, may repeat a value.
 
-    `handed`, at an open: rows up to it are in Snowflake's hands already, and will be committed (None: those that are committed).
+    `handed`, at an open: rows up to it are in Snowflake's hands already, and will be committed (None: those that are committed). `newest`: rows
+    up to it may have been committed, or refused, before an open (None: as `committed`).
     """
 
     committed: str | None
@@ -44,6 +45,7 @@ class ChannelStatus:
     valid: bool
     message: str = field(default="", repr=False)
     handed: str | None = None
+    newest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,19 @@ class Channel:
         """The error counter up to which every refused row is accounted for, for the publisher to keep."""
         return self.known if self.doubt else self.errors
 
-    def opened(self, committed: str | None, errors: int, known: int, handed: str | None = None) -> None:
+    def opened(self, status: ChannelStatus, known: int) -> None:
         """The channel was opened: what was appended and neither committed nor `handed` is gone. Segments may wait already. `known` is the publisher's
-        baseline."""
-        assert self.appended is None, "books are made anew for every open"
-        self.committed, self.appended = committed, handed
-        self.handed = handed or committed
-        self.errors, self.known = errors, known
-        self.doubt = (committed or "") if errors != known else ""
+        baseline. What was committed before a rest stays so, also when Snowflake has forgotten the channel since."""
+        assert self.appended is None, "nothing is appended to a channel that is not open"
+        self.committed, self.appended = max(self.committed or "", status.committed or "") or None, status.handed
+        self.handed = status.handed or self.committed
+        self.errors, self.known = status.errors, known
+        self.doubt = (status.newest or status.committed or "") if status.errors != known else ""
+
+    def rest(self) -> None:
+        """The channel is closed until the next row; everything is durable."""
+        assert not self.undurable
+        self.committed, self.appended, self.handed = self.reached or None, None, None
 
     def took(self, handed: str, since: float | None = None) -> Underway:
         """The next waiting segment is with the SDK (or was before), or in the dead letter; `handed` is the SDK's token now ("": none)."""

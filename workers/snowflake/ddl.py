@@ -98,6 +98,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     if landing is None and aims:
         offers.make_way(cursor, objects, place)
     target = _described(cursor, objects.target_sql) if aims else []
+    if watermark.applied and (landing is None or target is None):
+        watermark = _begin_again(cursor, objects, watermark, place, log_is_there=landing is not None)
     if landing is None or target is None:
         _create(cursor, opening.table, objects, aims=aims)
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
@@ -115,6 +117,20 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         _keep_shape(cursor, opening, objects)
     offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
     return Ensured(watermark, table)
+
+
+def _begin_again(cursor: Any, objects: Objects, watermark: Watermark, place: str, *, log_is_there: bool) -> Watermark:
+    """A table that somebody has dropped. The target is made again of the whole change log; EtlError(DESTINATION_SETUP) when that is not there."""
+    where = f"LANDING_TABLE = {literal(objects.landing)}"
+    (purged,) = cursor.execute(f"SELECT PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
+    if not log_is_there or int(purged) == watermark.generation:
+        reason = f"{objects.target} is gone, and rows have left {objects.landing}"
+        if not log_is_there:
+            reason = f"{objects.landing} is gone, with changes that may not be applied"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "undrop it, or have the table copied again")
+    cursor.execute(f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where}")
+    log.warning("target_made_again", place=place, target=objects.target)
+    return replace(watermark, applied=0)
 
 
 def _shaped(

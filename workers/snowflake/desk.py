@@ -3,6 +3,10 @@
     OPENING ──► OPEN ──(ReshapeTable, once everything before it is durable)──► ALTERING ──► OPEN
        └──────────┴────────────── any failure ──────────────────────────────────────────┴──► DEAD ──(OpenTable)──► OPENING
 
+OPEN says that the tables are looked after. The channel is opened when the first segment waits, and closed when it has been idle for long (`rest`): an
+open channel costs memory and one of the 1,000 pipes of an account. Its committed token is wanted for rows only; who must know it without rows
+says so (`OpenTable.prove`).
+
 A desk has at most one job at a time of each sort: `sdk` (open, append), `status` (and what it leads to, `sift`), `sql` (alter, apply). Jobs run
 in threads and may block as long as they like; the loop starts them with what they work on, and takes their results.
 
@@ -23,8 +27,9 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, TableOpened
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
@@ -43,8 +48,9 @@ SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few M
 AGAIN_SECONDS = 0.2  # after back-pressure
 WAIT_SECONDS_MIN = 0.005  # a question that is due and can't be asked must not spin
 WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
-STATUS_SECONDS = 0.25  # the SDK answers from its own cache, which is a second old at most
-SOON_SECONDS = 0.03  # between two questions to Snowflake itself, for rows that are wanted soon …
+STATUS_SECONDS = 0.25  # between two questions to the SDK, which answers from a cache that is a second old at most …
+SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon …
+STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
 SOON_PART = (
     0.25  # … and later this part of the time that has passed: it commits when it likes, 5 to 10 s after an append
 )
@@ -83,6 +89,7 @@ class Desk:
     purged_at: int = 0  # the watermark at the last purge
     purge_at: float = 0.0
     copied: int = 0  # commit_lsn of the copy's rows
+    used_at: float = 0.0  # when the channel was last needed
     closing: bool | None = None  # drop? once a CloseTable has come
     sdk_busy: bool = False
     status_busy: bool = False
@@ -91,10 +98,15 @@ class Desk:
     append_at: float = 0.0
     status_at: float = 0.0
 
+    @property
+    def place(self) -> str:
+        """For errors and logs."""
+        return f"pipeline {self.opening.pipeline}, table {self.opening.table.name}"
+
     def begin(self, opening: OpenTable) -> None:
         """A new life, with an open under way."""
         self.end()
-        self.opening, self.state, self.sdk_busy = opening, State.OPENING, True
+        self.opening, self.state, self.sql_busy = opening, State.OPENING, True
 
     def end(self) -> LoadChannel | None:
         """The life is over: nothing that is under way counts any more. Returns the channel, for the caller to close."""
@@ -111,14 +123,41 @@ class Desk:
         sdk, self.sdk = self.sdk, None
         return sdk
 
+    def opened(self, prepared: Prepared) -> None:
+        """The tables are looked after; the publisher's baseline counts until the channel is open."""
+        self.altered(self.opening, prepared)
+        self.channel.errors = self.opening.errors
+
     def take_channel(self, sdk: LoadChannel) -> None:
         """The channel is open."""
-        self.sdk, self.sdk_busy, self.state = sdk, False, State.OPEN
-        self.channel.opened(sdk.opened.committed, sdk.opened.errors, self.opening.errors, sdk.opened.handed)
+        self.sdk, self.sdk_busy, self.used_at = sdk, False, time.monotonic()
+        self.channel.opened(sdk.opened, self.channel.baseline)
         if isinstance(sdk, FileChannel):
             load = self.opening.load
             self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)
             self.gathering.hurried = self.hurried
+
+    def word_of_open(self) -> TableOpened:
+        """For the publisher."""
+        assert self.watermark is not None
+        books, version = self.channel, self.opening.table.version
+        newest = self.sdk.opened.newest if self.sdk is not None else None
+        tokens = books.committed, newest or books.appended
+        marks = self.watermark.applied, self.watermark.shown
+        return TableOpened(self.opening.handle, version, *tokens, books.errors, *marks)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether the channel is open and nobody would miss it now. One whose rows travel as files has nothing open."""
+        busy = self.sdk_busy or self.status_busy or self.sift_busy or self.closing is not None
+        return self.sdk is not None and self.gathering is None and self.channel.idle and not busy
+
+    def rest(self) -> LoadChannel | None:
+        """Do without the channel until the next row. Returns it, for the caller to close."""
+        assert self.may_rest
+        self.channel.rest()
+        sdk, self.sdk = self.sdk, None
+        return sdk
 
     def take_shape(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables were looked after: rows from now on have this version's shape, or were landed before and will be filtered."""
@@ -143,10 +182,17 @@ class Desk:
 
     # -- what may start now
 
+    def wants_channel(self) -> bool:
+        """Rows wait, and the channel is not open."""
+        return self.sdk is None and self._has_rows()
+
     def wants_append(self, now: float) -> bool:
         """A segment waits that this version of the table can take."""
-        ready = self.state is State.OPEN and not self.sdk_busy and now >= self.append_at and bool(self.channel.waiting)
-        return ready and self.channel.waiting[0][0].version <= self.opening.table.version and self._is_due(now)
+        return self.sdk is not None and now >= self.append_at and self._has_rows() and self._is_due(now)
+
+    def _has_rows(self) -> bool:
+        ready = self.state is State.OPEN and not self.sdk_busy and bool(self.channel.waiting)
+        return ready and self.channel.waiting[0][0].version <= self.opening.table.version
 
     def _is_due(self, now: float) -> bool:
         """Files are made when they are large or old enough, unless a change of shape or the end waits for them."""
@@ -170,7 +216,7 @@ class Desk:
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
-        pending = self.state in (State.OPEN, State.ALTERING) and bool(self.channel.undurable)
+        pending = self.sdk is not None and bool(self.channel.undurable)
         return pending and self.suspicion is None and not self.status_busy and now >= self.status_at
 
     @property
@@ -220,15 +266,21 @@ class Desk:
         life = self.life
         return Loading(self.opening, self.limits, self.tools, lambda: self.life == life)
 
-    def open_job(self, opening: OpenTable) -> tuple[LoadChannel, Prepared]:
-        """Ensure the objects, then open the channel: that fences every older owner and tells what is committed."""
+    def open_job(self, opening: OpenTable) -> tuple[LoadChannel | None, Prepared]:
+        """Ensure the objects, and open the channel if its tokens are wanted now."""
         prepared = self.alter_job(opening)
+        if not opening.prove:
+            return None, prepared
+        return self.channel_job(replace(opening, table=prepared.ensured.table)), prepared
+
+    def channel_job(self, opening: OpenTable) -> LoadChannel:
+        """Open the channel: that fences every older owner and tells what is committed."""
         try:
-            sdk = open_channel(replace(opening, table=prepared.ensured.table), self.tools)
+            sdk = open_channel(opening, self.tools)
         except Exception as error:
             raise in_our_words(error, opening) from None
         failpoint("actor.after_open")
-        return sdk, prepared
+        return sdk
 
     @property
     def soon(self) -> bool:
@@ -237,17 +289,22 @@ class Desk:
 
     def status_due(self, now: float) -> float:
         """When to ask again."""
+        if not self.soon:
+            return now + min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, (now - self.used_at) * SOON_PART))
         oldest = self.channel.undurable[0].since if self.channel.undurable else None
-        if not self.soon or oldest is None:
-            return now + STATUS_SECONDS
-        return now + min(STATUS_SECONDS * 4, max(SOON_SECONDS, (time.time() - oldest) * SOON_PART))
+        age = STATUS_SECONDS if oldest is None else time.time() - oldest
+        return now + min(SOON_SECONDS_MAX, max(SOON_SECONDS, age * SOON_PART))
 
     def status_job(self, sdk: LoadChannel) -> ChannelStatus:
         """What Snowflake has committed."""
         try:
-            return sdk.status(self.tools.inquiries if self.soon else None)
+            status = sdk.status(self.tools.inquiries if self.soon else None)
         except Exception as error:
             raise in_our_words(error, self.opening) from None
+        if not status.valid:
+            reason = "Snowflake says that the channel is not valid any more"
+            raise EtlError(Kind.CHANNEL, self.place, reason, "it is opened again", transient=True)
+        return status
 
     def alter_job(self, opening: OpenTable) -> Prepared:
         """Bring the objects to their shape."""
@@ -310,6 +367,7 @@ class Desk:
 
     def took(self, item: Underway) -> None:
         """A segment has left for Snowflake."""
+        self.used_at = time.monotonic()
         if self.gathering is not None:
             self.gathering.taken([item.segment], time.monotonic())
 

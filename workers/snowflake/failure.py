@@ -16,10 +16,15 @@ Numbers are Snowflake's error numbers. The connector reports an HTTP status as 2
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import structlog
+
 from etl_supervisor.errors import EtlError, Kind
+
+log = structlog.get_logger()
 
 HTTP_NUMBER = 290000  # the connector's number of an HTTP status
 
@@ -145,6 +150,13 @@ RULES: tuple[Rule, ...] = (
         sdk="CONFIG_ERROR INVALID_REQUEST INVALID_ARGUMENT NOT_IMPLEMENTED ELASTIC_CHANNEL_RESERVED_NAME CANNOT_DROP_ELASTIC_CHANNEL",
     ),
     _rule(
+        "unanswered",
+        Directive.REOPEN,
+        Kind.DESTINATION_UNREACHABLE,
+        "check the host and the network; " + _BY_ITSELF,
+        sdk="HTTP_RETRIES_EXHAUSTED_ERROR",
+    ),
+    _rule(
         "gone",
         Directive.HEAL,
         Kind.CHANNEL,
@@ -165,7 +177,7 @@ RULES: tuple[Rule, ...] = (
         Kind.CHANNEL,
         _REOPENED,
         sdk="SF_API_PIPE_FAILED_OVER_ERROR CLOSED_CLIENT_ERROR INVALID_CLIENT_ERROR CLIENT_WAIT_FOR_FLUSH_TIMEOUT FATAL MUTEX_LOCK_FAILED"
-        " SF_API_UNEXPECTED_BEHAVIOR_ERROR SF_API_INTERNAL_SERVER_ERROR FILE_UPLOAD_ERROR HTTP_RETRIES_EXHAUSTED_ERROR"
+        " SF_API_UNEXPECTED_BEHAVIOR_ERROR SF_API_INTERNAL_SERVER_ERROR FILE_UPLOAD_ERROR"
         " CLOSE_ALL_CHANNELS_FAILED_ERROR",
     ),
 )
@@ -217,3 +229,11 @@ def explain_pipe(status: int, place: str) -> SnowflakeError:
     """An answer of Snowpipe's REST interface in our words. It has repeated the request for a minute already where that can help."""
     rule = of_http(status)
     return SnowflakeError(rule, place, f"Snowpipe answers {status}", Kind.CHANNEL)
+
+
+def unforeseen(error: BaseException, operation: str, place: str) -> EtlError:
+    """An error that nobody has named, logged. Not its text: it may hold a value."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("job_crashed", operation=operation, error=type(error).__name__, at=f"{where.name}:{where.lineno}")
+    reason = f"{operation} failed: {type(error).__name__} in {where.name}"
+    return EtlError(Kind.INTERNAL, place, reason, "see the actor's log", transient=True)

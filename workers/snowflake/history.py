@@ -46,6 +46,11 @@ def steps(window: Window, objects: Objects) -> list[str]:
     return [*ends, _made(window, objects)]
 
 
+def remade(window: Window, objects: Objects, base: int, keys: str) -> list[str]:
+    """The versions of some keys (a condition) again, from a window that has all their rows since `base`."""
+    return [f"DELETE FROM {objects.history_sql} WHERE _ETL_FROM_LSN >= {base} AND {keys}", _made(window, objects)]
+
+
 def _ended_by_change(window: Window, objects: Objects) -> str:
     """The first change of each key before the first truncate."""
     first = f"SELECT * FROM v WHERE _ETL_OP <> 'T' QUALIFY ROW_NUMBER() OVER (PARTITION BY {window.key_list} ORDER BY {ORDER}) = 1"

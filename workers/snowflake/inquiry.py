@@ -75,13 +75,13 @@ class Inquiries:
         self._doors: dict[tuple[Any, ...], _Door] = {}
         self._opening = threading.Lock()
 
-    def ask(self, destination: Destination, pipe: Pipe, channel: str) -> dict[str, Any]:
-        """The status as Snowflake spells it. InquiryError when there is none to be had now."""
+    def ask(self, destination: Destination, pipe: Pipe, channels: list[str]) -> dict[str, dict[str, Any]]:
+        """The status of each channel as Snowflake spells it. InquiryError when there is none to be had now."""
         door = self._door(destination)
         if time.monotonic() < door.shut_until:
             raise InquiryError("not asked: it failed a moment ago")
         try:
-            return _status(door, self._token(destination, door), pipe, channel)
+            return _statuses(door, self._token(destination, door), pipe, channels)
         except (urllib3.exceptions.HTTPError, orjson.JSONDecodeError, InquiryError, KeyError, EtlError) as error:
             door.shut_until, door.until = time.monotonic() + SHUT_SECONDS, 0.0
             raise InquiryError(type(error).__name__) from None
@@ -145,18 +145,18 @@ def _text(answer: urllib3.BaseHTTPResponse) -> str:
     return answer.data.decode().strip().strip('"')
 
 
-def _status(door: _Door, token: str, pipe: Pipe, channel: str) -> dict[str, Any]:
+def _statuses(door: _Door, token: str, pipe: Pipe, channels: list[str]) -> dict[str, dict[str, Any]]:
     names = (quote(name, safe="") for name in (pipe.database, pipe.schema, pipe.name))
     path = "/v2/streaming/databases/{}/schemas/{}/pipes/{}:bulk-channel-status".format(*names)
     answer = door.pool.request(
         "POST",
         f"https://{door.host}:{door.port}{path}",
-        body=orjson.dumps({"channel_names": [channel]}),
+        body=orjson.dumps({"channel_names": channels}),
         headers={
             "authorization": f"Bearer {token}",
             "x-snowflake-authorization-token-type": "OAUTH",
             "content-type": "application/json",
         },
     )
-    found: dict[str, Any] = orjson.loads(_text(answer))["channel_statuses"][channel]
-    return found
+    found = orjson.loads(_text(answer))["channel_statuses"]
+    return {name: found[name] for name in channels}

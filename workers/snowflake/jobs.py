@@ -18,14 +18,17 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 THREADS_PER_LANE = 6  # of one destination; jobs wait on the network most of the time, a table has at most one per lane
+THREADS_FOR_STATUSES = 16  # a question costs nothing but its thread
 _BELL_BYTES = 4096
 
 
 class Lane(StrEnum):
     """Kinds of jobs that must not wait for each other."""
 
-    OPEN = "open"  # ensure or alter the objects, open the channel: seconds
-    STREAM = "stream"  # append, status, close: milliseconds to a second
+    OPEN = "open"  # ensure or alter the objects: seconds; at a start for thousands of tables
+    CHANNEL = "channel"  # open a channel: a second, or until it is given up
+    STREAM = "stream"  # append, close: milliseconds
+    STATUS = "status"  # what is committed: up to a second, in which the SDK renews what it knows
     FILES = "files"  # the same by files: seconds to minutes
     APPLY = "apply"  # the apply block: seconds to minutes
 
@@ -65,7 +68,8 @@ class Jobs:
         """Run `job` in a thread of this destination (its id) and lane; `take` calls `then` with its outcome."""
         pool = self._pools.get((destination, lane))
         if pool is None:
-            pool = ThreadPoolExecutor(THREADS_PER_LANE, thread_name_prefix=f"{lane}-{destination}")
+            threads = THREADS_FOR_STATUSES if lane is Lane.STATUS else THREADS_PER_LANE
+            pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{lane}-{destination}")
             self._pools[destination, lane] = pool
         future = pool.submit(job)
         future.add_done_callback(lambda ended: self._ring(lambda: then(ended)))

@@ -8,6 +8,9 @@ A delete must bring the whole row: the source needs REPLICA IDENTITY FULL (or it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from etl_supervisor.model.table import Column
 from workers.snowflake.sftypes import COPY, TARGET_META, column_type
 from workers.snowflake.window import ORDER, Window, name_of, with_clause
 
@@ -48,6 +51,12 @@ def same_row(window: Window, one: str, other: str) -> str:
     return " AND ".join([f"{one}{COPY} = {other}{COPY}", *(f"EQUAL_NULL({a}, {b})" for a, b in values)])
 
 
+def same_value(columns: Iterable[Column], own: str) -> str:
+    """The condition that a row has the values of the one row that `own` (what follows SELECT) brings."""
+    parts = [_of_column(column) for column in columns]
+    return " AND ".join(f"EQUAL_NULL({part}, (SELECT {part} {own}))" for part in [*parts, "_ETL_SPECIAL"])
+
+
 def merge(window: Window) -> str:
     """The MERGE of a window."""
     columns = ", ".join([*map(name_of, window.columns), *COLUMNS])
@@ -62,11 +71,13 @@ def merge(window: Window) -> str:
 
 def _value(window: Window, row: str = "") -> list[str]:
     """What makes two rows equal; documents by their text."""
-    values = [
-        f"TO_JSON({row}{name_of(column)})" if column_type(column.type) == "VARIANT" else row + name_of(column)
-        for column in window.columns
-    ]
+    values = [_of_column(column, row) for column in window.columns]
     return [*values, f"{row}_ETL_SPECIAL"]
+
+
+def _of_column(column: Column, row: str = "") -> str:
+    name = row + name_of(column)
+    return f"TO_JSON({name})" if column_type(column.type) == "VARIANT" else name
 
 
 def _named(window: Window) -> str:

@@ -1,6 +1,6 @@
 """Segments on their way to Snowflake: what can be loaded is appended, the rest goes to the dead letter. These jobs run in threads.
 
-    segment ─► not sent before? ─► too large? ─► dead letter (MERGE by SQL) ─► the others: encode, append with the segment's last token
+    segments ─► not sent before? ─► too large? ─► dead letter (MERGE by SQL) ─► the others: encode, append with the last segment's last token
 
 The dead letter comes first: the token of an append covers the rows that are left out of it. A crash between the two repeats the write, which does
 nothing then.
@@ -11,7 +11,7 @@ copied, and before anything is done with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,9 @@ from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import tag_of
 
+APPEND_BYTES_MAX = (
+    2 << 20
+)  # of Arrow: small segments that wait go together; the SDK holds the GIL while it copies an append
 SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
 )
@@ -122,23 +125,32 @@ class Loading:
     ) -> Taken:
         """Bring the segments to the channel; fewer are taken after back-pressure, or when the life is over."""
         taken, appended = Taken(), False
-        for segment, batch in segments:
-            rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
-            if rest is None:
+        for group in coalesced(segments):
+            rests = self._rests(group, reached, taken)
+            full = [(segment, rest) for (segment, _), rest in zip(group, rests, strict=False) if rest.num_rows]
+            if len(rests) < len(group) or (full and not self._append(channel, full)):
                 break
-            since = committed_at(rest)
-            if rest.num_rows:
-                if not self._append(channel, rest, segment):
-                    break
-                handed, appended = segment.last, True
-            reached = max(reached, segment.last)
-            taken.handed.append((handed, since))
+            appended = appended or bool(full)
+            for (segment, _), rest in zip(group, rests, strict=True):
+                handed, reached = segment.last if rest.num_rows else handed, max(reached, segment.last)
+                taken.handed.append((handed, committed_at(rest)))
         if appended:
             sealed = self._seal(channel)
             taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
         if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
             self._flush(channel, [since for _, since in taken.handed if since is not None])
         return taken
+
+    def _rests(self, group: list[tuple[Segment, pa.RecordBatch]], reached: str, taken: Taken) -> list[pa.RecordBatch]:
+        """What is to be appended of each segment; fewer when the life is over."""
+        rests = []
+        for segment, batch in group:
+            rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
+            if rest is None:
+                break
+            reached = max(reached, segment.last)
+            rests.append(rest)
+        return rests
 
     def _flush(self, channel: LoadChannel, commits: list[float]) -> None:
         """Have rows sent at once, and note how long their way was. What comes meanwhile goes together with the next append."""
@@ -167,14 +179,16 @@ class Loading:
 
     # -- inside
 
-    def _append(self, channel: LoadChannel, rows: pa.RecordBatch, segment: Segment) -> bool:
+    def _append(self, channel: LoadChannel, parts: list[tuple[Segment, pa.RecordBatch]]) -> bool:
+        """One append of all parts, in order; False after back-pressure, or when the life is over."""
         opening = self.opening
+        rows = pa.concat_batches([rest for _, rest in parts]) if len(parts) > 1 else parts[0][1]
         data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
             return False
         try:
-            size = channel.append(data, rows.num_rows, segment.first, segment.last)
+            size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
         except Exception as error:
             if explain(error, "").directive is Directive.AGAIN:
                 return False
@@ -228,6 +242,20 @@ class Loading:
             return dead_letter.count(connection, opening)
 
         return self.tools.sessions.run(opening.destination, tag_of(opening, "dead letter"), job)
+
+
+def coalesced(segments: list[tuple[Segment, pa.RecordBatch]]) -> Iterator[list[tuple[Segment, pa.RecordBatch]]]:
+    """Segments that go together in one append: in order, of one shape, within APPEND_BYTES_MAX. A large one goes alone."""
+    group: list[tuple[Segment, pa.RecordBatch]] = []
+    size = 0
+    for segment, batch in segments:
+        if group and (size + segment.length > APPEND_BYTES_MAX or batch.schema != group[0][1].schema):
+            yield group
+            group, size = [], 0
+        group.append((segment, batch))
+        size += segment.length
+    if group:
+        yield group
 
 
 def committed_at(rows: pa.RecordBatch) -> float | None:

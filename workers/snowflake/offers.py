@@ -29,7 +29,7 @@ from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, col
 from workers.snowflake.window import name_of
 
 FORM = (
-    2  # counts what this module and those that it asks make of a shape and a policy: another number makes it all anew
+    3  # counts what this module and those that it asks make of a shape and a policy: another number makes it all anew
 )
 
 log = structlog.get_logger()
@@ -82,6 +82,8 @@ def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place
             f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where} AND EPOCH <= {opening.epoch}"
         )
         applied = 0
+    if older.cluster_by and not policy.cluster_by and policy.mode.has_target and older.mode.has_target:
+        cursor.execute(f"ALTER TABLE {objects.target_sql} DROP CLUSTERING KEY")
     if older.soft and not policy.soft and policy.mode.has_target and opening.table.key:
         cursor.execute(f"DELETE FROM {objects.target_sql} WHERE _ETL_DELETED")
     cursor.execute(f"UPDATE {objects.watermark_sql} SET POLICY = {literal(wire.dump(policy))} WHERE {where}")
@@ -116,11 +118,13 @@ def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | Non
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     place = f"pipeline {opening.pipeline}, table {table.name}"
+    _run(cursor, _described(opening, objects))
     dead_letter.complete(cursor, objects)  # view, task and dynamic table look for dead rows
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
     if not policy.mode.has_target:
         return
+    _cluster(cursor, opening, objects, place)
     soft = SOFT_META if policy.soft else ()
     for name, kind in soft if table.key else KEYLESS_META:
         cursor.execute(f"ALTER TABLE {objects.target_sql} ADD COLUMN IF NOT EXISTS {name} {kind}")
@@ -135,6 +139,28 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
         log.warning("live_view_left_out", place=place, reason="its name is that of another table's target")
     if policy.mode is ApplyMode.TASK:
         _run(cursor, task.create(opening, objects))
+
+
+def _described(opening: OpenTable, objects: Objects) -> list[str]:
+    """The statements that say in Snowflake what the tables are and whose."""
+    whose = f"{opening.table.name} by ETL Stream, pipeline {opening.pipeline}"
+    target = [(objects.target_sql, f"Current rows of {whose}")] if opening.policy.mode.has_target else []
+    return [
+        f"COMMENT ON TABLE {table_sql} IS {literal(text)}"
+        for table_sql, text in [(objects.landing_sql, f"Change log of {whose}"), *target]
+    ]
+
+
+def _cluster(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
+    """Have Snowflake keep the target sorted. A key that a person has set is left alone."""
+    known = {column.name: name_of(column) for column in opening.table.columns}
+    wanted = opening.policy.cluster_by
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        reason = f"cluster_by names {', '.join(unknown)}, which the table does not have"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "correct apply_tables of the pipeline")
+    if wanted:
+        cursor.execute(f"ALTER TABLE {objects.target_sql} CLUSTER BY ({', '.join(known[name] for name in wanted)})")
 
 
 def _run(cursor: Any, statements: list[str]) -> None:

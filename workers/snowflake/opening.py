@@ -1,16 +1,22 @@
 """Opens the channel of a table by the load path of its pipeline, and takes over what another path has left.
 
-A change of `load_path` needs no copy: the new path begins where the old one has come to.
+A change of `load_path` needs no copy: the new path begins where the old one has come to. A table with several channels streams as long as its
+generation lasts.
 
     streaming ─► files    the streaming channel is opened (which fences its owner and ends what was not committed) and dropped; its token begins
                           the ledger
     files ─► streaming    files under way are loaded by their own path first, in this life of the channel; with none, the ledger's token is set in
                           the streaming channel, and the ledger's row is deleted
+
+Snowflake forgets a channel that was idle for 30 days, and its token with it. Where the slot was held back as long (by another table that is stopped),
+rows that were landed come again then. What a channel without a token had committed is found again: the newest row of the change log, or the
+watermark, below which everything was durable.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from snowflake.connector.errors import Error
@@ -19,12 +25,14 @@ from etl_supervisor.errors import Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import LoadPath
+from etl_supervisor.model.position import Position
 from workers.snowflake.connection import classify
 from workers.snowflake.files import FileChannel
-from workers.snowflake.identifiers import objects_of
+from workers.snowflake.identifiers import literal, objects_of
 from workers.snowflake.ledger import Books, Ledger
 from workers.snowflake.loading import LoadChannel, Tools
-from workers.snowflake.streaming import StreamingChannel
+from workers.snowflake.shards import ShardedChannel
+from workers.snowflake.streaming import StreamingChannel, StreamingClient
 from workers.snowflake.tagging import tag_of
 
 _clients = itertools.count(1)
@@ -32,11 +40,13 @@ _clients = itertools.count(1)
 
 def open_channel(opening: OpenTable, tools: Tools) -> LoadChannel:
     """The channel; opening fences every older owner of its name."""
+    if opening.channels > 1:
+        return _sharded(opening, tools)
     books = _in_session(opening, tools, lambda cursor: Ledger(opening).read(cursor))
     if opening.load.path is not LoadPath.STREAMING:
         return FileChannel(opening, tools, _leave_streaming(opening, tools) if books is None else "")
     if books is None:
-        return _streaming(opening, tools)
+        return _remembering(opening, tools)
     if books.files:
         return FileChannel(opening, tools)
     return _leave_files(opening, tools, books)
@@ -66,13 +76,66 @@ def _is_landed(cursor: Any, opening: OpenTable) -> bool:
     return cursor.execute(f"SELECT 1 FROM {landing} WHERE {where} LIMIT 1").fetchone() is not None
 
 
+def landed_up_to(cursor: Any, opening: OpenTable) -> str | None:
+    """The token of the newest row of the stream that is landed in this generation, purged rows included; None when there is none."""
+    objects = objects_of(opening.destination, opening.table)
+    ours = f"_ETL_GENERATION = {opening.generation} AND _ETL_OP <> 'R'"
+    newest = cursor.execute(
+        f"SELECT _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX FROM {objects.landing_sql} WHERE {ours}"
+        " ORDER BY _ETL_COMMIT_LSN DESC, _ETL_LSN DESC, _ETL_INDEX DESC LIMIT 1"
+    ).fetchone()
+    landed = Position(opening.generation, *map(int, newest)).token if newest else ""
+    return max(landed, applied_up_to(cursor, opening)) or None
+
+
+def applied_up_to(cursor: Any, opening: OpenTable) -> str:
+    """A token below which every row was landed, in this generation; "" when nothing was applied."""
+    objects = objects_of(opening.destination, opening.table)
+    found = cursor.execute(
+        f"SELECT APPLIED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND GENERATION = {opening.generation} AND APPLIED > 0"
+    ).fetchone()
+    return Position(opening.generation, int(found[0]), 0, 0).token if found else ""
+
+
+def _remembering(opening: OpenTable, tools: Tools) -> StreamingChannel:
+    """The streaming channel, also where Snowflake has forgotten it."""
+    channel = _streaming(opening, tools)
+    if channel.opened.committed is None and not names.is_copy(opening.channel):
+        try:
+            landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+        except BaseException:
+            channel.close(flush=False)
+            raise
+        channel.opened = replace(channel.opened, committed=landed)
+    return channel
+
+
+def _sharded(opening: OpenTable, tools: Tools) -> ShardedChannel:
+    """What is landed is asked for after the opens: then no older owner can commit any more."""
+    channels = [
+        names.stream_channel(opening.pipeline_id, opening.generation, number) for number in range(opening.channels)
+    ]
+    client = _client(opening, tools)
+    opened = [client.open(name) for name in channels]
+    try:
+        landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+        applied = _in_session(opening, tools, lambda cursor: applied_up_to(cursor, opening))
+    except BaseException:
+        client.close()
+        raise
+    return ShardedChannel(client, dict(zip(channels, opened, strict=True)), opening, tools, (landed or "", applied))
+
+
 def _streaming(opening: OpenTable, tools: Tools, committed: str | None = None) -> StreamingChannel:
+    return StreamingChannel(_client(opening, tools), opening.channel, committed)
+
+
+def _client(opening: OpenTable, tools: Tools) -> StreamingClient:
     # A client's name must be its own: the SDK mixes up two of one name, also when the older is being closed.
     client = f"{opening.channel}-{tools.incarnation}-{next(_clients)}"
     objects = objects_of(opening.destination, opening.table)
-    return StreamingChannel(
-        opening.destination, objects, opening.channel, client, tools.decrypt, tools.directory, committed
-    )
+    return StreamingClient(opening.destination, objects, client, tools.decrypt, tools.directory)
 
 
 def _in_session(opening: OpenTable, tools: Tools, job: Any) -> Any:

@@ -5,6 +5,7 @@
                  status: committed token, errors      Durable
                  sift: find refused rows by SQL       Durable        (when errors rose: dead letter first)
                  ensure, apply: SQL                   TableOpened, Applied
+                 channel: open it for the first row
 
 An actor keeps nothing: the offset tokens in Snowflake are its memory. When a publisher's connection ends, its desks are closed and forgotten.
 When the actor dies, its publishers connect to the same address and send again what was not durable.
@@ -19,7 +20,6 @@ import selectors
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
@@ -27,7 +27,7 @@ from typing import Any
 
 import structlog
 
-from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.errors import EtlError
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
@@ -49,16 +49,17 @@ from etl_supervisor.ipc.messages import (
     Segment,
     Shown,
     TableClosed,
-    TableOpened,
     Welcome,
 )
 from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
+from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
+from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
@@ -81,7 +82,8 @@ def main(context: ChildContext) -> int:
     sessions = Sessions(keyring.decrypt, context.settings.directory, context.name)
     inquiries = Inquiries(keyring.decrypt, context.settings.directory)
     tools = Tools(sessions, inquiries, keyring.decrypt, context.settings.directory, context.incarnation)
-    actor = Actor(context.actor, context.listener, tools, context.heartbeat.beat)
+    keeping = Keeping(context.settings.snowflake_channel_idle_seconds, context.settings.snowflake_channels_max)
+    actor = Actor(context.actor, context.listener, tools, context.heartbeat.beat, keeping)
     context.parent.send(Ready())
     actor.run(lambda: parent_is_there(context.parent))
     return Exit.OK
@@ -95,8 +97,11 @@ def parent_is_there(parent: mailbox.Connection) -> None:
 class Actor:
     """The loop and its jobs."""
 
-    def __init__(self, number: int, listener: socket.socket, tools: Tools, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, number: int, listener: socket.socket, tools: Tools, beat: Callable[[], None], keeping: Keeping
+    ) -> None:
         self._number, self._listener, self._tools, self._beat = number, listener, tools, beat
+        self._keeping, self._attendance = keeping, Attendance()
         self._guests: list[Guest] = []
         self._jobs = Jobs()
         self._memory = Memory(self._jobs, tools.sessions)
@@ -178,6 +183,8 @@ class Actor:
                 pass
         for fd in fds:
             os.close(fd)
+        if (told := guest.desks.get(getattr(message, "handle", 0))) is not None:
+            self._attendance.wake(guest, told)
 
     def _greet(self, guest: Guest, hello: Hello, slab: SlabReader) -> None:
         """One incarnation of a publisher at a time. A dead one may still stand in the backlog, before or behind its successor."""
@@ -217,30 +224,43 @@ class Actor:
 
     def _start_jobs(self) -> None:
         now = time.monotonic()
-        for guest in list(self._guests):
-            for desk in list(guest.desks.values()):
-                self._start_for(guest, desk, now)
+        if self._attendance.sweeps(now):
+            self._sweep(now)
+        for guest, desk in self._attendance.take():
+            for errand in self._errands(guest, desk, now):
+                self._run_errand(guest, desk, errand)
+            if desk.wants_close():
+                self._close(guest, desk)
+            elif desk.busy:
+                self._attendance.wake(guest, desk)
 
-    def _start_for(self, guest: Guest, desk: Desk, now: float) -> None:
-        for errand in self._errands(guest, desk, now):
-            self._run_errand(guest, desk, errand)
-        if desk.wants_close():
-            self._close(guest, desk)
+    def _sweep(self, now: float) -> None:
+        for desk in to_close(self._desks(), now, self._keeping):
+            log.info("channel_rests", channel=desk.opening.channel, table=str(desk.opening.table.name))
+            self._end_channel(desk, desk.rest())
+        for guest in self._guests:
+            for desk in guest.desks.values():
+                self._attendance.wake(guest, desk)
 
     def _errands(self, guest: Guest, desk: Desk, now: float) -> Iterator[Errand]:
         """What may start now. A job gets what it works on here, in the loop: the desk may have another life before the job begins."""
+        if desk.wants_channel():
+            desk.sdk_busy = True
+            job, then = partial(desk.channel_job, desk.opening), partial(self._joined, desk)
+            yield Errand("open", Lane.CHANNEL, job, then, partial(self._orphaned, desk.opening))
         if desk.wants_append(now) and desk.sdk is not None:
             segments = desk.next_segments()
             desk.sdk_busy = True
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
-            job = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield Errand("append", desk.lane, job, then)
-            del segments, job  # the job alone holds the views of the slab
+            append = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
+            yield Errand("append", desk.lane, append, then)
+            del segments, append  # the job alone holds the views of the slab
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
-            yield Errand("commit", desk.lane, partial(desk.status_job, desk.sdk), then)
+            lane = Lane.STATUS if desk.lane is Lane.STREAM else desk.lane
+            yield Errand("commit", lane, partial(desk.status_job, desk.sdk), then)
         if desk.wants_sift() and (suspicion := desk.suspicion) is not None:
             desk.sift_busy = True
             then = partial(self._sifted, guest, desk, suspicion)
@@ -263,6 +283,7 @@ class Actor:
 
     def _finish(self, guest: Guest, desk: Desk, life: int, errand: Errand, future: Future[Any]) -> None:
         error = future.exception()
+        self._attendance.wake(guest, desk)
         if desk.life != life:
             if error is None:
                 errand.late(future.result())
@@ -271,14 +292,7 @@ class Actor:
         elif isinstance(error, EtlError):
             self._fail(guest, desk, errand.operation, error)
         else:
-            where = traceback.extract_tb(error.__traceback__)[-1]  # not its text: it may hold a value
-            log.error(
-                "job_crashed", operation=errand.operation, error=type(error).__name__, at=f"{where.name}:{where.lineno}"
-            )
-            reason = f"{errand.operation} failed: {type(error).__name__} in {where.name}"
-            place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
-            internal = EtlError(Kind.INTERNAL, place, reason, "see the actor's log", transient=True)
-            self._fail(guest, desk, errand.operation, internal)
+            self._fail(guest, desk, errand.operation, unforeseen(error, errand.operation, desk.place))
 
     def _fail(self, guest: Guest, desk: Desk, operation: str, error: EtlError) -> None:
         self._discard(desk)
@@ -287,9 +301,14 @@ class Actor:
 
     # -- results
 
-    def _opened(self, guest: Guest, desk: Desk, result: tuple[LoadChannel, Prepared]) -> None:
+    def _opened(self, guest: Guest, desk: Desk, result: tuple[LoadChannel | None, Prepared]) -> None:
         sdk, prepared = result
-        desk.take_shape(desk.opening, prepared)
+        desk.opened(prepared)
+        if sdk is not None:
+            self._joined(desk, sdk)
+        guest.send(desk.word_of_open())
+
+    def _joined(self, desk: Desk, sdk: LoadChannel) -> None:
         desk.take_channel(sdk)
         metrics.CHANNELS_OPEN.inc()
         log.info(
@@ -298,26 +317,12 @@ class Actor:
             table=str(desk.opening.table.name),
             committed=desk.channel.committed,
         )
-        self._tell_opened(guest, desk)
 
-    def _orphaned(self, opening: OpenTable, result: tuple[LoadChannel, Prepared]) -> None:
+    def _orphaned(self, opening: OpenTable, result: LoadChannel | tuple[LoadChannel | None, Prepared]) -> None:
         """Opened for somebody who is gone."""
-        self._close_later(opening, result[0])
-
-    def _tell_opened(self, guest: Guest, desk: Desk) -> None:
-        channel, opening = desk.channel, desk.opening
-        assert desk.watermark is not None
-        guest.send(
-            TableOpened(
-                opening.handle,
-                opening.table.version,
-                channel.committed,
-                channel.appended,
-                channel.errors,
-                desk.watermark.applied,
-                desk.watermark.shown,
-            )
-        )
+        sdk = result[0] if isinstance(result, tuple) else result
+        if sdk is not None:
+            self._close_later(opening, sdk)
 
     def _appended(self, guest: Guest, desk: Desk, wanted: int, taken: Taken) -> None:
         desk.sdk_busy = False
@@ -334,13 +339,7 @@ class Actor:
 
     def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
         desk.status_busy, desk.status_at = False, desk.status_due(time.monotonic())
-        place = f"pipeline {desk.opening.pipeline}, table {desk.opening.table.name}"
-        if not status.valid:
-            reason = "Snowflake says that the channel is not valid any more"
-            self._fail(
-                guest, desk, "commit", EtlError(Kind.CHANNEL, place, reason, "it is opened again", transient=True)
-            )
-        elif desk.suspicion is None:
+        if desk.suspicion is None:
             through = desk.channel.told(status.committed)
             self._come_through(guest, desk, through, status.errors, status.message)
 
@@ -378,7 +377,9 @@ class Actor:
 
     def _discard(self, desk: Desk, *, drop: bool = False) -> None:
         """End the desk's life and close its channel without a flush: what was not committed comes again."""
-        sdk = desk.end()
+        self._end_channel(desk, desk.end(), drop=drop)
+
+    def _end_channel(self, desk: Desk, sdk: LoadChannel | None, *, drop: bool = False) -> None:
         if sdk is not None:
             metrics.CHANNELS_OPEN.dec()
             self._close_later(desk.opening, sdk, drop=drop)
@@ -393,15 +394,16 @@ class Actor:
 
     def _seconds_to_wait(self) -> float:
         """Until something is to be asked or tried again; results and messages wake the loop by themselves."""
-        now, desks = time.monotonic(), [desk for guest in self._guests for desk in guest.desks.values()]
-        return min([WAIT_SECONDS_MAX, *(desk.seconds_to_wait(now) for desk in desks if desk.busy)])
+        return min(WAIT_SECONDS_MAX, self._attendance.seconds_to_wait(time.monotonic()))
+
+    def _desks(self) -> list[Desk]:
+        return [desk for guest in self._guests for desk in guest.desks.values()]
 
     def _stop(self) -> None:
         """Close what is open, within a limit; threads that hang are left to the end of the process."""
-        desks = [desk for guest in self._guests for desk in guest.desks.values()]
         closing = [
             self._close_later(desk.opening, desk.sdk, flush=bool(desk.channel.undurable))
-            for desk in desks
+            for desk in self._desks()
             if desk.sdk is not None
         ]
         deadline = time.monotonic() + CLOSE_SECONDS_MAX

@@ -5,11 +5,14 @@ passed it), so its target rows are then derived anew from the log, in one block 
 
     its key's rows, and truncates              when no key of the table ever changed
     all rows of the generation                 else: a row's value may have come from another key
-    the row alone                              in a table without a key: one more or one less of its kind
+    the rows of its value, and truncates       in a table without a key: as many as the log leaves
 
-Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. A history keeps the versions
-that it has. Where the policy has no target, rows go into the log and that is all. A row of an older generation was overtaken by a copy of the
-whole table; one of another shape has members that are no columns any more, or lacks some: nobody can say what they would hold.
+The versions of these keys in a history are made again too. Both need a log that is whole: where rows have left it (`PURGED`), a table without a key
+gets one row more or one less, and a history keeps the versions that it has.
+
+Before the watermark has passed it a row is not replayed: an apply may be on its way whose survey does not know it. Where the policy has no target,
+rows go into the log and that is all. A row of an older generation was overtaken by a copy of the whole table; one of another shape has members that
+are no columns any more, or lacks some: nobody can say what they would hold.
 
 Every step may come twice: the row is merged into the log by its position, and leaves the dead letter in the block that changes the target.
 """
@@ -31,7 +34,7 @@ from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake import apply as applying
-from workers.snowflake import keyless, target
+from workers.snowflake import history, keyless, target
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.script import MOVED, swapped, transaction
@@ -109,8 +112,8 @@ def replay(connection: Any, destination: Destination, rows: Sequence[dict[str, A
 
 def _replay(cursor: Any, dead: Dead) -> Outcome:
     objects = dead.objects
-    generation, applied, shape, policy_text = cursor.execute(
-        f"SELECT GENERATION, APPLIED, SHAPE, POLICY FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
+    generation, applied, shape, policy_text, base, purged = cursor.execute(
+        f"SELECT GENERATION, APPLIED, SHAPE, POLICY, BASE, PURGED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     ).fetchone()
     table, applied = wire.load(Table, shape), int(applied)
     policy = wire.load(ApplyPolicy, policy_text)
@@ -133,15 +136,16 @@ def _replay(cursor: Any, dead: Dead) -> Outcome:
         f"UPDATE {objects.watermark_sql} SET UPDATED_AT = CURRENT_TIMESTAMP() WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND GENERATION = {dead.generation} AND APPLIED = {applied}"
     )
-    steps = [*swapped(update), forget, *_derive(cursor, dead, table, policy, applied)]
+    log = _Log(table, policy, int(base), applied, whole=int(purged) != dead.generation)
+    steps = [*swapped(update), forget, *_derive(cursor, dead, log)]
     (outcome,) = cursor.execute(transaction(steps, "replayed")).fetchone()
     return Outcome.TOO_EARLY if outcome == MOVED else Outcome.REPLAYED
 
 
 def _members(cursor: Any, dead: Dead) -> set[str]:
-    """The columns that the payload has."""
+    """The columns that the payload has; a position column that it leaves out is NULL."""
     cursor.execute(f"SELECT PAYLOAD FROM {dead.objects.dead_letter_sql} WHERE ID = {literal(dead.id)} ORDER BY PART")
-    return set(orjson.loads("".join(text for (text,) in cursor.fetchall())))
+    return {*orjson.loads("".join(text for (text,) in cursor.fetchall())), *dict(LANDING_META)}
 
 
 def _columns(table: Table) -> dict[str, str]:
@@ -172,23 +176,40 @@ def _member(name: str, kind: str) -> str:
     return f"{value}::VARCHAR::{kind}"
 
 
-def _derive(cursor: Any, dead: Dead, table: Table, policy: ApplyPolicy, applied: int) -> list[str]:
-    """The MERGE that brings the target's rows to what the log says."""
-    objects = dead.objects
-    rows = applying.window_of(dead.generation, 0, applied)
-    others = applying.dead_before(objects, dead.generation, applied)
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The rows from which a target is derived: of the table's generation, from `base` to `applied`; `whole`: all of them are there."""
+
+    table: Table
+    policy: ApplyPolicy
+    base: int
+    applied: int
+    whole: bool
+
+
+def _derive(cursor: Any, dead: Dead, log: _Log) -> list[str]:
+    """What brings the target's rows, and their versions, to what the log says."""
+    objects, table = dead.objects, log.table
+    rows = applying.window_of(dead.generation, log.base, log.applied)
+    others = applying.dead_before(objects, dead.generation, log.applied)
     here = " AND ".join(f"{name} = {value}" for name, value in zip(POSITION, dead.position, strict=True))
+    own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
+    same = "TRUE"
     if not table.key:
-        rows += f" AND {here}"
+        same = keyless.same_value(table.columns, own)
+        rows += f" AND (_ETL_OP = 'T' OR ({same}))" if log.whole else f" AND {here}"
     elif not applying.survey(cursor, objects, rows, others).moves:
-        own = f"FROM {objects.landing_sql} WHERE _ETL_GENERATION = {dead.generation} AND {here}"
         same = " AND ".join(f"{part} = (SELECT {part} {own})" for part in key_of(table.columns))
         rows += f" AND (_ETL_OP = 'T' OR ({same}))"
     found = applying.survey(cursor, objects, rows, others)
     if not found.rows:
         return []
     window = applying.surveyed(table, objects, rows, others, found)
-    return [target.merge(window, soft=policy.soft) if table.key else keyless.merge(window)]
+    if not table.key:
+        anew = [f"DELETE FROM {objects.target_sql} WHERE {same}"] if log.whole else []
+        return [*anew, keyless.merge(window)]
+    versions = history.remade(window, objects, log.base, same) if log.policy.history and log.whole else []
+    return [*versions, target.merge(window, soft=log.policy.soft)]
 
 
 def _dead(destination: Destination, row: dict[str, Any]) -> Dead:

@@ -50,10 +50,10 @@ REPEAT_REFUSED_SECONDS = 5  # 401 or 403: a new key is read all the sooner
 
 _served: list[bool] = []  # [is_local] once a destination has been opened in this process
 _serving = threading.Lock()  # opens run in several threads
-_held = Held()
+HELD = Held()
 
 
-class _Lines(list[Any]):
+class Lines(list[Any]):
     """NDJSON that is ready, as the SDK's list of rows: one raw element, and the true number of rows."""
 
     def __init__(self, data: pa.Buffer, rows: int) -> None:
@@ -64,20 +64,12 @@ class _Lines(list[Any]):
         return self._rows
 
 
-class StreamingChannel:
-    """An open channel; opening fences every older owner of its name. All methods may block on the network."""
+class StreamingClient:
+    """The SDK's client of one landing table. All methods may block on the network."""
 
     def __init__(
-        self,
-        destination: Destination,
-        objects: Objects,
-        name: str,
-        client: str,
-        decrypt: Decrypt,
-        directory: Path,
-        committed: str | None = None,
+        self, destination: Destination, objects: Objects, client: str, decrypt: Decrypt, directory: Path
     ) -> None:
-        """`committed` is set as the channel's token: where another path has come to."""
         _keep_apart(destination)
         self._destination = destination
         from snowflake.ingest.streaming import StreamingIngestClient
@@ -89,12 +81,38 @@ class StreamingChannel:
             quoted(objects.landing),
             properties=_properties(destination, decrypt, directory),
         )
+
+    def open(self, name: str, committed: str | None = None) -> tuple[Any, ChannelStatus]:
+        """A channel, which fences every older owner of its name; after a failure the client is closed. `committed` is set as its token."""
         try:
-            self._channel, status = self._client.open_channel(name, committed)
+            channel, status = self._client.open_channel(name, committed)
         except BaseException:
-            self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+            self.close()
             raise
-        self.opened = _status(status)
+        return channel, _status(status)
+
+    def statuses(self, names: list[str], inquiries: Inquiries | None) -> list[ChannelStatus]:
+        """Of these channels, by one question: as of now when `inquiries` can tell, otherwise as the SDK knows."""
+        if inquiries is not None:
+            pipe = Pipe(self._client.db_name, self._client.schema_name, self._client.pipe_name)
+            with contextlib.suppress(InquiryError):
+                answers = inquiries.ask(self._destination, pipe, names)
+                return [_answered(answers[name]) for name in names]
+        found = self._client.get_channel_statuses(names)
+        return [_status(found[name]) for name in names]
+
+    def close(self) -> None:
+        """Close it within a limit, without a flush."""
+        self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+
+
+class StreamingChannel:
+    """An open channel with a client of its own; opening fences every older owner of its name. All methods may block on the network."""
+
+    def __init__(self, client: StreamingClient, name: str, committed: str | None = None) -> None:
+        """`committed` is set as the channel's token: where another path has come to."""
+        self._client = client
+        self._channel, self.opened = client.open(name, committed)
         self._last: str | None = None
 
     def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> pa.Buffer:
@@ -103,10 +121,10 @@ class StreamingChannel:
 
     def append(self, data: pa.Buffer, rows: int, first: str, last: str) -> int:
         """Hand rows to the SDK; it has copied them when this returns. Not durable: see `status`. How many bytes they were."""
-        if _held.full(self, data.size) and not self.flush():
+        if HELD.full(self, data.size) and not self.flush():
             raise Saturated
-        self._channel.append_rows(_Lines(data, rows), first, last)
-        _held.add(self, data.size)
+        self._channel.append_rows(Lines(data, rows), first, last)
+        HELD.add(self, data.size)
         self._last = last
         return int(data.size)
 
@@ -121,24 +139,22 @@ class StreamingChannel:
             self._channel.wait_for_flush(ACCEPT_SECONDS_MAX)
         except TimeoutError:  # the SDK's own name for it
             return False
-        _held.clear(self)
+        HELD.clear(self)
         return True
 
     def status(self, inquiries: Inquiries | None = None) -> ChannelStatus:
         """What is committed: as of now when `inquiries` can tell, otherwise at most a second old."""
         if inquiries is not None:
-            pipe = Pipe(self._client.db_name, self._client.schema_name, self._client.pipe_name)
-            with contextlib.suppress(InquiryError):
-                return _answered(inquiries.ask(self._destination, pipe, self._channel.channel_name))
+            return self._client.statuses([self._channel.channel_name], inquiries)[0]
         return _status(self._channel.get_channel_status())
 
     def close(self, *, flush: bool, drop: bool = False) -> None:
         """Close channel and client within a limit; with `drop` Snowflake forgets the channel."""
-        _held.clear(self)
+        HELD.clear(self)
         try:
             self._channel.close(drop=drop, wait_for_flush=flush, timeout_seconds=CLOSE_SECONDS)
         finally:
-            self._client.close(wait_for_flush=False, timeout_seconds=CLOSE_SECONDS)
+            self._client.close()
 
 
 def _answered(status: dict[str, Any]) -> ChannelStatus:
@@ -190,6 +206,7 @@ def _properties(destination: Destination, decrypt: Decrypt, directory: Path) -> 
         "mgmt_http_timeout_seconds": str(QUESTION_SECONDS),
         "data_retry_total_backoff_seconds": str(REPEAT_SECONDS),
         "mgmt_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
+        "open_channel_409_retry_total_backoff_seconds": str(REPEAT_QUESTION_SECONDS),
         "non_scoped_auth_failure_retry_total_backoff_seconds": str(REPEAT_REFUSED_SECONDS),
     }
     if destination.role:

@@ -40,6 +40,7 @@ from workers.snowflake.identifiers import literal, quoted
 from workers.snowflake.jobs import Jobs, Lane
 from workers.snowflake.script import MOVED, nested, swapped, transaction
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.tagging import Tag
 
 BLOCK_BYTES_MAX = 900_000  # Snowflake takes statements of 1 MB: some hundred tables that have rows in one window
 
@@ -90,8 +91,8 @@ class Together:
     def _job(self, message: ApplyTogether) -> None:
         failpoint("actor.before_apply")
         started = time.monotonic()
-        with self._sessions.borrow(message.destination) as connection:
-            apply(connection, message)
+        tag = Tag(message.pipeline, "", "apply")
+        self._sessions.run(message.destination, tag, lambda connection: apply(connection, message))
         metrics.APPLY_SECONDS.labels(message.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
 

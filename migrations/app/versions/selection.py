@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "selection"
-down_revision = "consistency"
+down_revision = "control_plane"
 
 COLUMNS = {
     "tables_include": "text[] NOT NULL DEFAULT '{}'",

@@ -1,0 +1,111 @@
+"""The application: routes, errors, middleware, put together from settings. Nothing is connected before the first request.
+
+    etl-supervisor run      one supervised child, when API_ADDR is set
+    etl-supervisor api      alone; also `python -m etl_supervisor.api`
+    uvicorn --factory etl_supervisor.api.app:from_environment
+    gunicorn -k uvicorn.workers.UvicornWorker etl_supervisor.api.asgi:app
+
+Alone nothing is migrated: `etl-supervisor migrate`, or the supervisor, does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from etl_supervisor.api import faults, guard, pages
+from etl_supervisor.api.control import control_of
+from etl_supervisor.api.faults import ErrorBody
+from etl_supervisor.api.routes import administration, configured, health, inspection, live, watching
+from etl_supervisor.config.settings import load
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+PREFIX = "/api/v1"
+VERSION = "1"
+_PARTS = (
+    configured.sources,
+    inspection.router,
+    configured.destinations,
+    live.destinations,
+    configured.pipelines,
+    live.pipelines,
+    watching.router,
+    administration.router,
+)
+_ERRORS = {
+    401: "No key, or none that is known",
+    403: "The key may not do this",
+    404: "There is no such thing",
+    409: "It does not go with what is there",
+    412: "It has been changed since",
+    413: "The body is too large",
+    422: "A value can't be taken",
+    429: "Too many requests",
+    503: "The config database or the state store does not answer",
+}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """EtlError(CONFIG) when a setting is missing."""
+    control = control_of(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        control.crew.close()
+        control.pool.close()
+
+    app = FastAPI(
+        title="ETL Stream",
+        version=VERSION,
+        description="Sources, destinations and pipelines: PostgreSQL changes into Snowflake.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
+    app.state.control = control
+    faults.install(app)
+    app.include_router(health.router)
+    app.include_router(_versioned())
+    pages.add(app)
+    app.add_middleware(guard.Sizes, bytes_max=settings.api_body_max_kb << 10)
+    if control.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(control.origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "X-API-Key",
+                "Content-Type",
+                "If-Match",
+                "If-None-Match",
+                "Idempotency-Key",
+            ],
+            expose_headers=["ETag", "Location", "X-Request-ID", "Idempotent-Replayed", "Retry-After"],
+        )
+    app.add_middleware(guard.Rates, per_second=settings.api_rate_limit)
+    app.add_middleware(guard.Record)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """For servers that import it: settings from the environment and .env of the working directory."""
+    return create_app(load())
+
+
+def _versioned() -> APIRouter:
+    router = APIRouter(
+        prefix=PREFIX, responses={code: {"model": ErrorBody, "description": why} for code, why in _ERRORS.items()}
+    )
+    for part in _PARTS:
+        router.include_router(part)
+    return router

@@ -1,0 +1,133 @@
+"""What happens to every request before a route sees it, and to every answer: ASGI middleware, in the order in which it is entered.
+
+Record   a request id, security headers, one log line per request, and the error body when a route broke
+Rates    so many requests per second of one key or address; the bucket holds two seconds' worth
+Sizes    a body that is larger than allowed is refused, also one that does not say its length
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from etl_supervisor.api.faults import Fault, answer
+
+CLIENTS_MAX = 10_000  # buckets that are remembered; the one that was silent longest is forgotten first
+BURST_SECONDS = 2.0
+KEY_PREFIX_LENGTH = 12  # "etl_" and the prefix: what names a key and is no secret
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Strict-Transport-Security": "max-age=31536000",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+log = structlog.get_logger()
+
+
+class Record:
+    """The outermost: what goes out is complete, what came in is logged."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, request_id = time.perf_counter(), 500, uuid.uuid4().hex
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, sending)
+            finally:
+                milliseconds = round((time.perf_counter() - began) * 1000, 1)
+                event = log.debug if scope["path"] in ("/health", "/ready") else log.info
+                event("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+
+
+class Rates:
+    """A bucket per client. `clock` gives seconds."""
+
+    def __init__(self, app: ASGIApp, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._per_second, self._clock = app, per_second, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and self._per_second and not self.take(_client(scope)):
+            message = f"More than {self._per_second} requests per second"
+            response = answer(Fault(429, "RateLimitError", message, {"Retry-After": "1"}, limit=self._per_second))
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def take(self, client: str) -> bool:
+        """One request of a client: whether it may pass."""
+        now, full = self._clock(), self._per_second * BURST_SECONDS
+        left, at = self._buckets.pop(client, (full, now))
+        left = min(full, left + (now - at) * self._per_second)
+        self._buckets[client] = (left - 1 if left >= 1 else left, now)
+        if len(self._buckets) > CLIENTS_MAX:
+            self._buckets.popitem(last=False)
+        return left >= 1
+
+
+class Sizes:
+    """The largest body."""
+
+    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+        self._app, self._bytes_max = app, bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > self._bytes_max:
+            await answer(self._fault())(scope, receive, send)
+            return
+        taken = 0
+
+        async def receiving() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._bytes_max:
+                raise self._fault()
+            return message
+
+        await self._app(scope, receiving, send)
+
+    def _fault(self) -> Fault:
+        message = f"The body is larger than {self._bytes_max} bytes"
+        return Fault(413, "PayloadTooLargeError", message, bytes_max=self._bytes_max)
+
+
+def _client(scope: Scope) -> str:
+    """Who asks, as far as it can be told before anything is looked up."""
+    headers = Headers(scope=scope)
+    key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+    address = (scope.get("client") or ("", 0))[0]
+    return key[:KEY_PREFIX_LENGTH] if key.startswith("etl_") else str(address)

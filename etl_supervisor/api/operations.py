@@ -1,0 +1,160 @@
+"""What takes longer than a request: it is answered with 202 and an operation, which is looked at until it is over.
+
+    running -> succeeded (result)          the row is written before the work begins, and by the one who does it
+            -> failed    (error, as every error of the API)
+
+Work runs in threads of the process that took the request. It says every few seconds that it still does; when that process dies, the operation is
+told as failed once it has been silent for LOST_SECONDS. Nothing is done twice by itself: what was asked for is looked at, and asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+import psycopg
+import structlog
+from psycopg.types.json import Jsonb
+from pydantic import BaseModel, Field
+
+from etl_supervisor.api import audit, faults
+from etl_supervisor.api.caller import Caller
+from etl_supervisor.api.faults import ErrorBody, Fault
+from etl_supervisor.api.pool import Connection, Pool
+from etl_supervisor.errors import EtlError
+
+THREADS = 4
+BEAT_SECONDS = 5.0
+LOST_SECONDS = 30
+KEPT_DAYS = 30
+
+_COLUMNS = "id, kind, target, who, status, result, error, created_at, finished_at"
+_LOST = Jsonb(
+    faults.body("OperationLostError", "The process that worked at it ended; look what it did, and ask again", {})
+)
+
+log = structlog.get_logger()
+
+
+class Operation(BaseModel):
+    """One of them. `target` is what it works at, like `source 1`."""
+
+    id: uuid.UUID
+    kind: str
+    target: str
+    who: str
+    status: Literal["running", "succeeded", "failed"]
+    result: dict[str, Any] | None = Field(description="What came of it, when it succeeded")
+    error: ErrorBody | None = Field(description="Why it failed")
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Crew:
+    """The threads that work at operations."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="operation")
+
+    def begin(
+        self, caller: Caller, tenant: str, what: tuple[str, str], work: Callable[[], dict[str, Any]]
+    ) -> Operation:
+        """Write it down, and begin. `what` is (kind, target); `work` gives the result or raises."""
+        key, (kind, target) = uuid.uuid4(), what
+        with self._pool.transaction() as connection:
+            connection.execute(
+                "DELETE FROM app.operations WHERE created_at < now() - make_interval(days => %s)", [KEPT_DAYS]
+            )
+            row = connection.execute(
+                (
+                    "INSERT INTO app.operations (id, tenant, who, kind, target, status)"
+                    f" VALUES (%s, %s, %s, %s, %s, 'running') RETURNING {_COLUMNS}"
+                ).encode(),
+                [key, tenant, caller.name, kind, target],
+            ).fetchone()
+            assert row is not None
+            audit.note(connection, caller, kind, ("Operation", target), tenant=tenant)
+        self._threads.submit(self._work, key, work)
+        return Operation(**row)
+
+    def close(self) -> None:
+        """What has not begun does not begin; it will be told as lost."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, key: uuid.UUID, work: Callable[[], dict[str, Any]]) -> None:
+        with self._beating(key):
+            outcome: tuple[str, Jsonb | None, Jsonb | None]
+            try:
+                outcome = ("succeeded", Jsonb(work(), _dumps), None)
+            except (Fault, EtlError) as error:
+                outcome = ("failed", None, _told(error))
+            except Exception:
+                log.exception("operation_failed", operation=str(key))
+                outcome = (
+                    "failed",
+                    None,
+                    _told(Fault(500, "InternalServerError", "Something went wrong; the log of the API says what")),
+                )
+        with self._pool.transaction() as connection:
+            connection.execute(
+                "UPDATE app.operations SET status = %s, result = %s, error = %s, finished_at = now() WHERE id = %s",
+                [*outcome, key],
+            )
+
+    @contextlib.contextmanager
+    def _beating(self, key: uuid.UUID) -> Iterator[None]:
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT_SECONDS):
+                with contextlib.suppress(psycopg.Error, EtlError), self._pool.transaction() as connection:
+                    connection.execute("UPDATE app.operations SET beat_at = now() WHERE id = %s", [key])
+
+        thread = threading.Thread(target=beat, name="operation-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def one(connection: Connection, caller: Caller, key: uuid.UUID) -> Operation:
+    """Fault 404 when there is none, or it is another tenant's."""
+    _tell_lost(connection)
+    query = f"SELECT {_COLUMNS} FROM app.operations WHERE id = %(key)s AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)"
+    row = connection.execute(query.encode(), {"key": key, "tenant": caller.tenant}).fetchone()
+    if row is None:
+        raise faults.not_found("Operation", key)
+    return Operation(**row)
+
+
+def listed(connection: Connection, caller: Caller, limit: int) -> list[Operation]:
+    """The newest first."""
+    _tell_lost(connection)
+    query = f"SELECT {_COLUMNS} FROM app.operations WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s ORDER BY created_at DESC LIMIT %(limit)s"
+    return [Operation(**row) for row in connection.execute(query.encode(), {"tenant": caller.tenant, "limit": limit})]
+
+
+def _tell_lost(connection: Connection) -> None:
+    connection.execute(
+        "UPDATE app.operations SET status = 'failed', error = %s, finished_at = now()"
+        " WHERE status = 'running' AND beat_at < now() - make_interval(secs => %s)",
+        [_LOST, LOST_SECONDS],
+    )
+
+
+def _told(error: Fault | EtlError) -> Jsonb:
+    fault = faults.from_etl_error(error) if isinstance(error, EtlError) else error
+    return Jsonb(faults.body(fault.error, fault.message, fault.details))
+
+
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, default=str)

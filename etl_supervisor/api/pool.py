@@ -1,0 +1,66 @@
+"""Connections to the config database, as the DB_POOL_* settings say: kept, tested before use, the last returned first, made anew with age.
+
+SQLAlchemy's pool keeps psycopg's connections; no statement is SQLAlchemy's. A request takes one for as long as a transaction lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import sqlalchemy
+from psycopg.rows import DictRow, dict_row
+
+from etl_supervisor.repository.connection import connect
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
+
+STATEMENT_TIMEOUT_MS = 15_000  # no request waits longer for one statement; lists take milliseconds
+
+Connection = psycopg.Connection[DictRow]
+
+
+class Pool:
+    """Opens nothing until it is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        dsn, options = settings.config_dsn(), f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        self._engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connect(dsn, options=options, application_name="etl-stream api"),
+            pool_size=settings.db_pool_size,
+            max_overflow=settings.db_max_overflow,
+            pool_timeout=settings.db_pool_timeout,
+            pool_recycle=settings.db_pool_recycle,
+            pool_pre_ping=True,
+            pool_use_lifo=True,
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection whose work is committed at the end, or undone when something is raised. Rows are dicts."""
+        pooled = self._engine.raw_connection()
+        try:
+            connection: Any = pooled.driver_connection
+            connection.row_factory = dict_row
+            yield connection
+            pooled.commit()
+        finally:
+            pooled.close()  # undoes what was not committed
+
+    def status(self) -> dict[str, int]:
+        """How many connections there are: at most `size` + `max_overflow`."""
+        pool: Any = self._engine.pool
+        return {
+            "size": pool.size(),
+            "max_overflow": pool._max_overflow,
+            "checked_out": pool.checkedout(),
+            "idle": pool.checkedin(),
+        }
+
+    def close(self) -> None:
+        """Give the idle ones up."""
+        self._engine.dispose()

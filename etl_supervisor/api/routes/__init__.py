@@ -1,0 +1,10 @@
+"""The routes of /api/v1, by what they are about.
+
+resources     what sources, destinations and pipelines have alike: list, create, read, change, replace, delete
+configured    these three, and starting and pausing a pipeline
+inspection    schemas, tables, publications and slots of a source
+live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
+watching      operations, WAL metrics, the stream of events
+administration  keys, audit log, settings, connection pool
+health        /health and /ready
+"""

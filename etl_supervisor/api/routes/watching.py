@@ -1,0 +1,146 @@
+"""Operations, WAL metrics, and a stream of events.
+
+Events are Server-Sent Events: what people change (from the audit log; its id is the event's, so a client that comes back with Last-Event-ID misses
+none), and the sources whose state or trouble has changed. Each stream is a look at both every second, and a comment when there is nothing, so that a
+client that is gone is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from etl_supervisor.api import audit, faults, operations, rows
+from etl_supervisor.api.access import Viewer
+from etl_supervisor.api.bodies import ID_MAX, Id
+from etl_supervisor.api.caller import Caller
+from etl_supervisor.api.control import Control, ControlOf
+from etl_supervisor.api.operations import Operation
+from etl_supervisor.api.routes.health import reader_trouble
+from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, LIMIT_MAX, desk_of
+from etl_supervisor.errors import EtlError
+
+LOOK_SECONDS = 1.0
+STREAMS_MAX = 50  # of one process; each is a query and a look into the state store every second
+STREAM_SECONDS_MAX = 600.0  # then the client comes back by itself, with its key looked at anew
+ENTRIES_MAX = 100  # at a time; the rest comes a second later
+
+router = APIRouter(tags=["watching"])
+_streams = asyncio.Semaphore(STREAMS_MAX)
+
+
+class WalMetric(BaseModel):
+    """One measurement of a slot."""
+
+    id: int
+    source_id: int
+    slot_name: str
+    current_lsn: str
+    retained_bytes: int
+    recorded_at: datetime
+
+
+@router.get("/metrics/wal", summary="Read WAL metrics")
+def read_wal_metrics(
+    control: ControlOf,
+    caller: Viewer,
+    source_id: Id | None = None,
+    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+) -> list[WalMetric]:
+    """What the WAL monitor has measured, the newest first."""
+    with desk_of(control, caller) as desk:
+        if source_id is not None:
+            rows.one(desk, rows.SOURCE, source_id)
+        found = desk.connection.execute(
+            "SELECT m.id, source_id, slot_name, current_lsn::text AS current_lsn, retained_bytes, recorded_at FROM app.wal_metrics m"
+            " JOIN app.sources s ON s.id = m.source_id WHERE (%(source)s::bigint IS NULL OR source_id = %(source)s)"
+            " AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s) ORDER BY recorded_at DESC, m.id DESC LIMIT %(limit)s",
+            {"source": source_id, "tenant": caller.tenant, "limit": limit},
+        ).fetchall()
+    return [WalMetric(**row) for row in found]
+
+
+@router.get("/operations", summary="List operations")
+def list_operations(
+    control: ControlOf, caller: Viewer, limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+) -> list[Operation]:
+    """The newest first; those of the last 30 days."""
+    with control.pool.transaction() as connection:
+        return operations.listed(connection, caller, limit)
+
+
+@router.get("/operations/{key}", summary="Read an operation")
+def read_operation(key: uuid.UUID, control: ControlOf, caller: Viewer) -> Operation:
+    """Until its status is no longer `running`."""
+    with control.pool.transaction() as connection:
+        return operations.one(connection, caller, key)
+
+
+@router.get("/events", summary="Follow what happens", response_class=StreamingResponse)
+async def follow(
+    request: Request,
+    control: ControlOf,
+    caller: Viewer,
+    last_event_id: Annotated[int | None, Header(ge=0, le=ID_MAX)] = None,
+) -> StreamingResponse:
+    """`change` (an entry of the audit log) and `source` (its reader's state and trouble), as Server-Sent Events."""
+    if _streams.locked():
+        raise faults.Fault(503, "TooManyStreamsError", f"{STREAMS_MAX} streams are open", {"Retry-After": "10"})
+    return StreamingResponse(_events(request, control, caller, last_event_id), media_type="text/event-stream")
+
+
+async def _events(request: Request, control: Control, caller: Caller, after: int | None) -> AsyncIterator[bytes]:
+    told: dict[str, Any] = {}
+    async with _streams:
+        after = await run_in_threadpool(_newest, control, caller) if after is None else after
+        until = time.monotonic() + STREAM_SECONDS_MAX
+        while time.monotonic() < until and not await request.is_disconnected():
+            lines: list[bytes] = []
+            try:
+                entries, sources = await run_in_threadpool(_look, control, caller, after)
+            except EtlError as error:
+                entries, sources = [], {}
+                lines.append(_event("trouble", {"reason": error.reason}))
+            for entry in entries:
+                after = entry["id"]
+                lines.append(_event("change", entry, after))
+            lines += [
+                _event("source", {"source": name} | state) for name, state in sources.items() if told.get(name) != state
+            ]
+            told |= sources
+            yield b"".join(lines) or b": nothing\n\n"
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _newest(control: Control, caller: Caller) -> int:
+    with control.pool.transaction() as connection:
+        newest = audit.listed(connection, caller, 0, 1)
+        return int(newest[0]["id"]) if newest else 0
+
+
+def _look(control: Control, caller: Caller, after: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    with desk_of(control, caller) as desk:
+        entries = audit.listed(desk.connection, caller, after, ENTRIES_MAX, newest_first=False)
+        sources = [row["name"] for row in rows.listed(desk, rows.SOURCE, {}, 0, LIMIT_MAX)]
+    now, found = time.time(), {}
+    with control.store() as store:
+        for name in sources:
+            report = store.report(name)
+            if report is not None:
+                found[name] = {"state": report.state, "trouble": report.trouble or reader_trouble(report, now)}
+    return entries, found
+
+
+def _event(kind: str, data: dict[str, Any], key: int | None = None) -> bytes:
+    head = f"event: {kind}\n" + (f"id: {key}\n" if key is not None else "")
+    return head.encode() + b"data: " + orjson.dumps(data, default=str) + b"\n\n"

@@ -1,0 +1,100 @@
+"""The server itself: its socket, its pool, its end, other servers that import it."""
+
+import concurrent.futures
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psycopg
+
+from etl_supervisor.api.serve import listen
+from etl_supervisor.embedded.ports import choose_port
+from tests.api.test_resources import error
+from tests.support.fix_api import SECRET_KEY, SOURCE, START_SECONDS, Api
+from tests.support.fix_deployment import wait_for
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    with contextlib.closing(listen("127.0.0.1:0")) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks for before it sets TCP_NODELAY
+
+
+def test_both_families_are_answered_on_the_address_of_all() -> None:
+    port = choose_port()
+    with contextlib.closing(listen(f"[::]:{port}")):
+        for host in ("127.0.0.1", "::1"):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), 5) as connected:
+                assert connected.getpeername()[1] == port
+
+
+def test_when_every_connection_is_in_use_a_request_waits_and_is_told_so(api_server: Callable[..., Api]) -> None:
+    api = api_server(API_AUTH="disabled", DB_POOL_SIZE="1", DB_MAX_OVERFLOW="0", DB_POOL_TIMEOUT="1")
+    with (
+        psycopg.connect(api.database.dsn) as busy,
+        concurrent.futures.ThreadPoolExecutor(1) as aside,
+        api.nobody() as nobody,
+    ):
+        busy.execute("lock table app.sources")
+        first = aside.submit(nobody.get, "/api/v1/sources")
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        wait_for("the first request to wait", lambda: api.database.execute(waiting) != [(0,)])
+        assert error(nobody.get("/api/v1/destinations"))[:3] == (
+            503,
+            "ConfigDatabaseError",
+            "connection pool: every connection is in use",
+        )
+        assert nobody.get("/health").status_code == 200  # alive all the same
+        busy.rollback()
+        assert first.result(START_SECONDS).status_code == 200
+
+
+def test_a_request_that_runs_is_answered_before_the_end(api_server: Callable[..., Api]) -> None:
+    api = api_server(API_AUTH="disabled")
+    with (
+        psycopg.connect(api.database.dsn) as busy,
+        concurrent.futures.ThreadPoolExecutor(1) as aside,
+        api.nobody() as nobody,
+    ):
+        busy.execute("lock table app.sources")
+        answer = aside.submit(nobody.post, "/api/v1/sources", json=SOURCE)
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        wait_for("the request to wait", lambda: api.database.execute(waiting) != [(0,)])
+        api.process.send_signal(signal.SIGTERM)
+        busy.rollback()
+        assert answer.result(START_SECONDS).status_code == 201
+    assert api.process.wait(START_SECONDS) == 0
+
+
+def test_servers_of_others_import_the_application(api: Api, tmp_path: Any) -> None:
+    port = choose_port()
+    variables = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "DATABASE_URL": api.database.url,
+        "STATE_STORE": "postgres",
+        "SECRET_KEY": SECRET_KEY,
+    }
+    command = [sys.executable, "-m", "uvicorn", "--port", str(port), "--workers", "2", "etl_supervisor.api.asgi:app"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log)
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/api/v1/sources", headers=api.client.headers).status_code == 200
+        return False
+
+    try:
+        wait_for("uvicorn's workers", answers)
+    finally:
+        server.terminate()
+        server.wait(START_SECONDS)
