@@ -80,12 +80,8 @@ class Settings(BaseModel):
         "resync",
         description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
     )
-    park_after_seconds: float = Field(
-        300, ge=5, le=86400, description="Pipelines whose rows do not become durable for so long leave the others"
-    )
-    delete_grace_seconds: float = Field(
-        3600, ge=0, le=2_592_000, description="Slots and state of a deleted pipeline are kept for so long"
-    )
+    park_after_seconds: float = Field(300, ge=5, le=86400, description="Pipelines stuck for so long leave the others")
+    delete_grace_seconds: float = Field(3600, ge=0, le=2_592_000, description="How long deleted pipelines keep slots")
     shared_memory_budget_mb: int = Field(
         256, ge=4, le=65536, description="Rows in flight per reader, MiB; when spent, PostgreSQL holds the WAL"
     )

@@ -67,14 +67,10 @@ class Roster:
         sight: Sight,
         settings: Settings,
     ) -> None:
-        self._spec = spec
-        self._progress = progress
-        self._epoch = epoch
-        self._publisher = publisher
-        self._frontier = frontier
-        self._sight = sight
+        self._spec, self._progress, self._epoch = spec, progress, epoch
+        self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._handles = 0
+        self._handles, self.trouble = 0, ""
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
@@ -84,7 +80,6 @@ class Roster:
         self._pace = Pace()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
-        self.trouble = ""
 
     @property
     def followers(self) -> Iterable[Follower]:
