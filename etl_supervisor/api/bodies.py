@@ -156,6 +156,15 @@ class PipelineBody(Body):
     landing_retention_hours: float | None = Field(None, ge=0, le=87600)
     consistency: Literal["table", "transaction"] = "table"
     apply_tables: Annotated[dict[str, dict[str, Any]], AfterValidator(_own_settings)] = Field(default_factory=dict)
+    channels_per_table: int = Field(1, ge=1, le=8)
+    tables_include: list[str] = Field(
+        default_factory=list, description="Patterns of schema.table; every one without any"
+    )
+    tables_exclude: list[str] = Field(default_factory=list, description="Patterns that are left out in any case")
+    columns: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description='Columns that are not shown as they are: {schema.table: {column: exclude, hash, null or {"constant": text}}}',
+    )
 
 
 T = TypeVar("T")

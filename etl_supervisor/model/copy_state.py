@@ -39,7 +39,8 @@ class CopiedRange:
 class CopyState:
     """The copy of one table in one generation of one pipeline.
 
-    `copy_lsn` is the consistent point of the snapshot that completed it (0 before). `form` tells under which shape and row filter the ranges
+    `copy_lsn` is the consistent point of the snapshot that completed it (0 before), `since_lsn` that of the oldest one that ranges were read under.
+    `form` tells under which shape and row filter the ranges
     were read:
     they count for no other. `pages_total` and `rows_total` are estimates (0: not known). `began`, `began_rows`, `began_pages` are where this
     worker began
@@ -49,6 +50,7 @@ class CopyState:
     table: TableName
     generation: int
     copy_lsn: int = 0
+    since_lsn: int = 0
     form: str = ""
     ranges: tuple[CopiedRange, ...] = ()
     pages_total: int = 0

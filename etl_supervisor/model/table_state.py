@@ -41,8 +41,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 class TableState:
     """What the state store keeps of one table in one pipeline.
 
-    `copy_lsn` is the consistent point S of the finished copy (0 before). `errors` is the baseline of Snowflake's error counter: refused rows up to it
-    are accounted for. `dead` is how many rows the dead letter held when the last one came into it.
+    `copy_lsn` is the consistent point S of the finished copy (0 before), `copy_since` that of the oldest snapshot that a part of it was read under.
+    `errors` is the baseline of Snowflake's error counter: refused rows up to it are accounted for.
+    `dead` is how many rows the dead letter held when the last one came into it.
     `resume` is the phase that a retry of an ERRORED table goes back to.
 
     `shape` is the shape (as `ipc.wire` writes it) that rows have from the place `shape_at` on. `began` is the place where this generation began: rows
@@ -57,6 +58,7 @@ class TableState:
     generation: int
     phase: Phase = Phase.INIT
     copy_lsn: int = 0
+    copy_since: int = 0
     rows_copied: int = 0
     applied: int = 0
     errors: int = 0
@@ -71,6 +73,11 @@ class TableState:
     kept: str = ""
     channels: int = 1
     masks: str = ""
+
+    @property
+    def copied_from(self) -> int:
+        """The lowest commit_lsn of a row of the copy; 0 before there is one."""
+        return max(0, (self.copy_since or self.copy_lsn) - 1)
 
     def to(self, phase: Phase, **changes: object) -> TableState:
         """The next state. A transition that is missing from the table is a fault of ours."""

@@ -133,7 +133,7 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     for row in connection.execute(_PAUSED):
         paused.setdefault(row["source_id"], []).append(PipelineName(row["id"], row["name"]))
     specs = tuple(
-        SourceSpec(source(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
+        SourceSpec(source_of(row), tuple(pipelines[row["id"]]), tuple(paused.get(row["id"], ()))) for row in sources
     )
     return Loaded(specs, tuple(troubles))
 

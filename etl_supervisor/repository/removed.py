@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from etl_supervisor.model.parking import apart
 from etl_supervisor.model.pipeline import PipelineName, Source, SourceSpec
 from etl_supervisor.repository.connection import connect, trouble
-from etl_supervisor.repository.desired import source
+from etl_supervisor.repository.desired import source_of
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
@@ -80,5 +80,5 @@ def done(settings: Settings, removed: Removed) -> None:
 
 def _removed(row: dict[str, Any]) -> Removed:
     return Removed(
-        row["id"], PipelineName(row["pipeline_id"], row["pipeline"]), source(row["source"]), not row["others"]
+        row["id"], PipelineName(row["pipeline_id"], row["pipeline"]), source_of(row["source"]), not row["others"]
     )

@@ -46,7 +46,7 @@ from workers.reader.lane import Lanes, Task
 from workers.reader.masks import NOTHING_MASKED, Masks, resolve
 from workers.reader.snapshot import Snapshot, slot_name
 from workers.reader.stream import broken_off
-from workers.reader.tablecopy import TableCopy, begin
+from workers.reader.tablecopy import Moment, TableCopy, begin
 
 SNAPSHOT_TRIES = 5  # a table that is rewritten faster than we take snapshots is not in a state to be copied
 WAIT_SECONDS = 0.25
@@ -180,7 +180,8 @@ class CopyWorker:
                     continue
                 known = self._store.copy(self._source.name, self._pipeline.name, name)
                 pages_max = self._settings.copy_range_pages
-                table = begin(wanted, len(tables) + 1, found, snapshot.seen, known, pages_max)
+                moment = Moment(snapshot.seen, snapshot.consistent_point)
+                table = begin(wanted, len(tables) + 1, found, moment, known, pages_max)
                 table.masks = masks
                 tables.append(table)
         return tables

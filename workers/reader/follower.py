@@ -340,5 +340,11 @@ def copied(state: TableState, found: CopyState | None) -> TableState | None:
         return None
     dead = max(state.dead, found.dead)
     return state.to(
-        Phase.FINISHEDCOPY, copy_lsn=found.copy_lsn, rows_copied=found.rows, dead=dead, trouble="", attempts=0
+        Phase.FINISHEDCOPY,
+        copy_lsn=found.copy_lsn,
+        copy_since=found.since_lsn,
+        rows_copied=found.rows,
+        dead=dead,
+        trouble="",
+        attempts=0,
     )

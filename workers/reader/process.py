@@ -52,7 +52,6 @@ from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
 from workers.reader.stored import StoredTables
 from workers.reader.stream import ReplicationStream, connect
-from workers.reader.stuck import Stuck
 from workers.reader.transfer import BinaryForms, Manner, choose
 from workers.reader.watch import Watch
 

@@ -344,7 +344,7 @@ class Roster:
                     self._want_copy(follower)
                 case Action.APPLY:
                     follower.asked_to_apply(now)
-                    self._publisher.apply(follower.handle, fence, max(0, follower.state.copy_lsn - 1))
+                    self._publisher.apply(follower.handle, fence, follower.state.copied_from)
                 case Action.REOPEN:
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from etl_supervisor.ipc.messages import CopyWanted
 from etl_supervisor.model.copy_state import CopyState, merged
@@ -15,6 +16,13 @@ from etl_supervisor.model.table import TableName
 from workers.reader.masks import NOTHING_MASKED, Masks
 from workers.reader.ranges import Range, plan, seen_again, still_good
 from workers.reader.snapshot import Found
+
+
+class Moment(NamedTuple):
+    """A snapshot: its xmin (64 bits) and its consistent point."""
+
+    seen: int
+    point: int
 
 
 @dataclass(slots=True)
@@ -79,9 +87,10 @@ class TableCopy:
 
 
 def begin(
-    wanted: CopyWanted, handle: int, found: Found, seen: int, known: CopyState | None, pages_max: int
+    wanted: CopyWanted, handle: int, found: Found, at: Moment, known: CopyState | None, pages_max: int
 ) -> TableCopy:
     """The books of a copy under a snapshot, going on from what an earlier worker of the same generation has left (`known`)."""
+    seen = at.seen
     same = known is not None and (known.generation, known.form) == (wanted.generation, found.form)
     good = still_good(known.ranges, found.leaves, seen) if known is not None and same and found.table.key else ()
     tasks = plan(found.leaves, good, pages_max)
@@ -89,6 +98,7 @@ def begin(
     state = CopyState(
         found.table.name,
         wanted.generation,
+        since_lsn=known.since_lsn if known is not None and good else at.point,
         form=found.form,
         ranges=good,
         pages_total=found.pages,

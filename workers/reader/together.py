@@ -183,5 +183,5 @@ class Together:
 
 
 def _part(follower: Follower) -> Part:
-    copied = max(0, follower.state.copy_lsn - 1)
+    copied = follower.state.copied_from
     return Part(follower.table.name, follower.state.generation, copied, follower.unapplied)

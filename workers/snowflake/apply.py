@@ -50,7 +50,7 @@ class Survey:
 def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int, copied: int = 0) -> Watermark:
     """Apply the window up to `fence`; the watermark afterwards. EtlError(APPLY) when the block failed: then nothing was changed.
 
-    `copied` is the commit_lsn of the rows of the copy: the first window begins there.
+    `copied` is the lowest commit_lsn of the rows of the copy (a copy that was killed has rows of several snapshots): the first window begins there.
     """
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
     if fence <= watermark.applied:
