@@ -149,6 +149,7 @@ DURABLE_SECONDS = Histogram(
     buckets=_WAY_SECONDS,
 )
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
+ALERTS = Counter("etl_alerts", "Tries to deliver WAL alerts: delivered or failed", ["channel", "result"])
 
 _WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
 _last: dict[str, tuple[float, int]] = {}
@@ -185,6 +186,11 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
+
+
+def alert_tried(channel: str, result: str) -> None:
+    """A try to deliver an alert: `delivered` or `failed`."""
+    ALERTS.labels(channel, result).inc()
 
 
 def spool_report(source: str, spooled_bytes: int, pieces: int) -> None:
