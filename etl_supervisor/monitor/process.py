@@ -22,6 +22,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.ipc.messages import Desired, Ready, Supervised
 from etl_supervisor.monitor import logs, metrics
+from etl_supervisor.monitor.collectors import SupervisedCollector, WalCollector
 from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
@@ -52,12 +53,12 @@ class Monitor:
     def __init__(self, context: ChildContext) -> None:
         self._context = context
         self._settings = context.settings
-        self._supervised = metrics.SupervisedCollector()
+        self._supervised = SupervisedCollector()
         self._wal = WalMonitor(self._settings)
         self._delivery = Delivery(self._settings, metrics.alert_tried)
         self._serving = False
         self._migrated = False
-        self._store = open_store(self._settings)
+        self._store = open_store(self._settings, metrics.redis_operation)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._next_poll = 0.0
@@ -161,7 +162,7 @@ class Monitor:
             return
         address = self._settings.metrics_addr
         try:
-            metrics.serve(address, self._supervised)
+            metrics.serve(address, [self._supervised, WalCollector(lambda: self._wal.newest)])
         except OSError as error:
             reason = f"can't listen on {address}: {error.strerror or type(error).__name__}"
             remedy = "set METRICS_ADDR to a free address; data goes on without metrics until then"
