@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
+import threading
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import psycopg
 import pytest
+import sqlalchemy
+from alembic.config import Config
 
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.config.settings import load as load_settings
@@ -18,6 +24,7 @@ from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.wal import watched
 from etl_supervisor.repository.write import upsert
+from migrations.app.versions import wal_monitor
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.receiver import http_receiver, mail_receiver
@@ -275,4 +282,82 @@ def test_the_url_of_an_alert_never_shows_in_an_error(tmp_path: Path) -> None:
         load_settings(tmp_path, {"ALERT_WAL_URL": "https://hooks.example.com:geheim/x"})
     assert caught.value.line == (
         "config at ALERT_WAL_URL: it is no such URL (read from the environment) (allowed: http:// or https://)"
+    )
+
+
+def test_a_measurement_is_tried_again_and_a_source_that_has_failed_before_only_once(
+    database: Database, second_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etl_supervisor.monitor.wal.PAUSE_SECONDS", 0.01)
+    asked: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+
+        def refuse() -> None:
+            while True:
+                try:
+                    connection, _ = closing.accept()
+                except OSError:
+                    return
+                asked.append("")
+                connection.close()
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        settings = made(tmp_path, second_database, WAL_MONITOR_MAX_RETRIES="2")
+        add_source(settings, second_database, database)
+        second_database.execute("update app.sources set pg_port = %s", closing.getsockname()[1])
+        monitor = WalMonitor(settings)
+        monitor.begin_round()
+        wait_for("the failure", lambda: monitor._failing and not monitor._under_way)
+        first = len(asked)
+        monitor.begin_round()
+        wait_for("the next failure", lambda: not monitor._under_way)
+        closing.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert first == 3 * (len(asked) - first)
+
+
+def test_two_supervisors_do_not_both_send_an_alert(second_database: Database, tmp_path: Path) -> None:
+    with http_receiver() as there:
+        settings = made(tmp_path, second_database, ALERT_WAL_URL=f"http://127.0.0.1:{there.port}/")
+        body = '{"type": "wal_alert", "status": "OK"}'
+        second_database.execute("insert into app.alerts (channel, body, detail) values ('webhook', %s, '')", body)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            sent = [future.result(30) for future in [pool.submit(Delivery(settings, tried).deliver) for _ in range(4)]]
+        assert (sum(sent), len(there.bodies)) == (1, 1)
+
+
+def test_the_monitors_tables_go_and_come_back_and_what_was_there_before_stays(
+    database: Database, second_database: Database, tmp_path: Path
+) -> None:
+    settings = made(tmp_path, second_database, WARNING_WAL="1", DANGER_WAL="1", ALERT_WAL_URL="http://127.0.0.1:9/")
+    source_id = add_source(settings, second_database, database, warning_wal_mb=1)
+    make_slot(database, f"etl_stream_{source_id}")
+    write_wal(database, 2)
+    look(WalMonitor(settings), second_database)
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=second_database.connect, poolclass=sqlalchemy.NullPool
+    )
+    chain = Config()
+    chain.set_main_option("script_location", str(resources.files("migrations") / "app"))
+    chain.set_main_option("path_separator", "os")
+    with engine.connect() as connection:
+        chain.attributes["connection"] = connection
+        alembic.command.downgrade(chain, wal_monitor.down_revision)
+        connection.commit()
+    assert second_database.execute("select to_regclass('app.alerts'), to_regclass('app.wal_states')") == [(None, None)]
+    assert migrate(settings, "app")[0].startswith(f"app: {wal_monitor.down_revision} -> ")
+    assert second_database.execute("select slot_name, wal_status from app.wal_metrics") == [
+        (f"etl_stream_{source_id}", None)
+    ]
+    look(WalMonitor(settings), second_database)
+    assert second_database.execute("select level, told from app.wal_states") == [("DANGER", "DANGER")]
+
+
+def test_thresholds_that_cross_are_refused(database: Database, second_database: Database, tmp_path: Path) -> None:
+    settings = made(tmp_path, second_database)
+    with pytest.raises(EtlError) as caught:
+        add_source(settings, second_database, database, warning_wal_mb=10, danger_wal_mb=9)
+    assert caught.value.line == (
+        "config at sources shop: a value breaks the rule: danger_wal_mb is not below warning_wal_mb"
     )
