@@ -22,6 +22,7 @@ ROWS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
         ("Shared memory in use", "bytes", {"{{source}}": "etl_shared_memory_used_bytes"}),
         ("Transactions in progress", "bytes", {"{{source}}": "etl_reader_spooled_bytes"}),
         ("Rows of first copies", "rowsps", {"{{pipeline}}": "sum by (pipeline) (rate(etl_copy_rows_total[$__rate_interval]))"}),
+        ("First copies under way, part done", "percentunit", {"{{pipeline}} {{table}}": "etl_copy_done_ratio < 1"}),
     ],
     "From commit to target": [
         (f"{title}, p50 and p99", "s", {f"p{round(q * 100)} {{{{pipeline}}}}": WAY.format(q=q, name=name) for q in (0.5, 0.99)})

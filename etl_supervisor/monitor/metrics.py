@@ -85,6 +85,12 @@ SLOT_SAFE_WAL_BYTES = Gauge(
 )
 SHARED_MEMORY_BYTES = Gauge("etl_shared_memory_used_bytes", "Slab in use", ["source"], multiprocess_mode="mostrecent")
 COPY_ROWS = Counter("etl_copy_rows", "Rows of first copies handed over", ["pipeline", "table"])
+COPY_DONE = Gauge(
+    "etl_copy_done_ratio",
+    "Part of a first copy that is durable, by finished ranges: 0 to 1",
+    ["pipeline", "table"],
+    multiprocess_mode="mostrecent",
+)
 SNOWFLAKE_ROWS_INSERTED = Counter(
     "etl_snowflake_rows_inserted", "Rows committed in landing tables", ["pipeline", "table"]
 )

@@ -53,6 +53,7 @@ def test_a_destination_that_is_gone_is_told_by_its_wal_and_its_return_too(deploy
         values = scraped(deploy)
         assert values["etl_alerts_total", ("webhook", "delivered")] == 2
         assert values["etl_wal_level", ("shop",)] == 0
+        assert values["etl_copy_done_ratio", ("shop", "public.t")] == 1
         assert values["etl_applied_seconds_count", ("shop",)] >= 1
         assert values["etl_applied_rows_total", ("shop", "public.t")] >= 2
         assert values["etl_snowflake_requests_total", (deploy.destination.name, "append")] >= 1

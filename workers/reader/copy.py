@@ -221,6 +221,7 @@ class CopyWorker:
 
     def _save(self, state: CopyState) -> None:
         self._store.save_copy(self._source.name, self._pipeline.name, state)
+        metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
 
     def _fail(self, wanted: CopyWanted, error: EtlError) -> None:
         """One table of several can't be copied; the others go on."""
