@@ -198,10 +198,10 @@ class Direct:
         raise BrokenOffError("the server ended the stream")
 
 
-def message_places(buffer: bytearray, filled: int, at_most: int = 1 << 62, begin: int = 0) -> tuple[list[int], int]:
-    """Where the whole messages in the buffer begin, from `begin` on, and where the last one ends."""
+def message_places(buffer: bytearray, filled: int, at_most: int = 1 << 62) -> tuple[list[int], int]:
+    """Where the whole messages in the buffer begin, and where the last one ends."""
     places: list[int] = []
-    found, at, last = places.append, begin, filled - _HEADER_BYTES
+    found, at, last = places.append, 0, filled - _HEADER_BYTES
     while at <= last and len(places) < at_most:
         after = at + 1 + _LENGTH(buffer, at + 1)[0]
         if after > filled:

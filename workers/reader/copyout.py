@@ -1,7 +1,7 @@
 """The rows of a COPY … TO STDOUT, many at a time, in whichever format they were asked for.
 
-Two ways, as in `copyboth`: the socket itself, with no Python step per row; or libpq, for connections that it encrypts, which gives and frees each row
-by itself and takes many times as long.
+Two ways, as in `copyboth`: the socket itself, one Python step per row (its length); or libpq, for connections that it encrypts, which gives and
+frees each row by itself and takes many times as long.
 
 A server sends some kilobytes at a time. They are gathered in the buffer, and looked at when it is full or seems to end with ReadyForQuery (a row that
 ends with the same octets is looked at early, no more).
@@ -23,13 +23,12 @@ import numpy as np
 import psycopg
 
 from workers.reader.copyboth import MESSAGE_BYTES_MAX, BrokenOffError, ServerError, message_places, refused_by
-from workers.reader.frame import Chunk, Integers
+from workers.reader.frame import Chunk
 
 READ_BYTES = 1 << 20  # of rows that are given at once; the buffer grows for a longer row
 _HEADER_BYTES = 5  # type(1) length(4)
 _LENGTH = struct.Struct("!I").unpack_from
 _ROW, _ERROR, _READY = b"dEZ"
-RUNS_MAX = 64  # of rows that follow each other as guessed; octets that look like rows all the time are walked through message by message
 _READY_BYTES = 6  # type(1) length(4) state of the transaction(1)
 _READY_BEGINS = b"Z\0\0\0\5"
 
@@ -104,9 +103,10 @@ class _Direct:
 
     def _rows(self) -> Chunk:
         """The rows that are whole now; what else has come is taken."""
-        start, used = row_places(self._buffer, self._filled)
+        places, used = message_places(self._buffer, self._filled)
         data = bytes(memoryview(self._buffer)[:used])
         self._drop(used)
+        start = np.array(places, dtype=np.int64)
         end = np.append(start[1:], used)[: len(start)]
         is_row = np.frombuffer(data, dtype=np.uint8)[start] == _ROW
         for number in np.flatnonzero(~is_row).tolist():
@@ -132,41 +132,3 @@ class _Direct:
         if not _HEADER_BYTES <= size <= MESSAGE_BYTES_MAX:
             raise BrokenOffError("a message has a length that the protocol does not allow")
         self._buffer += bytes(min(len(self._buffer), size - len(self._buffer)))
-
-
-def row_places(buffer: bytearray, filled: int) -> tuple[Integers, int]:
-    """What `message_places` finds, by guess and proof: whatever looks like the header of a row, and leads to another one that does, is likely one;
-    the walk from the first message on proves it, by whole runs of headers that each lead to the next."""
-    likely, after = _likely_rows(buffer, filled)
-    run_ends = np.append(np.flatnonzero(after[:-1] != likely[1:]), len(likely) - 1)
-    found: list[Integers] = []
-    at = 0
-    while len(found) < RUNS_MAX:
-        first = int(np.searchsorted(likely, at))
-        if first < len(likely) and likely[first] == at:
-            last = int(run_ends[np.searchsorted(run_ends, first)])
-            found.append(likely[first : last + 1])
-            at = int(after[last])
-        step, used = message_places(buffer, filled, at_most=1, begin=at)
-        if not step:
-            break
-        found.append(np.array(step, dtype=np.int64))
-        at = used
-    else:
-        rest, at = message_places(buffer, filled, begin=at)
-        found.append(np.array(rest, dtype=np.int64))
-    return np.concatenate([np.empty(0, dtype=np.int64), *found]), at
-
-
-def _likely_rows(buffer: bytearray, filled: int) -> tuple[Integers, Integers]:
-    """Where 'd' and a length below 16 MB stand, and after the length of octets another such place; and where that is."""
-    size = max(0, filled - _HEADER_BYTES + 1)
-    octets = np.frombuffer(buffer, dtype=np.uint8, count=filled)
-    looks = (octets[:size] == _ROW) & (octets[1 : size + 1] == 0)
-    at = np.flatnonzero(looks)
-    lengths = np.ndarray((size,), dtype=">u4", buffer=buffer, offset=1, strides=(1,)) if size else np.empty(0, ">u4")
-    after = at + 1 + lengths[at]
-    proper = (after >= at + _HEADER_BYTES) & (after < size)
-    at, after = at[proper], after[proper]
-    leads = looks[after]
-    return at[leads], after[leads]
