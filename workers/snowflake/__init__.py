@@ -2,6 +2,7 @@
 
 sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
+latency      how long rows need into the target
 guest        one publisher's connection
 jobs         threads for what may block, per destination
 memory       states that a lost state store gets back

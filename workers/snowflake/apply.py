@@ -26,6 +26,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode
 from etl_supervisor.model.table import Table
+from etl_supervisor.monitor import metrics
 from workers.snowflake import moving, task
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.ddl import Watermark
@@ -69,6 +70,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
                 return _read(cursor, objects, place)
+            labels = (opening.pipeline, metrics.table_label(opening.table.name))
+            metrics.APPLIED_ROWS.labels(*labels).inc(found.rows)
     except Error as error:
         raise classify(error, place, Kind.APPLY) from None
     return Watermark(opening.generation, fence, opening.epoch, opening.generation)

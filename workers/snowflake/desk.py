@@ -39,6 +39,7 @@ from workers.snowflake.channel import Channel, ChannelStatus, Underway
 from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
 from workers.snowflake.jobs import Lane
+from workers.snowflake.latency import Awaited
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
@@ -81,6 +82,7 @@ class Desk:
     gathering: Gathering | None = None  # when rows travel as files
     hurried: int = 0  # what the publisher has asked for, maybe before the channel was open
     watermark: ddl.Watermark | None = None
+    awaited: Awaited = field(default_factory=Awaited)
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
     dead: int | None = None  # rows of this table in the dead letter, once one came into it
@@ -328,6 +330,11 @@ class Desk:
         failpoint("actor.after_apply")
         return moved
 
+    def applied(self, watermark: ddl.Watermark) -> None:
+        """An apply block has ended well."""
+        self.sql_busy, self.watermark = False, watermark
+        self.awaited.applied(self.opening.pipeline, watermark.applied)
+
     def purge(self, now: float) -> tuple[OpenTable, int]:
         """A purge is under way: what it works on, and the watermark that it will have seen."""
         assert self.watermark is not None
@@ -380,6 +387,7 @@ class Desk:
         """Their publisher may have the memory of these back."""
         commits = [item.since for item in items if item.since is not None]
         metrics.observe_since(metrics.DURABLE_SECONDS.labels(self.opening.pipeline), commits)
+        self.awaited.durable(items)
         for item in items:
             close_descriptor(item.fd)
 

@@ -189,7 +189,9 @@ class Loading:
             return False
         try:
             size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
+            metrics.snowflake_request(opening.destination.name, "append")
         except Exception as error:
+            metrics.snowflake_request(opening.destination.name, "append", failed=True)
             if explain(error, "").directive is Directive.AGAIN:
                 return False
             raise in_our_words(error, opening) from None
