@@ -28,8 +28,8 @@ from etl_supervisor.model.apply_policy import ApplyMode
 from etl_supervisor.model.table import Table
 from workers.snowflake import moving, task
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
-from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of
+from workers.snowflake.owner import Watermark
 from workers.snowflake.script import MOVED, swapped, transaction
 from workers.snowflake.window import DEAD_MOVE, Window, dead_rows
 
