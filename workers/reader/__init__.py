@@ -59,5 +59,6 @@ copyout     the rows of a COPY, many at a time
 lane        threads that read ranges
 landing     pieces of copies to their channels
 tablecopy   the books of one table's copy (pure)
-csv         rows of a copy -> change-log batches
+csv         rows of a copy as text -> change-log batches
+copytuples  rows of a copy in binary, read by column
 """

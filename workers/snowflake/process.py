@@ -57,7 +57,6 @@ from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
-from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
@@ -65,6 +64,7 @@ from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.memory import Memory
+from workers.snowflake.owner import Watermark
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.together import Together
 
