@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.naming import Naming
 from etl_supervisor.model.selection import Selection
 from etl_supervisor.model.table import Table, TableName
 
@@ -112,7 +113,7 @@ class Destination:
     """One Snowflake database that changes are brought to.
 
     `host` is the account host, or `127.0.0.1:PORT` of a local Snowflake; `settings` holds what has no column of its own
-    (`ca_file` of a local Snowflake).
+    (`ca_file` of a local Snowflake). `naming` is what tables and columns are called there.
     """
 
     id: int
@@ -130,6 +131,7 @@ class Destination:
     landing_schema: str
     apply_interval_seconds: float
     settings: dict[str, str] = field(default_factory=dict)
+    naming: Naming = field(default_factory=Naming)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ One look (DESCRIBE of both tables), then only what `reshape.plan` says. Every st
 next open goes on. A column added with a default gets it in every row that is there at that moment, landed or applied (the actor calls this only when
 everything sent under the older shape is durable).
 
-The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused. It also keeps the shape and the token from
+The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused, and so is a table whose rows are under
+names of another case (`identifier_case` was changed). It also keeps the shape and the token from
 which it holds: a shape of an earlier place (a stream that begins again, or the catalog at a reader's start) changes nothing, and what
 the caller works with is the shape that is there.
 
@@ -24,7 +25,6 @@ from snowflake.connector.errors import Error, ProgrammingError
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
 from workers.snowflake import marks, offers
@@ -198,7 +198,7 @@ def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
 
 
 def _definition(column: Column, mark: Mark) -> str:
-    return f"{quoted(names.column(column.name))} {column_type(column.type)} COMMENT {literal(mark.text)}"
+    return f"{quoted(column.landed)} {column_type(column.type)} COMMENT {literal(mark.text)}"
 
 
 def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
@@ -216,7 +216,7 @@ def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
             cursor.execute(f"{alter} ADD COLUMN IF NOT EXISTS {_definition(column, mark)}")
         case Fill(column=column, mark=mark):
             _fill(cursor, table_sql, column)
-            _remark(cursor, table_sql, names.column(column.name), mark)
+            _remark(cursor, table_sql, column.landed, mark)
         case _:
             assert_never(step)
 
@@ -238,7 +238,7 @@ def _rename_inside(cursor: Any, table_sql: str, step: Rename, *, landed: bool) -
 
 def _fill(cursor: Any, table_sql: str, column: Column) -> None:
     """Rows older than the column hold its default (attmissingval). Rows that were changed since come later, with the apply."""
-    name, default = quoted(names.column(column.name)), column.default or ""
+    name, default = quoted(column.landed), column.default or ""
     value = f"CAST({literal(default)} AS {column_type(column.type)})"
     if column_type(column.type) == "VARIANT":
         value = f"PARSE_JSON({literal(constant(default, column.type.kind))})"
@@ -263,9 +263,24 @@ def _told(step: Step) -> str:
         case Widen(name=name, type=kind):
             return f"column {name} is now {kind}"
         case Add(column=column):
-            return f"column {names.column(column.name)} was added"
+            return f"column {column.landed} was added"
         case Fill(column=column):
-            return f"column {names.column(column.name)} got its default in older rows"
+            return f"column {column.landed} got its default in older rows"
+
+
+def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
+    """The rows of this table are under names of the same case, or nowhere."""
+    table = opening.table
+    found = cursor.execute(
+        f"SELECT LANDING_TABLE, SHAPE FROM {objects.watermark_sql} WHERE PIPELINE_ID = {opening.pipeline_id}"
+        f" AND SOURCE_SCHEMA = {literal(table.name.schema)} AND SOURCE_TABLE = {literal(table.name.name)}"
+    ).fetchall()
+    for landing, shape in found:
+        columns = zip(wire.load(Table, shape).columns if shape else (), table.columns, strict=False)
+        if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
+            reason = f"its rows are in {landing}, whose names have another case"
+            remedy = "set identifier_case of the destination back, or use another destination with a landing schema of its own"
+            raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
 
 
 def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
@@ -276,6 +291,7 @@ def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple
     table = opening.table.name
     who = (opening.pipeline_id, opening.owner, table.schema, table.name)
     where = f"LANDING_TABLE = {literal(objects.landing)}"
+    _check_case(cursor, opening, objects, place)
     # One statement: two opens of the same table at the same moment make one row.
     cursor.execute(
         f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"

@@ -39,7 +39,7 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
     """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     policy = wire.dump(opening.policy)
-    wanted = hashlib.sha256(f"{FORM} {wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    wanted = hashlib.sha256(f"{FORM} {objects.target_sql} {wire.dump(opening.table)} {policy}".encode()).hexdigest()
     offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
         _make(cursor, opening, objects)

@@ -61,6 +61,7 @@ from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
+from workers.snowflake.identifiers import named
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
@@ -197,6 +198,7 @@ class Actor:
         log.info("publisher_joined", publisher=hello.publisher, incarnation=hello.incarnation)
 
     def _open(self, guest: Guest, opening: OpenTable) -> None:
+        opening = named(opening)
         desk = guest.desks.get(opening.handle)
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:

@@ -114,7 +114,7 @@ def plan(present: list[Present], table: Table) -> list[Step]:
             kept[found.name] = column
         elif found is not None and found.mark is not None:
             former.append(Remark(found.name, replace(found.mark, attnum=-abs(found.mark.attnum), filling=False)))
-    wanted = {names.column(column.name) for column in table.columns}
+    wanted = {column.landed for column in table.columns}
     steps: list[Step] = [*former, *_renames(present, kept, wanted, {step.name for step in former})]
     for found in present:
         column_kept = kept.get(found.name)
@@ -137,8 +137,8 @@ def _match(present: list[Present], table: Table) -> dict[str, Present]:
     taken = {found.name for found in matched.values()}
     free = {found.name: found for found in present if found.name not in taken and not _is_former(found)}
     for column in table.columns:
-        if column.name not in matched and names.column(column.name) in free:
-            found = free[names.column(column.name)]
+        if column.name not in matched and column.landed in free:
+            found = free[column.landed]
             known = found.mark
             if known is None or known.oid != table.oid or 0 in (known.attnum, column.attnum):
                 matched[column.name] = found
@@ -151,7 +151,7 @@ def _is_former(found: Present) -> bool:
 
 def _settle(found: Present, column: Column, oid: int) -> list[Step]:
     """What a column needs beside its name."""
-    name, mark, wanted = names.column(column.name), mark_of(column, oid), column_type(column.type)
+    name, mark, wanted = column.landed, mark_of(column, oid), column_type(column.type)
     steps: list[Step] = []
     if not follows(found.type, wanted):
         steps.append(Widen(name, wanted))
@@ -170,8 +170,8 @@ def _renames(present: list[Present], kept: dict[str, Column], wanted: set[str], 
         source = found.mark.source if found.mark else found.name
         if found.name in kept:
             column = kept[found.name]
-            if found.name != names.column(column.name):
-                pending[found.name] = (names.column(column.name), source, column.name)
+            if found.name != column.landed:
+                pending[found.name] = (column.landed, source, column.name)
         elif found.mark is not None and (found.name in wanted or not _is_aside(found.name)):
             number = abs(found.mark.attnum)
             suffix = f"__WAS_{number}" if found.name in former or _is_former(found) else f"__DROPPED_{number}"
