@@ -46,7 +46,8 @@ def tables(deploy: Deployment) -> set[tuple[str, str]]:
     """(schema, name) of everything that is not the system's own."""
     text = f'SELECT TABLE_SCHEMA, TABLE_NAME FROM "{deploy.destination.database}".INFORMATION_SCHEMA.TABLES'
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
-        return {(schema, name) for schema, name in cursor.execute(text).fetchall() if not name.startswith("_ETL_")}
+        found = cursor.execute(text).fetchall()
+        return {(schema, name) for schema, name in found if not name.startswith("_ETL_") and schema != "_streaming"}
 
 
 def columns(deploy: Deployment, table: str) -> list[str]:
@@ -61,11 +62,12 @@ def test_names_keep_their_case_and_schemas_on_every_load_path(deploy: Deployment
     named(deploy, "keep", "schema")
     deploy.add("shop", load_path=path, copy_load_path=path, file_max_age_seconds=0.3, apply_history=True)
     deploy.start()
-    deploy.ready("shop", 2)
+    wait_for("both tables to be ready", lambda: ready(deploy) == {"public.Orders", "Sales.Orders"})
     change(deploy, 1001)
     deploy.source.execute("""alter table "Orders" add column "lateComer" text default 'Ä'""")
-    deploy.source.execute('alter table "Orders" rename column plain to "Plain"')
     change(deploy, 2001)
+    deploy.source.execute('alter table "Orders" rename column plain to "Plain"')
+    deploy.source.execute('insert into "Orders" values (5000, now(), null, null, 1, null)')
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
     assert deploy.stop() == 0
@@ -92,11 +94,14 @@ def test_one_schema_for_each_schema_in_upper_case(deploy: Deployment) -> None:
     named(deploy, "upper", "schema")
     deploy.add("shop")
     deploy.start()
-    deploy.ready("shop", 2)
+    wait_for("both tables to be ready", lambda: ready(deploy) == {"public.Orders", "Sales.Orders"})
     change(deploy, 1001)
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
-    assert {("PUBLIC", "ORDERS"), ("SALES", "ORDERS"), ("SALES", "ORDERS_LIVE")} <= tables(deploy)
+    assert {("PUBLIC", "ORDERS"), ("SALES", "ORDERS"), ("ETL_SCHEMA", "LANDING_SALES__ORDERS")} <= tables(deploy)
+    with sql_session(deploy.destination) as session, session.cursor() as cursor:
+        live = f"SELECT COUNT(*) FROM {deploy.destination.database}.SALES.ORDERS_LIVE"
+        assert cursor.execute(live).fetchone() == (400,)
     assert deploy.stop() == 0
 
 
@@ -118,6 +123,11 @@ def test_schemas_that_meet_and_a_case_that_changes_are_refused_with_a_clear_line
     wait_for("the case to be refused", lambda: {"public.Orders", "Sales.Orders"} <= stopped(deploy).keys())
     assert stopped(deploy)["Sales.Orders"] == "its rows are in LANDING_Sales__Orders, whose names have another case"
     deploy.stop()
+
+
+def ready(deploy: Deployment) -> set[str]:
+    found = [orjson.loads(line) for line in deploy.log.splitlines()]
+    return {line["table"] for line in found if line["event"] == "table_ready"}
 
 
 def stopped(deploy: Deployment) -> dict[str, str]:

@@ -84,7 +84,8 @@ def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
     landing = _described(cursor, objects.landing_sql)
     if landing is None:
-        _create_schemas(cursor, objects)
+        _create_schema(cursor, objects, objects.landing_schema)
+        cursor.execute(marks.create(objects))
     try:
         watermark, shape, since = _own(cursor, opening, objects, place)
     except ProgrammingError as error:
@@ -179,10 +180,12 @@ def _spelled(described: str) -> str:
     return described if kind == "NUMBER" else kind
 
 
-def _create_schemas(cursor: Any, objects: Objects) -> None:
-    for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
+def _create_schema(cursor: Any, objects: Objects, schema: str) -> None:
+    """Make a schema if there is none. One that is there needs no privilege to make schemas."""
+    known = f"{quoted(objects.database)}.INFORMATION_SCHEMA.SCHEMATA"
+    there = cursor.execute(f"SELECT 1 FROM {known} WHERE SCHEMA_NAME = {literal(schema)}").fetchone()
+    if there is None:
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
-    cursor.execute(marks.create(objects))
 
 
 def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
@@ -194,6 +197,7 @@ def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
     meta = TARGET_META if table.key else (*TARGET_META, *KEYLESS_META)
     target = ", ".join(columns + [f"{name} {kind}" for name, kind in meta])
     if aims:
+        _create_schema(cursor, objects, objects.schema)
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
 
 
