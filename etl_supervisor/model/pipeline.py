@@ -113,7 +113,8 @@ class Destination:
     """One Snowflake database that changes are brought to.
 
     `host` is the account host, or `127.0.0.1:PORT` of a local Snowflake; `settings` holds what has no column of its own
-    (`ca_file` of a local Snowflake). `naming` is what tables and columns are called there.
+    (`ca_file` of a local Snowflake). `naming` is what tables and columns are called there; `copy_comments`: they
+    say what PostgreSQL's comments say.
     """
 
     id: int
@@ -132,6 +133,7 @@ class Destination:
     apply_interval_seconds: float
     settings: dict[str, str] = field(default_factory=dict)
     naming: Naming = field(default_factory=Naming)
+    copy_comments: bool = False
 
 
 @dataclass(frozen=True, slots=True)

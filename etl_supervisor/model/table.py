@@ -26,7 +26,8 @@ class Column:
     out (its storage can be out of line). `default` is the text of `attmissingval`: what rows older than the column hold.
     `attnum` is the column's number in PostgreSQL, which a rename does not change and which is never used again; 0 when it is not proved.
     `computed` says that rows older than the column may hold values that the catalog does not tell (a volatile default, an identity).
-    `keeps_case` is no part of the shape: it says how the destination names the column (see `model.naming`).
+    `keeps_case` and `comment` are no part of the shape: how the destination names the column (see `model.naming`), and what PostgreSQL's COMMENT
+    says of it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column:
     attnum: int = 0
     computed: bool = False
     keeps_case: bool = field(default=False, compare=False)
+    comment: str = field(default="", compare=False)
 
     @property
     def landed(self) -> str:
@@ -47,12 +49,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's shape at one moment of its stream. `version` rises within a reader's life with every change of shape."""
+    """A table's shape at one moment of its stream. `version` rises within a reader's life with every change of shape. `comment` is PostgreSQL's,
+    and no part of the shape."""
 
     name: TableName
     oid: int
     columns: tuple[Column, ...]
     version: int = 0
+    comment: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[Column, ...]:

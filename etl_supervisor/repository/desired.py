@@ -258,6 +258,7 @@ def destination(row: dict[str, Any]) -> Destination:
         landing_schema=row["snowflake_landing_schema"],
         apply_interval_seconds=float(row["snowflake_apply_interval_seconds"]),
         settings={key: str(value) for key, value in row["settings"].items()},
+        copy_comments=row["copy_comments"],
         naming=Naming(IdentifierCase(row["identifier_case"]), SchemaMapping(row["schema_mapping"])),
     )
 

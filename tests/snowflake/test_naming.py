@@ -141,3 +141,37 @@ def test_columns_that_differ_by_case_only_are_refused_in_any_case(session: Recor
         with pytest.raises(EtlError) as caught:
             ddl.ensure(session, named(opening(replace(destination, naming=naming), table=twice)))
         assert caught.value.reason == "columns orderId and ORDERID are both ORDERID in Snowflake"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_comments_of_the_source_are_copied_on_request_and_marks_stay(
+    session: Recorder, destination: Destination, wanted: bool
+) -> None:
+    there = replace(destination, copy_comments=wanted)
+    said = ("the buyer's order\netl: 9.9 not a mark", "etl: 7.1 orderId")
+    columns = tuple(replace(column, comment=text) for column, text in zip(COLUMNS, said, strict=True))
+    table = replace(LINES, columns=columns, comment="what was ordered")
+    ddl.ensure(session, named(opening(there, table=table)))
+    first = described(session, there)
+    assert first["ORDERID"] == ("the buyer's order\n etl: 9.9 not a mark\n" if wanted else "") + "etl: 7.1 orderId"
+    assert first["BIGTEXT"] == ("7.1 orderId\n" if wanted else "") + "etl: 7.2 bigText"
+    tables = (
+        f"SELECT COMMENT FROM \"{there.database}\".INFORMATION_SCHEMA.TABLES WHERE TABLE_NAME = 'SALES__ORDERLINES'"
+    )
+    ((about,),) = session.cursor().execute(tables).fetchall()
+    ours = "Current rows of Sales.orderLines by ETL Stream, pipeline pipe"
+    assert about == ("what was ordered\n" if wanted else "") + ours
+    more = (replace(columns[0], comment="another word"), replace(columns[1], name="largeText"))
+    ddl.ensure(session, named(opening(there, table=replace(table, columns=more, version=300))))
+    second = described(session, there)
+    assert second["ORDERID"] == ("another word\n" if wanted else "") + "etl: 7.1 orderId"
+    assert second["LARGETEXT"] == ("7.1 orderId\n" if wanted else "") + "etl: 7.2 largeText", "renamed by its mark"
+
+
+def described(session: Recorder, there: Destination) -> dict[str, str]:
+    """Column of the target -> its comment."""
+    cursor = session.cursor()
+    cursor.execute(f"DESCRIBE TABLE {objects_of(there, LINES).target_sql}")
+    titles = [item[0].lower() for item in cursor.description]
+    name, comment = titles.index("name"), titles.index("comment")
+    return {row[name]: row[comment] for row in cursor.fetchall() if not row[name].startswith("_ETL_")}

@@ -120,8 +120,11 @@ def _check_schema(schema: str, destination: Destination, table: Table) -> None:
 
 
 def named(opening: OpenTable) -> OpenTable:
-    """An opening whose columns know their names at its destination."""
-    return replace(opening, table=opening.destination.naming.shown(opening.table))
+    """An opening whose columns know their names at its destination, and what is to be said of them there."""
+    table = opening.destination.naming.shown(opening.table)
+    if not opening.destination.copy_comments:
+        table = replace(table, comment="", columns=tuple(replace(column, comment="") for column in table.columns))
+    return replace(opening, table=table)
 
 
 def check_columns(table: Table) -> None:

@@ -24,6 +24,7 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
 from workers.snowflake.window import name_of
@@ -144,10 +145,11 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
 def _described(opening: OpenTable, objects: Objects) -> list[str]:
     """The statements that say in Snowflake what the tables are and whose."""
     whose = f"{opening.table.name} by ETL Stream, pipeline {opening.pipeline}"
-    target = [(objects.target_sql, f"Current rows of {whose}")] if opening.policy.mode.has_target else []
+    said = f"{opening.table.comment}\n" if opening.table.comment else ""
+    target = [(objects.target_sql, f"{said}Current rows of {whose}")] if opening.policy.mode.has_target else []
     return [
         f"COMMENT ON TABLE {table_sql} IS {literal(text)}"
-        for table_sql, text in [(objects.landing_sql, f"Change log of {whose}"), *target]
+        for table_sql, text in [(objects.landing_sql, f"{said}Change log of {whose}"), *target]
     ]
 
 
@@ -170,8 +172,7 @@ def _run(cursor: Any, statements: list[str]) -> None:
 
 def _history_table(table: Table, objects: Objects) -> str:
     columns = [
-        f"{name_of(column)} {column_type(column.type)} COMMENT"
-        f" {literal(f'etl: {table.oid}.{column.attnum} {column.name}')}"
+        f"{name_of(column)} {column_type(column.type)} COMMENT {literal(mark_of(column, table.oid).text)}"
         for column in table.columns
     ]
     meta = [f"{name} {kind}" for name, kind in HISTORY_META]

@@ -1,6 +1,7 @@
 """A table in Snowflake from the shape it has to the shape it should have: a pure plan of steps, each idempotent.
 
-A column of ours carries its mark as comment, `etl: <oid>.<attnum> <source name>`: it moves with the column, in the same statement, so that what a
+A column of ours carries its mark as the last line of its comment, `etl: <oid>.<attnum> <source name>` (PostgreSQL's own comment stands before it,
+where that is wanted): it moves with the column, in the same statement, so that what a
 crash leaves can always be read from the table itself. Columns are matched by mark, else by name. Then:
 
     same number, other name    renamed (over a name of its own where names change places)
@@ -20,28 +21,37 @@ from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from workers.snowflake.sftypes import column_type, follows
 
-_MARK = re.compile(r"etl: (?P<filling>filling )?(?P<oid>\d+)\.(?P<attnum>-?\d+) (?P<source>.*)", re.DOTALL)
+_MARK = re.compile(
+    r"(?:(?P<said>.*?)\n)??etl: (?P<filling>filling )?(?P<oid>\d+)\.(?P<attnum>-?\d+) (?P<source>.*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which column of the source this is. A negative attnum is a former one, whose type could not be altered."""
+    """Which column of the source this is. A negative attnum is a former one, whose type could not be altered. `said` is
+    PostgreSQL's comment."""
 
     oid: int
     attnum: int
     source: str
     filling: bool = False
+    said: str = ""
 
     @property
     def text(self) -> str:
         """The comment."""
-        return f"etl: {'filling ' if self.filling else ''}{self.oid}.{self.attnum} {self.source}"
+        said = self.said.replace("\netl: ", "\n etl: ").removeprefix("etl: ")  # nobody else's words are a mark
+        mark = f"etl: {'filling ' if self.filling else ''}{self.oid}.{self.attnum} {self.source}"
+        return f"{said}\n{mark}" if said else mark
 
     @classmethod
     def read(cls, comment: str) -> Mark | None:
         """The mark in a comment; None for a comment that is not ours."""
         found = _MARK.fullmatch(comment)
-        return cls(int(found["oid"]), int(found["attnum"]), found["source"], bool(found["filling"])) if found else None
+        if found is None:
+            return None
+        number, said = int(found["attnum"]), found["said"] or ""
+        return cls(int(found["oid"]), number, found["source"], bool(found["filling"]), said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ Step = Rename | Remark | Widen | Add | Fill
 
 def mark_of(column: Column, oid: int) -> Mark:
     """The mark of a column."""
-    return Mark(oid, column.attnum, column.name)
+    return Mark(oid, column.attnum, column.name, said=column.comment)
 
 
 def plan(present: list[Present], table: Table) -> list[Step]:
@@ -157,7 +167,7 @@ def _settle(found: Present, column: Column, oid: int) -> list[Step]:
         steps.append(Widen(name, wanted))
     if found.mark is not None and found.mark.filling and column.default is not None:
         steps.append(Fill(column, mark))
-    elif found.mark != mark:
+    elif found.mark is None or found.mark.text != mark.text:
         steps.append(Remark(name, mark))
     return steps
 

@@ -1,4 +1,4 @@
-"""What a destination calls tables and columns."""
+"""What a destination calls tables and columns, and whether it says of them what PostgreSQL says."""
 
 from alembic import op
 
@@ -20,9 +20,11 @@ def upgrade() -> None:
             CONSTRAINT "{name} is {default} or {other}" CHECK ({name} IN ('{default}', '{other}'))"""
         )
         op.execute(f"COMMENT ON COLUMN app.destinations.{name} IS '{COMMENTS[name]}'".replace(":", "\\:"))
+    op.execute("ALTER TABLE app.destinations ADD COLUMN copy_comments boolean NOT NULL DEFAULT false")
+    op.execute("COMMENT ON COLUMN app.destinations.copy_comments IS 'copy the comments of tables and columns'")
 
 
 def downgrade() -> None:
     """Drop them."""
-    for name in reversed(COLUMNS):
+    for name in ("copy_comments", *reversed(COLUMNS)):
         op.execute(f"ALTER TABLE app.destinations DROP COLUMN {name}")
