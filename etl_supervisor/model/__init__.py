@@ -12,5 +12,6 @@ apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
+verified     what a verification finds, and what is kept of it
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

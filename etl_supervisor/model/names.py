@@ -57,6 +57,11 @@ def copy_slot(replication_id: int, incarnation: int) -> str:
     return f"etl_copy_{replication_id}_{incarnation}"
 
 
+def verify_slot(replication_id: int, pid: int) -> str:
+    """The temporary slot of one verification."""
+    return f"etl_verify_{replication_id}_{pid}"
+
+
 def target_table(table: TableName) -> str:
     """The name of the current table in Snowflake (unquoted form: upper case)."""
     prefix = "" if table.schema == "public" else f"{table.schema}__"
