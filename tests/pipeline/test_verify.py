@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import pytest
 
+from etl_supervisor.config.settings import load as settings_of
+from etl_supervisor.model.verified import Verdict
+from etl_supervisor.repository.desired import load
+from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.streams import arrange
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
+from workers.verify import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ROWS = 3_000
+MASKING_SECRET = "a masking secret of a test, 32 characters or more"
 EQUAL, DIFFERENT = 0, 1
 
 
@@ -31,6 +38,16 @@ def verdicts(deploy: Deployment, *words: str) -> tuple[int, dict[str, dict[str, 
     assert done.stderr == ""
     found = [orjson.loads(line) for line in done.stdout.splitlines()]
     return done.returncode, {item["table"].removeprefix("public."): item for item in found}
+
+
+def inside(deploy: Deployment) -> list[Verdict]:
+    """All tables of the pipeline, in this process."""
+    found: list[Verdict] = []
+    with contextlib.closing(open_store(deploy.settings)) as store:
+        (spec,) = arrange(load(deploy.settings).specs, store)
+        tables = sorted(store.tables(spec.source.name, "shop"))
+        check.verify(deploy.settings, store, spec, "shop", tables, found.append)
+    return found
 
 
 def at_target(deploy: Deployment, statement: str) -> None:
@@ -47,7 +64,7 @@ def started(deploy: Deployment, tables: int, **changes: Any) -> None:
     deploy.caught_up("shop")
 
 
-@contextmanager
+@contextlib.contextmanager
 def working(deploy: Deployment) -> Iterator[None]:
     """Inserts, updates, deletes and key changes meanwhile, several rows a transaction."""
     ended = threading.Event()
@@ -108,8 +125,88 @@ def test_a_row_that_was_changed_deleted_or_added_in_the_target_is_found_and_name
 def test_a_workload_raises_no_false_alarm(deploy: Deployment) -> None:
     items(deploy)
     started(deploy, 1)
+    points: list[int] = []
     with working(deploy):
         for _ in range(20):
-            done = verify(deploy, "shop")
-            assert done.returncode == EQUAL, done.stdout + done.stderr
+            (verdict,) = inside(deploy)
+            assert verdict.equal, verdict
+            points.append(verdict.lsn)
+    assert points == sorted(set(points))
+    assert deploy.stop() == 0
+
+
+TYPES = """
+create type colour as enum ('red', 'blue');
+create table kinds (id int, at timestamptz, primary key (id, at), b boolean, s smallint, l bigint, f real, d double precision,
+    n numeric(12, 3), free numeric, t text, c char(4), v varchar, y bytea, day date, m timestamp, u uuid, j json, jb jsonb, e colour, a int[]);
+insert into kinds values
+    (1, '2024-02-03 04:05:06.070809+02', true, 1, 1::bigint << 40, 1.1, 0.1, 1.5, 1e-30, E'a\n"b', 'x', '', '\\xab01', '0044-03-15',
+     '1969-12-31 23:59:59.5', gen_random_uuid(), '{"b": 1.0, "a": [null, "x"]}', '{"b": 100, "a": {"z": 1e3}}', 'red', '{1,null}'),
+    (2, 'infinity', false, -1, -1, 'NaN', '-Infinity', 'NaN', 'NaN', E'\\N', '', 'NULL', '', 'infinity', '0044-03-15 BC', null,
+     '{"a": 1, "a": 2}', 'null', 'blue', '{}'),
+    (3, '2024-01-01', null, null, null, '-0', 1e23, null, null, null, null, null, null, null, '-infinity', null, null, null, null, null),
+    (4, '2024-01-01', null, 0, 0, 1e-40, 5e-324, 0, 0, repeat('long', 5000), 'ab', ' ', '\\x00', '9999-12-31', '9999-12-31 23:59:59.999999',
+     null, '"1e400"', '123456789012345678901234567890123456789012', 'red', '{3}')
+"""
+
+
+def test_every_kind_of_table_and_value_is_compared_and_a_change_in_each_is_found(deploy: Deployment) -> None:
+    deploy.source.execute(TYPES)
+    deploy.source.execute("create table soft (id int primary key, note text)")
+    deploy.source.execute("create table heap (a int, b text)")
+    deploy.source.execute("alter table heap replica identity full")
+    deploy.source.execute("create table log (id int primary key, note text)")
+    deploy.source.execute("create table secret (id int primary key, mail text, card text, pin text, born date)")
+    deploy.source.execute("create table parts (id int primary key, note text) partition by range (id)")
+    deploy.source.execute("create table parts_1 partition of parts for values from (0) to (50)")
+    deploy.source.execute("create table parts_2 partition of parts for values from (50) to (1000)")
+    for table in ("soft", "log", "parts"):
+        deploy.source.execute(f"insert into {table} select g, 'n' || g from generate_series(1, 100) g")
+    deploy.source.execute("insert into heap select g % 10, 'same' from generate_series(1, 100) g")
+    deploy.source.execute(
+        "insert into secret select g, 'm' || g, 'c', '1', '2000-01-01' from generate_series(1, 100) g"
+    )
+    deploy.source.execute(
+        "create publication p for table kinds, soft, heap, log where (id > 20), secret, parts with (publish_via_partition_root)"
+    )
+    deploy.environment["MASKING_SECRET"] = MASKING_SECRET
+    deploy.settings = settings_of(deploy.folder, deploy.environment)
+    masks = {"mail": "hash", "card": "exclude", "pin": {"constant": "-"}, "born": "null"}
+    deploy.add(
+        "shop",
+        columns={"public.secret": masks},
+        apply_tables={
+            "public.soft": {"apply_delete": "soft"},
+            "public.log": {"apply": "append"},
+        },
+    )
+    deploy.start()
+    deploy.ready("shop", 6)
+    deploy.source.execute("delete from soft where id < 10; update soft set note = 'u' where id < 20")
+    deploy.source.execute(
+        "delete from heap where a = 3; insert into heap values (1, 'same'), (null, null), (null, null)"
+    )
+    deploy.source.execute("update log set note = 'u' where id < 30; delete from log where id > 95")
+    deploy.source.execute("update secret set mail = 'm' where id < 30; update parts set note = 'u' where id % 2 = 0")
+    deploy.source.execute("update kinds set t = t || 'x', d = d + 1; update kinds set s = 5")
+    deploy.caught_up("shop")
+    found = {verdict.table.name: verdict for verdict in inside(deploy)}
+    assert sorted(found) == ["heap", "kinds", "log", "parts", "secret", "soft"]
+    for verdict in found.values():
+        assert verdict.equal, verdict
+    assert found["soft"].target_rows == 91
+    assert found["heap"].target_rows == 93
+    at_target(deploy, "UPDATE {schema}.KINDS SET D = 7 WHERE ID = 1")
+    at_target(deploy, "UPDATE {schema}.KINDS SET JB = PARSE_JSON('1') WHERE ID = 2")
+    at_target(deploy, "UPDATE {schema}.SOFT SET _ETL_DELETED = TRUE WHERE ID = 50")
+    at_target(deploy, "DELETE FROM {schema}.HEAP WHERE A = 1 AND _ETL_COPY = 2")
+    at_target(deploy, "UPDATE {schema}.SECRET SET MAIL = 'plain' WHERE ID = 60")
+    at_target(deploy, "UPDATE {schema}.PARTS SET NOTE = NULL WHERE ID = 70")
+    found = {verdict.table.name: verdict for verdict in inside(deploy)}
+    assert [key[0] for key in found["kinds"].different_keys] == ["1", "2"]
+    assert found["soft"].missing_keys == (("50",),)
+    assert (found["heap"].missing, found["heap"].missing_keys) == (1, (("1", "same"),))
+    assert found["secret"].different_keys == (("60",),)
+    assert found["parts"].different_keys == (("70",),)
+    assert found["log"].equal
     assert deploy.stop() == 0

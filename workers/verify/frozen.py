@@ -12,6 +12,9 @@ Two other ways were weighed. To hold the table's applies at S would delay its re
 later W with the source at S, and explain differences by the rows between, can say nothing of keys that changed in between: in a busy table those
 that change most would never be verified.
 
+Rows that have been applied may leave the change log (`purge`). Where the pipeline has passed W, and a row of the window may have been landed longer ago
+than rows are kept, there is no saying: begin again.
+
 What is claimed: the target at W and the change log from W to S give the source at S. A fault in a row that is written in this window is healed by
 it, in the clone as in the target. A policy without a target (append, dynamic table) is verified by its change log: an empty table instead of the
 clone, and the window begins with the generation.
@@ -19,6 +22,8 @@ clone, and the window begins with the generation.
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +43,7 @@ from workers.snowflake.script import transaction
 from workers.snowflake.sftypes import KEYLESS_META, TARGET_META
 from workers.snowflake.window import name_of
 
-PREFIX = "_ETL_VERIFY_"
+PREFIX = "_ETL_VERIFY_"  # then the process and the target
 TRIES_MAX = 10  # a clone takes a second; applies come at most every few
 
 
@@ -72,9 +77,11 @@ class Frozen:
         self.connection, self._pipeline = connection, pipeline
         self.place = f"pipeline {pipeline.name}, table {name}"
         self._objects = objects_of(pipeline.destination, Table(name, 0, ()))
+        self._began = time.monotonic()
         self._mark = self._freeze()
         self.table: Table = wire.load(Table, self._mark.shape)
         self.policy: ApplyPolicy = wire.load(ApplyPolicy, self._mark.policy)
+        self._waiting_seconds = self._oldest_seconds()
 
     @property
     def table_sql(self) -> str:
@@ -120,7 +127,8 @@ class Frozen:
 
     @property
     def _clone(self) -> Objects:
-        return replace(self._objects, target=PREFIX + self._objects.target, schema=self._objects.landing_schema)
+        name = f"{PREFIX}{os.getpid()}_{self._objects.target}"
+        return replace(self._objects, target=name, schema=self._objects.landing_schema)
 
     @property
     def _start(self) -> int:
@@ -149,6 +157,7 @@ class Frozen:
                 for _ in range(TRIES_MAX):
                     mark = self._read(cursor)
                     self._check(mark)
+                    cursor.execute(f"DROP TABLE IF EXISTS {self.table_sql}")  # of the try before
                     cursor.execute(self._cloning(mark))
                     if self._read(cursor) == mark:
                         return mark
@@ -177,7 +186,7 @@ class Frozen:
 
     def _cloning(self, mark: Mark) -> str:
         table, policy = wire.load(Table, mark.shape), wire.load(ApplyPolicy, mark.policy)
-        create = f"CREATE OR REPLACE TEMPORARY TABLE {self._clone.target_sql}"
+        create = f"CREATE TEMPORARY TABLE {self._clone.target_sql}"
         if policy.mode.has_target:
             return f"{create} CLONE {self._objects.target_sql}"
         meta = [f"NULL::{kind} AS {name}" for name, kind in KEYLESS_META] if not table.key else []
@@ -195,9 +204,25 @@ class Frozen:
         return Mark(generation, applied, fence, base, shown, purged, row[6], row[7])
 
     def _stays(self, cursor: Any) -> None:
+        """The clone's shape and generation are still those of the table, and no row of the window can have left the change log."""
         mark = self._read(cursor)
         if (mark.generation, mark.shape, mark.policy) != (self._mark.generation, self._mark.shape, self._mark.policy):
             raise MovedError
+        kept = self.policy.retention_hours
+        seconds = self._waiting_seconds + time.monotonic() - self._began
+        if kept is not None and mark.applied != self._mark.applied and seconds >= kept * 3600:
+            raise MovedError
+
+    def _oldest_seconds(self) -> float:
+        """For how long the oldest row that the clone does not have has been in the change log, if rows ever leave it."""
+        if self.policy.retention_hours is None:
+            return 0.0
+        with self.connection.cursor() as cursor:
+            (found,) = cursor.execute(
+                f"SELECT DATEDIFF(SECOND, MIN(_ETL_LOADED_AT), CURRENT_TIMESTAMP()) FROM {self._objects.landing_sql}"
+                f" WHERE _ETL_GENERATION = {self._mark.generation} AND _ETL_COMMIT_LSN >= {self._mark.applied}"
+            ).fetchone()
+        return float(found or 0)
 
     def _dead(self, cursor: Any, through: int) -> int:
         try:
