@@ -50,10 +50,10 @@ def inside(deploy: Deployment) -> list[Verdict]:
     return found
 
 
-def at_target(deploy: Deployment, statement: str) -> None:
+def at_target(deploy: Deployment, statement: str) -> list[tuple[Any, ...]]:
     schema = f'"{deploy.destination.database}"."{deploy.destination.schema}"'
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
-        cursor.execute(statement.format(schema=schema))
+        return list(cursor.execute(statement.format(schema=schema)).fetchall())
 
 
 def started(deploy: Deployment, tables: int, **changes: Any) -> None:
@@ -189,7 +189,8 @@ def test_every_kind_of_table_and_value_is_compared_and_a_change_in_each_is_found
     deploy.source.execute("update log set note = 'u' where id < 30; delete from log where id > 95")
     deploy.source.execute("update secret set mail = 'm' where id < 30; update parts set note = 'u' where id % 2 = 0")
     deploy.source.execute("update kinds set t = t || 'x', d = d + 1; update kinds set s = 5")
-    deploy.caught_up("shop")
+    wait_for("the changes", lambda: at_target(deploy, "SELECT COUNT(*) FROM {schema}.KINDS WHERE S = 5") == [(4,)])
+    wait_for("the changes", lambda: at_target(deploy, "SELECT COUNT(*) FROM {schema}.HEAP") == [(93,)])
     found = {verdict.table.name: verdict for verdict in inside(deploy)}
     assert sorted(found) == ["heap", "kinds", "log", "parts", "secret", "soft"]
     for verdict in found.values():

@@ -107,7 +107,7 @@ class Verification:
                 self._tell(Verdict(name, trouble=f"not compared: {reason}"))
                 continue
             try:
-                clone = Frozen(session, self._pipeline, name)
+                clone = Frozen(session, self._pipeline, name, state.copied_from)
             except EtlError as error:
                 self._tell(Verdict(name, trouble=error.line))
                 continue

@@ -12,12 +12,12 @@ Two other ways were weighed. To hold the table's applies at S would delay its re
 later W with the source at S, and explain differences by the rows between, can say nothing of keys that changed in between: in a busy table those
 that change most would never be verified.
 
-Rows that have been applied may leave the change log (`purge`). Where the pipeline has passed W, and a row of the window may have been landed longer ago
-than rows are kept, there is no saying: begin again.
+Rows that have been applied may leave the change log (`purge`). Where the pipeline has passed W, and a row of the window may have been landed
+longer ago than rows are kept, there is no saying: begin again.
 
 What is claimed: the target at W and the change log from W to S give the source at S. A fault in a row that is written in this window is healed by
 it, in the clone as in the target. A policy without a target (append, dynamic table) is verified by its change log: an empty table instead of the
-clone, and the window begins with the generation.
+clone, and the window begins with the table's copy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ class Mark:
     generation: int
     applied: int
     fence: int
-    base: int
     shown: int
     purged: int
     shape: str
@@ -71,9 +70,10 @@ class Mark:
 
 
 class Frozen:
-    """The clone of one table's target. The session is the caller's."""
+    """The clone of one table's target. The session is the caller's; `copied_from` is the lowest commit_lsn of a row of the table's copy."""
 
-    def __init__(self, connection: Any, pipeline: Pipeline, name: TableName) -> None:
+    def __init__(self, connection: Any, pipeline: Pipeline, name: TableName, copied_from: int) -> None:
+        self._copied_from = copied_from
         self.connection, self._pipeline = connection, pipeline
         self.place = f"pipeline {pipeline.name}, table {name}"
         self._objects = objects_of(pipeline.destination, Table(name, 0, ()))
@@ -133,7 +133,7 @@ class Frozen:
     @property
     def _start(self) -> int:
         """Where the window begins."""
-        return self._mark.applied if self.policy.mode.has_target else self._mark.base
+        return self._mark.applied if self.policy.mode.has_target else self._copied_from
 
     def _opening(self) -> OpenTable:
         """The table as an apply of the clone sees it; a history is not its business."""
@@ -172,9 +172,11 @@ class Frozen:
 
     def _check(self, mark: Mark) -> None:
         """Can it be verified? Only what shows one whole generation."""
-        if not mark.shape or not mark.policy or mark.shown != mark.generation or not mark.applied:
+        if not mark.shape or not mark.policy:
             raise self._not_there()
         policy = wire.load(ApplyPolicy, mark.policy)
+        if policy.mode.has_target and (mark.shown != mark.generation or not mark.applied):
+            raise self._not_there()
         if not policy.mode.has_target and mark.purged == mark.generation:
             reason = f"its target is not ours (apply {policy.mode}), and rows have left its change log"
             raise EtlError(Kind.APPLY, self.place, reason, "have it copied again (`resync`), or keep the change log")
@@ -195,13 +197,13 @@ class Frozen:
 
     def _read(self, cursor: Any) -> Mark:
         row = cursor.execute(
-            f"SELECT GENERATION, APPLIED, FENCE, BASE, SHOWN, PURGED, SHAPE, POLICY FROM {self._objects.watermark_sql}"
+            f"SELECT GENERATION, APPLIED, FENCE, SHOWN, PURGED, SHAPE, POLICY FROM {self._objects.watermark_sql}"
             f" WHERE LANDING_TABLE = {literal(self._objects.landing)} AND PIPELINE_ID = {self._pipeline.id}"
         ).fetchone()
         if row is None:
             raise self._not_there()
-        generation, applied, fence, base, shown, purged = (int(value) for value in row[:6])
-        return Mark(generation, applied, fence, base, shown, purged, row[6], row[7])
+        generation, applied, fence, shown, purged = (int(value) for value in row[:5])
+        return Mark(generation, applied, fence, shown, purged, row[5], row[6])
 
     def _stays(self, cursor: Any) -> None:
         """The clone's shape and generation are still those of the table, and no row of the window can have left the change log."""
