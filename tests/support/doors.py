@@ -60,9 +60,9 @@ def use(door: str, it: Destination) -> None:
 
 def append(it: Destination, objects: Objects, rows: int) -> None:
     """Rows until they are committed."""
-    from workers.snowflake.streaming import StreamingChannel
+    from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
-    channel = StreamingChannel(it, objects, "c", "one", decrypt, Path())
+    channel = StreamingChannel(StreamingClient(it, objects, "one", decrypt, Path()), "c")
     lines = b"".join(b'{"ID":%d,"S":"%s"}\n' % (number, b"x" * 200) for number in range(rows))
     channel.append(pa.py_buffer(lines), rows, "T1", "T2")
     deadline = time.monotonic() + 30

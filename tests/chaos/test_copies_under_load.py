@@ -1,0 +1,120 @@
+"""Rows change and processes die while tables are copied: every mode ends with what the source has, on every load path."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from etl_supervisor.failpoints import NAMES
+from tests.chaos.test_crashes import landed
+from tests.pipeline.test_apply_modes import rows_of, source_of
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_postgres import Database
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+MODES = {
+    "public.kept": {"apply_delete": "soft", "apply_history": True},
+    "public.seen": {"apply": "view"},
+    "public.tasked": {"apply": "task"},
+    "public.dynamic": {"apply": "dynamic_table"},
+}
+TABLES = ("merged", "kept", "seen", "tasked", "dynamic", "bag")
+ROWS = 600
+KILLS = {"copy.after_snapshot": 1, "copy.mid_rows": 3, "copy.after_range": 1, "copy.before_finish": 1}
+
+
+def make_tables(database: Database) -> None:
+    for table in TABLES:
+        key = "" if table == "bag" else " primary key"
+        database.execute(
+            f"create table {table} (id int{key}, note text, big text); alter table {table} alter big set storage external;"
+            f" insert into {table} select g, 'n', repeat(md5(g::text), 60) from generate_series(1, {ROWS}) g"
+        )
+    database.execute("alter table bag replica identity full; create publication p for all tables")
+
+
+def change(connection: psycopg.Connection, chance: random.Random) -> None:
+    """A small transaction in one table: inserts, updates that leave the large value alone, key changes, deletes, seldom a truncate."""
+    table, number = chance.choice(TABLES), chance.randint(1, ROWS)
+    here = f"update {table} set id = -id where id = {number} and not exists (select from {table} where id = -{number})"
+    for _ in range(chance.randint(1, 6)):
+        number = chance.randint(1, ROWS)
+        match chance.randint(0, 9):
+            case 0 | 1:
+                connection.execute(
+                    f"insert into {table} select {ROWS + number}, 'new', repeat('x', 3000)"
+                    f" where not exists (select from {table} where id = {ROWS + number})"
+                )
+            case 2:
+                connection.execute(f"delete from {table} where id = {number}")
+            case 3:
+                connection.execute(here)
+            case 4:
+                connection.execute(f"update {table} set big = repeat(md5(random()::text), 60) where id = {number}")
+            case 5 if chance.random() < 0.01:
+                connection.execute(f"truncate {table}; insert into {table} values (7, 'seven', repeat('y', 3000))")
+            case _:
+                connection.execute(f"update {table} set note = 'n' || {chance.random()} where id = {number}")
+
+
+@contextmanager
+def load_on(database: Database, seed: int) -> Iterator[list[int]]:
+    """A session that changes rows all the time; the list counts its transactions."""
+    done, stop, chance = [0], threading.Event(), random.Random(seed)
+
+    def work() -> None:
+        with psycopg.connect(database.dsn) as connection:
+            while not stop.is_set():
+                change(connection, chance)
+                connection.commit()
+                done[0] += 1
+                stop.wait(0.01)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        worker.join()
+
+
+@pytest.mark.parametrize("path", ["streaming", "snowpipe", "copy"])
+def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mode(
+    deploy: Deployment, path: str
+) -> None:
+    deploy.server.set(minute_s=0.1)
+    make_tables(deploy.source)
+    paths = {"load_path": path, "copy_load_path": path, "file_max_age_seconds": 0.5}
+    deploy.add("shop", apply_tables=MODES, table_error_retry_max_attempts=50, **paths)
+    assert set(KILLS) == {name for name in NAMES if name.startswith("copy.")}
+    armed = ",".join(f"{name}=kill@{visit}" for name, visit in KILLS.items())
+    with load_on(deploy.source, 5) as done:
+        deploy.start(ETL_FAILPOINTS=armed, COPY_RANGE_PAGES="4", SHARED_MEMORY_BUDGET_MB="4")
+        for number, child in enumerate(("etl-actor-0", "etl-reader-shop", "etl-actor-1"), start=1):
+            wait_for("kills of the copy", lambda n=number: len(landed(deploy)) >= n, 150)  # type: ignore[misc]
+            os.kill(wait_for(child, lambda c=child: deploy.children().get(c)), signal.SIGKILL)  # type: ignore[misc]
+        wait_for("all kills", lambda: landed(deploy) == set(KILLS), 150)
+        deploy.ready("shop", len(TABLES))
+        before = done[0]
+        wait_for("load afterwards", lambda: done[0] > before + 20)
+    end = deploy.written("shop")
+    wait_for("everything to be landed", lambda: deploy.confirmed("shop") >= end)
+    for shown in ("merged", "kept_live", "seen_live", "tasked", "tasked_live", "dynamic", "bag"):
+        wanted = source_of(deploy, shown.removesuffix("_live"))
+        wait_for(f"{shown} to be current", lambda name=shown, rows=wanted: Counter(rows_of(deploy, name)) == rows)  # type: ignore[misc]
+    deploy.same("shop", merged=("id",))
+    kept = Counter(rows_of(deploy, "KEPT WHERE NOT _ETL_DELETED"))
+    assert kept == source_of(deploy, "kept")
+    assert Counter(rows_of(deploy, "KEPT_HISTORY WHERE _ETL_TO_LSN IS NULL")) == kept
+    assert deploy.stop() == 0
+    deploy.server.set(minute_s=60)
