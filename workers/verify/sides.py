@@ -21,8 +21,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.table import Column
 from workers.reader.copyboth import ServerError
 from workers.reader.copyout import copy_out
-from workers.reader.csv import NULL_TEXT, parse_lines
-from workers.reader.lane import CHUNK_BYTES
+from workers.reader.csv import NULL_TEXT, parse_lines, text_of
 from workers.reader.masks import Masks
 from workers.reader.snapshot import Found
 from workers.snowflake.connection import classify
@@ -54,10 +53,10 @@ class SourceSide:
         query = self._query().as_bytes(self.connection)
         try:
             with self.connection.transaction():
-                for lines in copy_out(self.connection, query, CHUNK_BYTES):
-                    cells = parse_lines(lines.text, lines.rows, shape).columns
+                for chunk in copy_out(self.connection, query):
+                    cells = parse_lines(text_of(chunk), len(chunk), shape).columns
                     turned = [texts.of_source(p.source, self.masks, c) for p, c in zip(self.pairs, cells, strict=False)]
-                    yield _rows(self.pairs, turned, lines.rows)
+                    yield _rows(self.pairs, turned, len(chunk))
         except ServerError as error:
             reason = f"its rows can't be read (SQLSTATE {error.sqlstate})"
             raise EtlError(Kind.COPY, f"table {shape.name}", reason, "check that the table may be read") from None
