@@ -40,8 +40,7 @@ from workers.snowflake import moving
 from workers.snowflake.connection import DOES_NOT_EXIST, NO_SUCH_COLUMN, classify
 from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.script import transaction
-from workers.snowflake.sftypes import KEYLESS_META, TARGET_META
-from workers.snowflake.window import name_of
+from workers.snowflake.sftypes import KEYLESS_META
 
 PREFIX = "_ETL_VERIFY_"  # then the process and the target
 TRIES_MAX = 10  # a clone takes a second; applies come at most every few
@@ -158,7 +157,8 @@ class Frozen:
                     mark = self._read(cursor)
                     self._check(mark)
                     cursor.execute(f"DROP TABLE IF EXISTS {self.table_sql}")  # of the try before
-                    cursor.execute(self._cloning(mark))
+                    for statement in self._cloning(mark):
+                        cursor.execute(statement)
                     if self._read(cursor) == mark:
                         return mark
         except ProgrammingError as error:
@@ -186,14 +186,14 @@ class Frozen:
             Kind.APPLY, self.place, "its target has not been built yet", "wait until it is READY (`status`)"
         )
 
-    def _cloning(self, mark: Mark) -> str:
+    def _cloning(self, mark: Mark) -> list[str]:
+        """The clone; where there is no target, an empty table that has the change log's columns, and so all that a target has."""
         table, policy = wire.load(Table, mark.shape), wire.load(ApplyPolicy, mark.policy)
-        create = f"CREATE TEMPORARY TABLE {self._clone.target_sql}"
+        create = f"CREATE TEMPORARY TABLE {self.table_sql} CLONE"
         if policy.mode.has_target:
-            return f"{create} CLONE {self._objects.target_sql}"
-        meta = [f"NULL::{kind} AS {name}" for name, kind in KEYLESS_META] if not table.key else []
-        wanted = [*map(name_of, table.columns), *(name for name, _ in TARGET_META), *meta]
-        return f"{create} AS SELECT {', '.join(wanted)} FROM {self._objects.landing_sql} WHERE FALSE"
+            return [f"{create} {self._objects.target_sql}"]
+        more = [] if table.key else [f"ALTER TABLE {self.table_sql} ADD COLUMN {n} {kind}" for n, kind in KEYLESS_META]
+        return [f"{create} {self._objects.landing_sql}", f"DELETE FROM {self.table_sql}", *more]
 
     def _read(self, cursor: Any) -> Mark:
         row = cursor.execute(
