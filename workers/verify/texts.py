@@ -105,7 +105,8 @@ def of_target(column: Column, values: pa.Array, special: pa.Array) -> pa.Array:
         return _bits(values.cast(pa.float64()))
     values = values.cast(pa.string())
     if special.null_count < len(special):
-        values = pc.coalesce(_distinct(special, lambda text: orjson.loads(text).get(column.name)), values)
+        beside = _distinct(special, lambda text: orjson.loads(text).get(column.name))
+        values = pc.coalesce(values, beside)  # where both are there, one is too many: what readers see counts
     return _distinct(values, _document) if column.type.kind in _DOCUMENTS else values
 
 
