@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from etl_supervisor.config.settings import load as settings_of
+from etl_supervisor.model import lsn
 from etl_supervisor.model.verified import Verdict
 from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
@@ -210,4 +212,28 @@ def test_every_kind_of_table_and_value_is_compared_and_a_change_in_each_is_found
     assert found["secret"].different_keys == (("60",),)
     assert found["parts"].different_keys == (("70",),)
     assert found["log"].equal
+    assert deploy.stop() == 0
+
+
+def test_it_goes_on_by_itself_and_tells_up_to_where(deploy: Deployment) -> None:
+    items(deploy)
+    started(deploy, 1)
+    words = ["verify", "shop", "--continuous", "--interval", "1", "--json"]
+    command = [sys.executable, "-m", "etl_supervisor.cli.main", *words]
+    with subprocess.Popen(command, env=deploy.environment, cwd=deploy.folder, stdout=subprocess.PIPE) as verifying:
+        try:
+            assert verifying.stdout is not None
+            points = [orjson.loads(verifying.stdout.readline())["lsn"] for _ in range(2)]
+        finally:
+            verifying.terminate()
+    assert points[0] < points[1]
+    metric = 'etl_verified_through_lsn{pipeline="shop",table="public.items"} '
+    address = deploy.environment["METRICS_ADDR"]
+
+    def told() -> list[float]:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return [float(line.removeprefix(metric)) for line in lines if line.startswith(metric)]
+
+    wait_for("the metric", lambda: told() and told()[0] >= lsn.parse(points[1]))
     assert deploy.stop() == 0
