@@ -93,6 +93,25 @@ def resync(
 
 
 @app.command()
+def verify(
+    pipeline: Annotated[str, typer.Argument(help="Name")],
+    table: Annotated[str | None, typer.Option(help="schema.table; every table when not given")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Have tables that differ copied again")] = False,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Again and again (Ctrl-C ends)")] = False,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between two beginnings, with --continuous")] = 3600,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object per table, for programs")] = False,
+) -> None:
+    """Compare source and target row by row at one LSN, while the pipeline runs. Exit 0 when all is equal, 1 otherwise (docs/verify.md)."""
+    from etl_supervisor.cli import verify as verifying
+
+    wish = verifying.Wish(pipeline, table, repair, as_json)
+    if continuous:
+        verifying.run_forever(_configured(), wish, console, interval)
+    elif not verifying.run(_configured(), wish, console):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One SQL statement")],
     destination: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import psycopg
 from rich.console import Console
@@ -21,7 +22,7 @@ def request(settings: Settings, pipeline: str, table: str | None, console: Conso
     with contextlib.closing(open_store(settings)) as store:
         name = None
         if table is not None:
-            name = _find(list(store.tables(source, pipeline)), table, pipeline)
+            name = find_table(list(store.tables(source, pipeline)), table, pipeline)
         store.ask_resync(source, pipeline, name)
     what = f"table {name}" if name is not None else "every table"
     when = "now" if started else "when the pipeline is started"
@@ -41,8 +42,8 @@ def _source_of(settings: Settings, pipeline: str) -> tuple[str, bool]:
     return row[0], row[1] == PipelineStatus.START
 
 
-def _find(known: list[TableName], text: str, pipeline: str) -> TableName:
-    """`schema.table`, or a table of schema public by its name alone."""
+def find_table(known: Iterable[TableName], text: str, pipeline: str) -> TableName:
+    """`schema.table`, or a table of schema public by its name alone. EtlError(CONFIG) when there is none."""
     for name in known:
         if text == str(name) or (name.schema == "public" and text == name.name):
             return name

@@ -27,6 +27,7 @@ from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.progress import SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
+from etl_supervisor.model.verified import Verified
 from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.streams import arrange
@@ -43,6 +44,7 @@ class Status:
     pipelines: list[tuple[str, str, dict[TableName, TableState], dict[TableName, CopyState]]] = field(
         default_factory=list
     )
+    verified: dict[tuple[str, TableName], Verified] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 
     @property
@@ -69,6 +71,8 @@ def read(settings: Settings) -> Status:
             found.troubles += [_waits(item) for item in (report.together if report is not None else ()) if item.waits]
             for name in (pipeline.name for pipeline in spec.pipelines):
                 states = store.tables(spec.source.name, name)
+                known = store.verified(spec.source.name, name)
+                found.verified.update({(name, table): item for table, item in known.items()})
                 found.pipelines.append((name, source, states, store.copies(spec.source.name, name)))
                 found.troubles += [state.trouble for _, state in sorted(states.items()) if state.trouble]
     return found
@@ -110,6 +114,7 @@ def as_json(settings: Settings) -> str:
             "sources": [_source_facts(spec, report) for spec, report in found.sources],
             "tables": [
                 _table_facts(source, pipeline, state, known.get(name))
+                | _verified_facts(found.verified.get((pipeline, name)))
                 for pipeline, source, states, known in found.pipelines
                 for name, state in sorted(states.items())
             ],
@@ -143,13 +148,19 @@ def _table_facts(source: str, pipeline: str, state: TableState, known: CopyState
     }
 
 
+def _verified_facts(found: Verified | None) -> dict[str, Any]:
+    if found is None:
+        return {"verified_through": None, "verified_at": None}
+    return {"verified_through": lsn.text(found.lsn), "verified_at": found.at}
+
+
 def _tables(found: Status) -> Group:
     sources = Table("source", "state", "confirmed", "lag", "rows", title="Sources", title_justify="left")
-    tables = Table("pipeline", "table", "state", "copied", title="Tables", title_justify="left")
+    tables = Table("pipeline", "table", "state", "copied", "verified", title="Tables", title_justify="left")
     for spec, report in found.sources:
         sources.add_row(*_source_row(spec, report))
     for pipeline, _, states, known in found.pipelines:
-        _table_rows(tables, pipeline, states, known)
+        _table_rows(tables, pipeline, states, known, found.verified)
     return Group(sources, tables)
 
 
@@ -163,16 +174,21 @@ def _source_row(spec: SourceSpec, report: SourceReport | None) -> tuple[str, ...
 
 
 def _table_rows(
-    tables: Table, pipeline: str, states: dict[TableName, TableState], known: dict[TableName, CopyState]
+    tables: Table,
+    pipeline: str,
+    states: dict[TableName, TableState],
+    known: dict[TableName, CopyState],
+    verified: dict[tuple[str, TableName], Verified],
 ) -> None:
     """The rows of one pipeline, and its sum."""
     for name, state in sorted(states.items()):
         copy = copies.under_way(state, known.get(name))
         copied = f"{state.rows_copied:,}" if copy is None else copies.line(copy)
-        tables.add_row(pipeline, str(name), state.phase, copied)
+        seen = verified.get((pipeline, name))
+        tables.add_row(pipeline, str(name), state.phase, copied, "" if seen is None else lsn.text(seen.lsn))
     phases = Counter(str(state.phase) for state in states.values())
     summary = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no table yet"
-    tables.add_row(pipeline, "[dim]all[/]", f"[dim]{summary}[/]", "", end_section=True)
+    tables.add_row(pipeline, "[dim]all[/]", f"[dim]{summary}[/]", "", "", end_section=True)
 
 
 def _dead_rows(settings: Settings, pipeline: str, states: dict[TableName, TableState]) -> list[str]:

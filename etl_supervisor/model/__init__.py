@@ -14,5 +14,6 @@ progress     received >= accepted >= durable >= confirmed, which only rise
 wal          how much WAL slots keep, and where that goes
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
+verified     what a verification finds, and what is kept of it
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

@@ -50,6 +50,11 @@ def copy_slot(replication_id: int, incarnation: int) -> str:
     return f"etl_copy_{replication_id}_{incarnation}"
 
 
+def verify_slot(replication_id: int, pid: int) -> str:
+    """The temporary slot of one verification."""
+    return f"etl_verify_{replication_id}_{pid}"
+
+
 def pipeline_mark(pipeline_id: int) -> str:
     """What stands for a whole pipeline among the landing tables of `_ETL_WATERMARK`; no landing table is called so."""
     return f"PIPELINE {pipeline_id}"

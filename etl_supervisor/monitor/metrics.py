@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
+from etl_supervisor.model.verified import Verified
 
 TABLE_LABELS_MAX = 1000  # a series costs Prometheus some kB, in each metric; nobody looks at a thousand lines
 OTHER_TABLES = "(others)"
@@ -84,6 +85,12 @@ SLOT_SAFE_WAL_BYTES = Gauge(
     multiprocess_mode="mostrecent",
 )
 SHARED_MEMORY_BYTES = Gauge("etl_shared_memory_used_bytes", "Slab in use", ["source"], multiprocess_mode="mostrecent")
+VERIFIED_LSN = Gauge(
+    "etl_verified_through_lsn",
+    "The target was seen to be equal to its source at this LSN",
+    ["pipeline", "table"],
+    multiprocess_mode="mostrecent",
+)
 COPY_ROWS = Counter("etl_copy_rows", "Rows of first copies handed over", ["pipeline", "table"])
 COPY_DONE = Gauge(
     "etl_copy_done_ratio",
@@ -215,6 +222,12 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
+
+
+def verified(pipeline: str, found: Iterable[Verified]) -> None:
+    """Up to where targets were seen to be equal to their source."""
+    for item in found:
+        VERIFIED_LSN.labels(pipeline, table_label(item.table)).set(item.lsn)
 
 
 def snowflake_request(destination: str, step: str, *, failed: bool = False) -> None:

@@ -116,6 +116,7 @@ class Monitor:
             cleaned = self._clean_up()
             loaded = load(self._settings)
             desired = Desired(arrange(loaded.specs, self._store))
+            self._tell_verified(desired)
         except EtlError as error:
             self._say([error])
             return
@@ -127,6 +128,13 @@ class Monitor:
             self._context.parent.send(desired)
             self._told = desired
             log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
+
+    def _tell_verified(self, desired: Desired) -> None:
+        """What `verify` has noted; it has no metrics of its own."""
+        for spec in desired.sources:
+            for pipeline in spec.pipelines:
+                found = self._store.verified(spec.source.name, pipeline.name)
+                metrics.verified(pipeline.name, found.values())
 
     def _risks(self) -> list[EtlError]:
         """A state store that may forget; said once."""

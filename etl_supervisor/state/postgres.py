@@ -13,6 +13,7 @@ from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
+from etl_supervisor.model.verified import Verified
 from etl_supervisor.state import store
 
 CONNECT_SECONDS = 5
@@ -68,7 +69,7 @@ class PostgresStore:
         self._save_of_table("table_state", source, pipeline, state)
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        for kept in ("table_state", "copy_state"):
+        for kept in ("table_state", "copy_state", "verified"):
             self._do(f"DELETE FROM etl.{kept} WHERE {_OF_TABLE}", source, pipeline, table.schema, table.name)
 
     def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
@@ -99,6 +100,14 @@ class PostgresStore:
         sql = "DELETE FROM etl.resync WHERE source = %s AND pipeline = %s AND table_schema = %s AND table_name = %s"
         self._do(sql, source, pipeline, *_parts(table))
 
+    def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
+        self._save_of_table("verified", source, pipeline, found)
+
+    def verified(self, source: str, pipeline: str) -> dict[TableName, Verified]:
+        rows = self._do("SELECT value FROM etl.verified WHERE source = %s AND pipeline = %s", source, pipeline)
+        found = [store.load_verified(value) for (value,) in rows]
+        return {item.table: item for item in found}
+
     def save_report(self, source: str, report: SourceReport) -> None:
         sql = (
             "INSERT INTO etl.report (source, value) VALUES (%s, %s)"
@@ -116,7 +125,7 @@ class PostgresStore:
         return f"PostgreSQL may lose what was written last: {' and '.join(off)}" if off else ""
 
     def forget(self, source: str) -> None:
-        for table in ("progress", "table_state", "copy_state", "report", "resync"):
+        for table in ("progress", "table_state", "copy_state", "verified", "report", "resync"):
             self._do(f"DELETE FROM etl.{table} WHERE source = %s", source)
 
     def close(self) -> None:
@@ -124,7 +133,7 @@ class PostgresStore:
             self._connection.close()
             self._connection = None
 
-    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState) -> None:
+    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState | Verified) -> None:
         sql = (
             f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
             " ON CONFLICT (source, pipeline, table_schema, table_name)"

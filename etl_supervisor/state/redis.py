@@ -28,6 +28,7 @@ from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
+from etl_supervisor.model.verified import Verified
 from etl_supervisor.state import store
 
 TIMEOUT_SECONDS = 2.0  # of one command: the reader's loop waits for it
@@ -118,7 +119,7 @@ class RedisStore:
         self._to_disk()
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        for part in ("tables", "copies"):
+        for part in ("tables", "copies", "verified"):
             key = _key(source, pipeline, part)
             self._do("drop_table", lambda key=key: self._redis.hdel(key, _member(table)))  # type: ignore[misc]
         self._to_disk()
@@ -136,6 +137,16 @@ class RedisStore:
         key = _key(source, pipeline, "copies")
         self._do("save_copy", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
         self._to_disk()
+
+    def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
+        key = _key(source, pipeline, "verified")
+        self._do("save_verified", lambda: self._redis.hset(key, _member(found.table), store.dump(found)))
+        self._to_disk()
+
+    def verified(self, source: str, pipeline: str) -> dict[TableName, Verified]:
+        values = self._do("verified", lambda: self._redis.hvals(_key(source, pipeline, "verified")))
+        found = [store.load_verified(value) for value in values]
+        return {item.table: item for item in found}
 
     def save_report(self, source: str, report: SourceReport) -> None:
         self._do("save_report", lambda: self._redis.set(_key(source, "report"), store.dump(report)))

@@ -20,6 +20,7 @@ from etl_supervisor.model.copy_state import CopiedRange, CopyState
 from etl_supervisor.model.progress import Progress, SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.model.verified import Verified
 
 FORMAT = 1
 
@@ -52,7 +53,7 @@ class StateStore(Protocol):
         """Write one table's state."""
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
-        """Forget one table, and how far its copy was."""
+        """Forget one table, how far its copy was, and that it was verified."""
 
     def copies(self, source: str, pipeline: str) -> dict[TableName, CopyState]:
         """How far the copies of all tables of a pipeline are, or were at their end."""
@@ -71,6 +72,12 @@ class StateStore(Protocol):
 
     def end_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         """The request has been carried out, or can't be."""
+
+    def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
+        """Note up to where a target was seen to be equal to its source."""
+
+    def verified(self, source: str, pipeline: str) -> dict[TableName, Verified]:
+        """The newest of each table."""
 
     def save_report(self, source: str, report: SourceReport) -> None:
         """Write what `status` shows; may be lost."""
@@ -94,7 +101,7 @@ def stale(source: str, epoch: int) -> EtlError:
     return EtlError(Kind.STATE_STORE, f"source {source}", reason, "this one ends; nothing is to be done")
 
 
-def dump(value: Progress | SourceReport | TableState | CopyState) -> bytes:
+def dump(value: Progress | SourceReport | TableState | CopyState | Verified) -> bytes:
     """A value as JSON with the number of its form."""
     plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return orjson.dumps({"format": FORMAT, **plain})
@@ -126,6 +133,13 @@ def load_copy(data: bytes | str) -> CopyState:
     plain["table"] = TableName(**plain["table"])
     plain["ranges"] = tuple(CopiedRange(**item) for item in plain["ranges"])
     return CopyState(**plain)
+
+
+def load_verified(data: bytes | str) -> Verified:
+    """What `dump` wrote."""
+    plain = _plain(data)
+    plain["table"] = TableName(**plain["table"])
+    return Verified(**plain)
 
 
 def _plain(data: bytes | str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from etl_supervisor.model.copy_state import CopiedRange, CopyState
 from etl_supervisor.model.progress import Progress, SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.model.verified import Verified
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.state.postgres import PostgresStore
 from etl_supervisor.state.redis import RedisStore
@@ -133,3 +134,13 @@ def test_requests_to_copy_again_are_kept_until_they_end(store: StateStore) -> No
     assert store.resyncs("shop", "pipe") == [STATE.table]
     store.forget("shop")
     assert store.resyncs("shop", "pipe") == []
+
+
+def test_what_was_verified_is_kept_until_its_table_goes(store: StateStore):
+    assert store.verified("shop", "pipe") == {}
+    for at in (2**40, 2**41):
+        found = Verified(STATE.table, at, 1_700_000_000.5, 12)
+        store.save_verified("shop", "pipe", found)
+        assert store.verified("shop", "pipe") == {STATE.table: found}
+    store.drop_table("shop", "pipe", STATE.table)
+    assert store.verified("shop", "pipe") == {}

@@ -105,6 +105,10 @@ class Masks:
         meta[_SPECIAL] = _rewritten(meta[_SPECIAL], lambda odd: {n: text for n, text in odd.items() if n not in masked})
         return pa.RecordBatch.from_arrays([*meta, *columns], schema=change_log_schema(shown))
 
+    def hashed(self, found: pa.Array) -> pa.Array:
+        """PostgreSQL's texts as columns that are masked by hash show them."""
+        return _distinct(found, lambda some: [self._hash(text) for text in some.to_pylist()])
+
     # -- inside
 
     def _column(self, column: Column, rule: ColumnMask) -> Column | None:
