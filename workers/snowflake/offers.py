@@ -38,8 +38,7 @@ log = structlog.get_logger()
 def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
     """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
-    policy = wire.dump(opening.policy)
-    wanted = hashlib.sha256(f"{FORM} {wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    wanted = digest(opening)
     offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
         _make(cursor, opening, objects)
@@ -48,6 +47,11 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
         _begin_history(cursor, opening, objects, applied)
     if offered != wanted:
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
+
+
+def digest(opening: OpenTable) -> str:
+    """What `OFFERED` says of this shape and policy."""
+    return hashlib.sha256(f"{FORM} {wire.dump(opening.table)} {wire.dump(opening.policy)}".encode()).hexdigest()
 
 
 def withdraw(cursor: Any, objects: Objects) -> None:
@@ -118,7 +122,8 @@ def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | Non
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     place = f"pipeline {opening.pipeline}, table {table.name}"
-    _run(cursor, _described(opening, objects))
+    for table_sql, note in notes(opening, objects).items():
+        cursor.execute(f"COMMENT ON TABLE {table_sql} IS {literal(note)}")
     dead_letter.complete(cursor, objects)  # view, task and dynamic table look for dead rows
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
@@ -141,14 +146,11 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
         _run(cursor, task.create(opening, objects))
 
 
-def _described(opening: OpenTable, objects: Objects) -> list[str]:
-    """The statements that say in Snowflake what the tables are and whose."""
+def notes(opening: OpenTable, objects: Objects) -> dict[str, str]:
+    """What the tables say in Snowflake of what they are and whose: table -> comment."""
     whose = f"{opening.table.name} by ETL Stream, pipeline {opening.pipeline}"
-    target = [(objects.target_sql, f"Current rows of {whose}")] if opening.policy.mode.has_target else []
-    return [
-        f"COMMENT ON TABLE {table_sql} IS {literal(text)}"
-        for table_sql, text in [(objects.landing_sql, f"Change log of {whose}"), *target]
-    ]
+    target = {objects.target_sql: f"Current rows of {whose}"} if opening.policy.mode.has_target else {}
+    return {objects.landing_sql: f"Change log of {whose}"} | target
 
 
 def _cluster(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
