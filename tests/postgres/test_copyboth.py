@@ -15,6 +15,7 @@ import pytest
 from etl_supervisor.embedded.snowflake.certificates import certificates_in
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn
+from tests.support.copying import copied
 from tests.support.fix_postgres import Database
 from tests.support.streaming import frames_of, make_slot, source_of
 from workers.reader import stream as streams
@@ -138,6 +139,9 @@ def test_an_encrypted_connection_is_read_through_libpq(encrypted: tuple[Database
     assert encrypted_
     assert sum(frame[25:26] == b"I" for frame in frames_to(stream, end_of(database))) == 3000
     stream.close()
+    for text in (True, False):
+        _, rows = copied(database, "t", text=text, pg_tls_mode="verify-full", pg_tls_ca=str(authority))
+        assert sorted(rows.column("id").to_pylist()) == list(range(1, 3001))
 
 
 # -- against a server that says what it should not

@@ -18,9 +18,12 @@ from workers.reader.stream import connect
 from workers.reader.transfer import BinaryForms
 
 
-def copied(database: Database, name: str, pages_max: int = 1024, *, text: bool = False) -> tuple[Table, pa.Table]:
-    """All rows of a table of schema public, as a first copy sends them; with `text` always as text."""
+def copied(
+    database: Database, name: str, pages_max: int = 1024, *, text: bool = False, **changed: str
+) -> tuple[Table, pa.Table]:
+    """All rows of a table of schema public, as a first copy sends them; with `text` always as text. `changed` is of the source."""
     source, password = source_of(database)
+    source = replace(source, **changed)
     with connect(source, password) as reader, reader.transaction():
         found = find(reader, source, TableName("public", name), name, BinaryForms(reader))
         assert found is not None

@@ -1,7 +1,7 @@
-r"""Rows of a binary COPY, read by column with the stream's readers of binary values (`binary`).
+"""Rows of a binary COPY, read by column with the stream's readers of binary values (`binary`).
 
     message    [header, before the first tuple]  tuple | trailer
-    header     'PGCOPY\n\377\r\n\0'  flags(4)  length of what follows(4)  …
+    header     signature(11)  flags(4)  length of what follows(4)  …
     tuple      columns(2)  { length(4) octets | -1(4) for NULL } …
     trailer    -1(2)
 
