@@ -104,7 +104,9 @@ def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str, 
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)
     deploy.add("shop", table_error_retry_max_attempts=20)
-    environment = {"ETL_FAILPOINTS": ",".join(f"{name}=kill@{1 if name == 'actor.after_open' else 2}" for name in names)}
+    environment = {
+        "ETL_FAILPOINTS": ",".join(f"{name}=kill@{1 if name == 'actor.after_open' else 2}" for name in names)
+    }
     if who == "copy":  # of a table with many ranges, which become durable one after the other: 20 MB by way of 4
         deploy.source.execute(
             "insert into items select g, g, 'n', repeat(md5(g::text), 100) from generate_series(20001, 26000) g"

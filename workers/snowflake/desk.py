@@ -331,7 +331,7 @@ class Desk:
         failpoint("actor.after_apply")
         return moved
 
-    def applied(self, watermark: ddl.Watermark) -> None:
+    def applied(self, watermark: Watermark) -> None:
         """An apply block has ended well."""
         self.sql_busy, self.watermark = False, watermark
         self.awaited.applied(self.opening.pipeline, watermark.applied)
