@@ -79,8 +79,10 @@ hooks: .installed-dev ## let git run `make lint` before a commit and `make check
 	@$(BIN)/pre-commit install --config .ci/pre-commit.yaml --hook-type pre-commit --hook-type pre-push
 
 .PHONY: docs
-docs: .installed-dev ## write docs/types.md from the code
+docs: .installed-dev ## write docs/types.md, docs/metrics.md and the dashboard from the code
 	@PYTHONPATH=. $(BIN)/python scripts/write_types.py
+	@PYTHONPATH=. $(BIN)/python scripts/write_metrics.py
+	@PYTHONPATH=. $(BIN)/python scripts/write_dashboard.py
 
 .PHONY: constraints
 constraints: .installed-dev ## write the installed versions to scripts/constraints.txt

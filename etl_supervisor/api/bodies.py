@@ -16,6 +16,7 @@ from etl_supervisor.model import names
 from etl_supervisor.repository.desired import APPLY_COLUMNS
 
 ID_MAX = (1 << 63) - 1  # of PostgreSQL's bigint
+INTEGER_MAX = (1 << 31) - 1  # of its integer
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
@@ -78,6 +79,10 @@ class SourceBody(Body):
     primary_url: Secret | None = None
     slot_failover: bool = False
     on_slot_lost: Literal["ask", "resync"] = "ask"
+    warning_wal_mb: int | None = Field(
+        None, ge=1, le=INTEGER_MAX, description="Instead of WARNING_WAL, for this source"
+    )
+    danger_wal_mb: int | None = Field(None, ge=1, le=INTEGER_MAX, description="Instead of DANGER_WAL, for this source")
     tenant: Tenant | None = Field(None, description="The key's own when not given; can't be changed later")
 
 

@@ -25,6 +25,7 @@ _OUR_PREFIXES = (
     "SHARED_MEMORY_",
     "BATCH_",
     "COPY_",
+    "ALERT_",
     "API_",
     "MASKING_",
 )

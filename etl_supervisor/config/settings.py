@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
@@ -118,29 +119,46 @@ class Settings(BaseModel):
     heartbeat_timeout_seconds: float = Field(
         60, ge=2, le=3600, description="A child silent for longer is killed and started again"
     )
-    wal_monitor_enabled: bool = Field(True, description="WAL monitor (comes with it): Measure each slot's retained WAL")
+    wal_monitor_enabled: bool = Field(True, description="WAL monitor: Measure each slot's retained WAL")
     wal_monitor_interval_seconds: int = Field(
-        300, ge=1, le=86400, description="WAL monitor (comes with it): Seconds between measurements"
+        300, ge=1, le=86400, description="WAL monitor: Seconds between measurements"
     )
     wal_monitor_timeout_seconds: int = Field(
-        30, ge=1, le=3600, description="WAL monitor (comes with it): Time limit of one measurement"
+        30, ge=1, le=3600, description="WAL monitor: Time limit of one measurement"
     )
     wal_monitor_max_retries: int = Field(
-        3, ge=0, le=100, description="WAL monitor (comes with it): Tries of one measurement"
+        3, ge=0, le=100, description="WAL monitor: Tries again of a measurement that failed, with growing pauses"
     )
-    warning_wal: int = Field(3000, ge=1, description="WAL monitor (comes with it): Retained WAL that warns, MB")
+    warning_wal: int = Field(3000, ge=1, description="WAL monitor: Retained WAL that warns, MB")
     danger_wal: int = Field(
         6000,
         ge=1,
         validate_default=True,
-        description="WAL monitor (comes with it): Retained WAL that is dangerous, MB; not below WARNING_WAL",
+        description="WAL monitor: Retained WAL that is dangerous, MB; not below WARNING_WAL",
     )
-    alert_wal_url: SecretStr | None = Field(None, description="WAL monitor (comes with it): Webhook for WAL alerts")
+    wal_monitor_retention_days: int = Field(
+        30, ge=1, le=3650, description="WAL monitor: Days that measurements are kept"
+    )
+    alert_wal_url: SecretStr | None = Field(
+        None, description="WAL alerts: Webhook", json_schema_extra=_taking("http:// or https://")
+    )
+    alert_slack_url: SecretStr | None = Field(
+        None,
+        description="WAL alerts: Webhook of Slack, or of what takes its form",
+        json_schema_extra=_taking("http:// or https://"),
+    )
+    alert_email_to: str | None = Field(None, description="WAL alerts: Addresses, by comma; needs ALERT_SMTP_URL")
+    alert_email_from: str = Field("etl-stream@localhost", description="WAL alerts: Sender of e-mails")
+    alert_smtp_url: SecretStr | None = Field(
+        None,
+        description="WAL alerts: Mail server; smtp:// uses STARTTLS where it is offered, and sends no password without",
+        json_schema_extra=_taking("smtp://user:password@host:port or smtps://user:password@host:port"),
+    )
     time_check_notification: int = Field(
         10,
         ge=0,
         le=10080,
-        description="WAL monitor (comes with it): Minutes that a state must last before it is alerted",
+        description="WAL alerts: Minutes that trouble must last before it is told",
     )
     secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest", json_schema_extra=_KEY)
     secret_key_old: SecretStr | None = Field(
@@ -205,6 +223,20 @@ class Settings(BaseModel):
         _, separator, port = value.rpartition(":")
         if not separator or not port.isdecimal() or int(port) > _PORT_MAX:
             raise ValueError("a host and a port are needed")
+        return value
+
+    @field_validator("alert_wal_url", "alert_slack_url", "alert_smtp_url")
+    @classmethod
+    def _alert_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        schemes = ("smtp", "smtps") if info.field_name == "alert_smtp_url" else ("http", "https")
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+            except ValueError:  # its text has parts of the value
+                good = False
+            if not good:
+                raise ValueError("it is no such URL")
         return value
 
     @field_validator("danger_wal")

@@ -11,6 +11,7 @@ parking      pipelines that stream apart from the others of their source
 selection    which tables a pipeline takes, and what becomes of single columns
 apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
+wal          how much WAL slots keep, and where that goes
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside

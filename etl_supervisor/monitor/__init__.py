@@ -2,5 +2,10 @@
 
 logs      JSON lines, or pretty on a terminal; never a secret
 metrics   every metric there is; files named by the child, so that restarts neither lose nor leak
+collectors  metrics that are read from what the monitor knows when somebody asks
 process   the monitor child: migrations, configuration poll, metrics endpoint
+wal       how much WAL each source keeps for us, again and again, in threads of its own
+alerts    which WAL alert is told, and when (pure)
+catalog   every metric with its kind, labels and meaning, for the documentation
+delivery  WAL alerts on their way out: webhook, Slack's form, e-mail
 """

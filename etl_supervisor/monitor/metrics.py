@@ -1,4 +1,4 @@
-"""Every metric there is; docs/metrics.md lists them, a test compares.
+"""Every metric that processes count; those that are read from what the monitor knows are in `collectors`. docs/metrics.md is written from both.
 
 prometheus-client in multiprocess mode: each child writes files of its own, the monitor adds them up. Files are named by the child (reader-shop,
 actor-0), not by its pid: a restarted child goes on counting in its predecessor's file, so that nothing is lost and nothing leaks.
@@ -17,11 +17,9 @@ from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client import multiprocess as prometheus_multiprocess
-from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import start_http_server
 from prometheus_client.registry import Collector
 
-from etl_supervisor.ipc.messages import Supervised
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 
@@ -102,6 +100,13 @@ BILLED_BYTES = Counter(
 SNOWFLAKE_RETRIES = Counter(
     "etl_snowflake_retries", "Jobs of SQL that were repeated, by what had failed", ["destination", "rule"]
 )
+SNOWFLAKE_REQUESTS = Counter(
+    "etl_snowflake_requests", "Jobs of SQL, by their step, and appends, repeated ones too", ["destination", "step"]
+)
+SNOWFLAKE_ERRORS = Counter("etl_snowflake_errors", "Those of them that failed", ["destination", "step"])
+APPLIED_ROWS = Counter(
+    "etl_applied_rows", "Rows of the change log that apply blocks have brought to targets", ["pipeline", "table"]
+)
 APPLY_SECONDS = Histogram(
     "etl_apply_seconds",
     "Duration of an apply block",
@@ -148,7 +153,26 @@ DURABLE_SECONDS = Histogram(
     ["pipeline"],
     buckets=_WAY_SECONDS,
 )
+APPLIED_SECONDS = Histogram(
+    "etl_applied_seconds",
+    "From a commit in the source until an apply has brought the row to its target, oldest row of a batch; not of joint applies",
+    ["pipeline"],
+    buckets=(*_WAY_SECONDS, 120, 300, 600, 1800, 3600, 14400),
+)
+REDIS_SECONDS = Histogram(
+    "etl_redis_seconds",
+    "Duration of an operation on the state store in Redis, with its repetitions",
+    ["operation"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+REDIS_ERRORS = Counter("etl_redis_errors", "Operations on the state store in Redis that failed", ["operation"])
+SEGMENTS_WAITING = Gauge(
+    "etl_segments_waiting",
+    "Segments that actors have received and not yet appended (mailbox depth), looked at every few seconds",
+    multiprocess_mode="livesum",
+)
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
+ALERTS = Counter("etl_alerts", "Tries to deliver WAL alerts: delivered or failed", ["channel", "result"])
 
 _WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
 _last: dict[str, tuple[float, int]] = {}
@@ -187,35 +211,37 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)
 
 
+def snowflake_request(destination: str, step: str, *, failed: bool = False) -> None:
+    """A job of SQL, or an append, has ended."""
+    SNOWFLAKE_REQUESTS.labels(destination, step).inc()
+    if failed:
+        SNOWFLAKE_ERRORS.labels(destination, step).inc()
+
+
+def redis_operation(operation: str, seconds: float, good: bool) -> None:
+    """An operation of the state store has ended."""
+    REDIS_SECONDS.labels(operation).observe(seconds)
+    if not good:
+        REDIS_ERRORS.labels(operation).inc()
+
+
+def alert_tried(channel: str, result: str) -> None:
+    """A try to deliver an alert: `delivered` or `failed`."""
+    ALERTS.labels(channel, result).inc()
+
+
 def spool_report(source: str, spooled_bytes: int, pieces: int) -> None:
     """Transactions in progress; `pieces` came since the last report."""
     SPOOLED_BYTES.labels(source).set(spooled_bytes)
     READER_PIECES.labels(source).inc(pieces)
 
 
-class SupervisedCollector(Collector):
-    """What the parent told last: it has no metrics of its own, as it may not have threads."""
-
-    def __init__(self) -> None:
-        self.told = Supervised(())
-
-    def collect(self) -> Iterable[Metric]:
-        """Restarts, liveness and breaker of each child."""
-        up = GaugeMetricFamily("etl_child_up", "1 while the child runs", labels=["child"])
-        restarts = GaugeMetricFamily("etl_child_restarts", "Restarts since the supervisor started", labels=["child"])
-        breaker = GaugeMetricFamily("etl_child_breaker_open", "1 while the breaker is not closed", labels=["child"])
-        for child in self.told.children:
-            up.add_metric([child.name], float(child.running))
-            restarts.add_metric([child.name], child.restarts)
-            breaker.add_metric([child.name], float(child.breaker != "closed"))
-        return [up, restarts, breaker]
-
-
-def serve(address: str, supervised: SupervisedCollector) -> None:
+def serve(address: str, collectors: Iterable[Collector]) -> None:
     """Answer `/metrics` on `address` (`[::]:9000` is every interface of both families). OSError when it is taken."""
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
     with contextlib.suppress(KeyError, ValueError):
         prometheus_multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    registry.register(supervised)
+    for collector in collectors:
+        registry.register(collector)
     start_http_server(int(port), addr=host.strip("[]") or "::", registry=registry)

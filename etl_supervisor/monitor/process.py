@@ -3,6 +3,7 @@
     start    migrations (retried until the config database answers), metrics endpoint
     poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed;
              how the children are goes to the config database, for the API
+    beside   the WAL monitor and the delivery of its alerts, in threads of their own, once the migrations have run
 
 A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
 """
@@ -21,6 +22,9 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.ipc.messages import Desired, Ready, Supervised
 from etl_supervisor.monitor import logs, metrics
+from etl_supervisor.monitor.collectors import SupervisedCollector, WalCollector
+from etl_supervisor.monitor.delivery import Delivery
+from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.removed import done, due
@@ -49,10 +53,12 @@ class Monitor:
     def __init__(self, context: ChildContext) -> None:
         self._context = context
         self._settings = context.settings
-        self._supervised = metrics.SupervisedCollector()
+        self._supervised = SupervisedCollector()
+        self._wal = WalMonitor(self._settings)
+        self._delivery = Delivery(self._settings, metrics.alert_tried)
         self._serving = False
         self._migrated = False
-        self._store = open_store(self._settings)
+        self._store = open_store(self._settings, metrics.redis_operation)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._next_poll = 0.0
@@ -77,6 +83,8 @@ class Monitor:
                 self._take(inbox.take())
                 self._hear()
         inbox.close()
+        self._wal.close()
+        self._delivery.close()
 
     def _take(self, signals: list[signal.Signals]) -> None:
         self._stopping |= signal.SIGTERM in signals
@@ -102,6 +110,9 @@ class Monitor:
             if not self._migrated:
                 migrate(self._settings)
                 self._migrated = True
+                self._delivery.start()
+                if self._settings.wal_monitor_enabled:
+                    self._wal.start()
             cleaned = self._clean_up()
             loaded = load(self._settings)
             desired = Desired(arrange(loaded.specs, self._store))
@@ -151,7 +162,7 @@ class Monitor:
             return
         address = self._settings.metrics_addr
         try:
-            metrics.serve(address, self._supervised)
+            metrics.serve(address, [self._supervised, WalCollector(lambda: self._wal.newest)])
         except OSError as error:
             reason = f"can't listen on {address}: {error.strerror or type(error).__name__}"
             remedy = "set METRICS_ADDR to a free address; data goes on without metrics until then"

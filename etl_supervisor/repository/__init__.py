@@ -6,5 +6,6 @@ desired       sources with their started pipelines, in one snapshot; secrets wri
 report        how the supervisor's children are, for the API
 selecting     which tables a pipeline takes, and what becomes of columns
 removed       pipelines that were deleted and are not cleaned up yet
+wal           what the WAL monitor has measured and told, and alerts that are on their way
 write         creating and changing sources, destinations and pipelines
 """

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.progress import SourceReport
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import Observe, StateStore, unobserved
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
 
-def open_store(settings: Settings) -> StateStore:
-    """The state store of this installation; connects at its first use."""
+def open_store(settings: Settings, observe: Observe = unobserved) -> StateStore:
+    """The state store of this installation; connects at its first use. `observe` is told of each operation on Redis."""
     if settings.state_store == "postgres":
         from etl_supervisor.state.postgres import PostgresStore
 
         return PostgresStore(settings.state_dsn())
     from etl_supervisor.state.redis import RedisStore
 
-    return RedisStore(settings.redis_url.get_secret_value())
+    return RedisStore(settings.redis_url.get_secret_value(), observe)
 
 
 def leave_word(settings: Settings, source: str, error: EtlError) -> None:

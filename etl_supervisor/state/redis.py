@@ -54,7 +54,8 @@ T = TypeVar("T")
 class RedisStore:
     """See `store.StateStore`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, observe: store.Observe = store.unobserved) -> None:
+        self._observe = observe
         self._redis: Any = redis.Redis.from_url(
             url,
             socket_timeout=TIMEOUT_SECONDS,
@@ -179,8 +180,11 @@ class RedisStore:
             self._waits_for_disk = False
 
     def _do(self, operation: str, call: Callable[[], T]) -> T:
+        began, good = time.monotonic(), False
         try:
-            return self._retrying(call)
+            done = self._retrying(call)
+            good = True
+            return done
         except redis.AuthenticationError:
             remedy = "correct the user and password in REDIS_URL"
             raise EtlError(Kind.CONFIG, "Redis", "the server refuses the password", remedy) from None
@@ -190,6 +194,8 @@ class RedisStore:
             reason = f"{operation} failed: {type(error).__name__}"
             remedy = "check REDIS_URL and the server; rows go on, confirmations wait"
             raise EtlError(Kind.STATE_STORE, "Redis", reason, remedy, transient=True) from None
+        finally:
+            self._observe(operation, time.monotonic() - began, good)
 
 
 def _key(*parts: str) -> str:

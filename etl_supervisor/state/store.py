@@ -10,6 +10,7 @@ Losing the store loses no row: a reader that runs writes everything again, one t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import orjson
@@ -21,6 +22,12 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
 
 FORMAT = 1
+
+Observe = Callable[[str, float, bool], None]  # operation, seconds, whether it went well
+
+
+def unobserved(_operation: str, _seconds: float, _good: bool) -> None:
+    """Nobody wants to know."""
 
 
 class StateStore(Protocol):

@@ -210,7 +210,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         alembic.command.downgrade(chain, "0001")
         connection.commit()
     ((before,),) = database.execute(columns)
-    assert newest - before == 7
+    assert newest - before == 9
     assert migrate(settings, "app") == ["app: 0001 -> naming"]
 
 

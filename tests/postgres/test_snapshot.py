@@ -6,6 +6,7 @@ import contextlib
 import random
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from etl_supervisor.model.table import TableName
 from tests.support.copying import copied
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
-from workers.reader.csv import parse_lines
+from workers.reader.csv import parse_lines, text_of
 from workers.reader.heartbeat import Access
 from workers.reader.lane import chunks
 from workers.reader.ranges import Range, plan, seen_again, still_good
@@ -36,10 +37,9 @@ def snapshot_of(database: Database) -> Iterator[Snapshot]:
 def read(snapshot: Snapshot, found: Found, wanted: Range) -> Rows:
     """The rows of a range, by their first two columns."""
     rows: Rows = {}
-    for chunk in chunks(snapshot.first, found, wanted):
-        for row in zip(
-            *(column.to_pylist() for column in parse_lines(chunk.text, chunk.rows, found.table).columns), strict=True
-        ):
+    for chunk in chunks(snapshot.first, replace(found, binary=False), wanted):
+        strings = parse_lines(text_of(chunk), len(chunk), found.table)
+        for row in zip(*(column.to_pylist() for column in strings.columns), strict=True):
             assert row[:2] not in rows, "a snapshot shows a row once"
             rows[row[:2]] = row
     return rows

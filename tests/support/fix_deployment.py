@@ -48,6 +48,8 @@ SOURCE_COLUMNS = (
     "primary",
     "slot_",
     "on_slot_lost",
+    "warning_wal",
+    "danger_wal",
 )  # how they begin
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 

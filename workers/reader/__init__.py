@@ -12,6 +12,7 @@ lineage     after a promotion: does Snowflake hold anything of the history that 
 parking     pipelines that stream apart, from a copy of the slot
 slot        what PostgreSQL says of a slot (pure, but for one query)
 watch       the source beside the stream: end of WAL, health of the slot
+measure     how much WAL the source keeps for our slots
 heartbeat   a small WAL record in a quiet source
 aside       statements in a thread of their own
 intake      one read at a time: assembler and batcher
@@ -58,5 +59,6 @@ copyout     the rows of a COPY, many at a time
 lane        threads that read ranges
 landing     pieces of copies to their channels
 tablecopy   the books of one table's copy (pure)
-csv         rows of a copy -> change-log batches
+csv         rows of a copy as text -> change-log batches
+copytuples  rows of a copy in binary, read by column
 """

@@ -23,7 +23,7 @@ from etl_supervisor.ipc.arrow import arrow_type
 from etl_supervisor.model.table import Column
 from etl_supervisor.model.types import ValueKind
 from workers.reader.columns import convert as convert_text
-from workers.reader.frame import Flags, Frames, Integers, broken
+from workers.reader.frame import Fields, Flags, Integers, broken
 from workers.reader.values import BINARY, ColumnValues, bytes_array
 
 Values = npt.NDArray[Any]
@@ -43,13 +43,13 @@ _NUMBERS = {
 }
 
 
-def convert(data: Frames, column: ColumnValues, definition: Column, place: str) -> Converted:
+def convert(data: Fields, column: ColumnValues, definition: Column, place: str) -> Converted:
     """The values of one column. EtlError(PROTOCOL) for a value that is not of its form; never with the value."""
     present = column.kind == BINARY
     return _READERS.get(definition.type.kind, _number)(data, column, present, definition, place)
 
 
-def texts(data: Frames, column: ColumnValues, definition: Column, place: str) -> pa.Array:
+def texts(data: Fields, column: ColumnValues, definition: Column, place: str) -> pa.Array:
     """The values as text, as PostgreSQL would print them (floats may differ in how an exponent is written)."""
     values, _, special = convert(data, column, definition, place)
     kind = definition.type.kind
@@ -71,7 +71,7 @@ def _array(values: Values, present: Flags, to: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(to, len(present), [validity, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def _gather(data: Frames, column: ColumnValues, present: Flags, form: str, definition: Column) -> Values:
+def _gather(data: Fields, column: ColumnValues, present: Flags, form: str, definition: Column) -> Values:
     """The number at each value's place; anything where there is none."""
     size = np.dtype(form).itemsize
     if bool((column.end - column.begin != size)[present].any()):
@@ -80,7 +80,7 @@ def _gather(data: Frames, column: ColumnValues, present: Flags, form: str, defin
     return found.astype(found.dtype.newbyteorder("="))
 
 
-def _number(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _number(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     sizes = (column.end - column.begin)[present]
     size = int(sizes[0]) if len(sizes) else 0
     if not len(sizes):
@@ -94,14 +94,14 @@ def _number(data: Frames, column: ColumnValues, present: Flags, definition: Colu
     return _array(values, present, arrow_type(definition.type)), None, None
 
 
-def _boolean(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _boolean(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     values = _gather(data, column, present, ">u1", definition)
     if bool((values[present] > 1).any()):
         raise broken("tuple", f"value of column {definition.name}")
     return pa.array(values.astype(bool), mask=None if present.all() else ~present), None, None
 
 
-def _text(data: Frames, column: ColumnValues, present: Flags, definition: Column, place: str) -> Converted:
+def _text(data: Fields, column: ColumnValues, present: Flags, definition: Column, place: str) -> Converted:
     """Texts are sent as they are; text that is not UTF-8 is refused where text is read."""
     if definition.type.kind is ValueKind.BYTES:
         return bytes_array(data, column, present), None, None
@@ -110,7 +110,7 @@ def _text(data: Frames, column: ColumnValues, present: Flags, definition: Column
     return array, odd, None if odd is None else text.cast(pa.string())
 
 
-def _json(data: Frames, column: ColumnValues, present: Flags, definition: Column, place: str) -> Converted:
+def _json(data: Fields, column: ColumnValues, present: Flags, definition: Column, place: str) -> Converted:
     """jsonb has a version before its text."""
     versioned = present & (column.end > column.begin)
     versioned &= data.byte(np.minimum(column.begin, data.limit)) == 1
@@ -118,7 +118,7 @@ def _json(data: Frames, column: ColumnValues, present: Flags, definition: Column
     return _text(data, bare, present, definition, place)
 
 
-def _uuid(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _uuid(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     if bool((column.end - column.begin != 16)[present].any()):
         raise broken("tuple", f"length of column {definition.name}")
     places = column.begin[present]
@@ -134,7 +134,7 @@ def _uuid(data: Frames, column: ColumnValues, present: Flags, definition: Column
     return pa.Array.from_buffers(pa.string(), len(present), buffers), None, None
 
 
-def _date(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _date(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     """int4: days since 2000."""
     raw = _gather(data, column, present, ">i4", definition)
     days = raw.astype(np.int64) + _DAYS_1970_2000
@@ -142,7 +142,7 @@ def _date(data: Frames, column: ColumnValues, present: Flags, definition: Column
     return _array(days.astype(np.int32), present & ~odd, array), *special
 
 
-def _timestamp(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _timestamp(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     """int8: microseconds since 2000."""
     raw = _gather(data, column, present, ">i8", definition).astype(np.int64)
     days, within = np.divmod(raw, _DAY_US)
@@ -196,7 +196,7 @@ _HEADER = 8
 _INT64_PRECISION = 18
 
 
-def _numeric(data: Frames, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
+def _numeric(data: Fields, column: ColumnValues, present: Flags, definition: Column, _: str) -> Converted:
     field = f"value of column {definition.name}"
     begin = np.where(present, column.begin, 0)
     count, sign = data.uint16(begin), data.uint16(begin + 4)
@@ -220,7 +220,7 @@ def _numeric(data: Frames, column: ColumnValues, present: Flags, definition: Col
 
 
 def _decimal(
-    data: Frames, begin: Integers, count: Integers, weight: Integers, negative: Flags, definition: Column
+    data: Fields, begin: Integers, count: Integers, weight: Integers, negative: Flags, definition: Column
 ) -> Values:
     """The unscaled values as 128-bit integers, two 64-bit words each."""
     precision, scale = definition.type.precision, definition.type.scale
@@ -259,7 +259,7 @@ def _wide(limbs: list[Integers], negative: Flags) -> Values:
 _POWERS = np.array([10**n for n in range(_INT64_PRECISION + 1)], dtype=np.int64)
 _HEX_PAIRS = np.frombuffer(bytes(range(256)).hex().encode(), dtype=np.uint16)
 _UUID_GROUPS = ((0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24))  # digits from, to; place in the text
-_READERS: dict[ValueKind, Callable[[Frames, ColumnValues, Flags, Column, str], Converted]] = {
+_READERS: dict[ValueKind, Callable[[Fields, ColumnValues, Flags, Column, str], Converted]] = {
     ValueKind.BOOLEAN: _boolean,
     ValueKind.NUMERIC: _numeric,
     ValueKind.TEXT: _text,

@@ -36,7 +36,7 @@ from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Ready
 from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
-from etl_supervisor.monitor import logs
+from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
 from etl_supervisor.supervision.spawn import ChildContext
@@ -80,7 +80,7 @@ class CopyWorker:
         self._left = list(context.copies)
         pipeline_id = self._left[0].pipeline_id
         self._pipeline: Pipeline = next(p for p in context.spec.pipelines if p.id == pipeline_id)
-        self._store = resources.enter_context(contextlib.closing(open_store(context.settings)))
+        self._store = resources.enter_context(contextlib.closing(open_store(context.settings, metrics.redis_operation)))
         self._code: int = Exit.OK
 
     def run(self) -> int:

@@ -18,7 +18,9 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.arrow import change_log_schema
 from etl_supervisor.model.table import Table
 from workers.reader.columns import convert
+from workers.reader.frame import Chunk, Fields
 from workers.reader.rows import specials
+from workers.reader.values import TEXT, ColumnValues, bytes_array
 
 NULL_TEXT = "\\N"
 
@@ -30,6 +32,16 @@ class Converted:
     columns: list[pa.Array]
     special: pa.Array
     rows: int
+
+
+def text_of(chunk: Chunk) -> bytes:
+    """The lines of a COPY, without what stands between them."""
+    if not len(chunk):
+        return b""
+    lines = ColumnValues(np.full(len(chunk), TEXT, dtype=np.uint8), chunk.start, chunk.end)
+    joined = bytes_array(Fields([chunk.data]), lines, np.ones(len(chunk), dtype=np.bool_)).buffers()[2]
+    text: bytes = joined.to_pybytes()
+    return text[: int((chunk.end - chunk.start).sum())]
 
 
 def parse_lines(chunk: bytes, rows: int, table: Table) -> pa.RecordBatch:

@@ -86,30 +86,13 @@ class Chunk:
         return Chunk(self.data, self.start[which], self.end[which], self.streamed)
 
 
-class Frames:
-    """The frames of one batch, in one buffer."""
+class Fields:
+    """Octets in one buffer, and the numbers that begin at any places of it."""
 
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
-        self.data = b"".join([*(chunk.data for chunk in chunks), PADDING])
+    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+        self.data = b"".join([*parts, PADDING])
         self.octets: Octets = np.frombuffer(self.data, dtype=np.uint8)
         self.limit = len(self.data) - len(PADDING) + 1
-        lengths = [len(chunk.data) for chunk in chunks]
-        bases = np.cumsum([0, *lengths])[:-1].tolist()
-        empty = np.empty(0, dtype=np.int64)
-        self.start: Integers = np.concatenate([empty, *(c.start + base for c, base in zip(chunks, bases, strict=True))])
-        self.end: Integers = np.concatenate([empty, *(c.end + base for c, base in zip(chunks, bases, strict=True))])
-        if len(self) and int((self.end - self.start).min()) < BODY:
-            raise broken("XLogData", "header")
-        if bool(((self.octets[self.start + START] | self.octets[self.start + WAL_END]) >= _TOP_BIT).any()):
-            raise broken("XLogData", "position")
-        self.kinds: Octets = self.octets[self.start + KIND]
-        self.body: Integers = self.start + BODY
-        if any(chunk.streamed for chunk in chunks):
-            streamed = np.repeat([chunk.streamed for chunk in chunks], [len(chunk) for chunk in chunks])
-            self.body = np.minimum(self.body + XID_BYTES * streamed, self.limit)
-
-    def __len__(self) -> int:
-        return len(self.start)
 
     @cached_property
     def _uint16(self) -> npt.NDArray[np.uint16]:
@@ -143,6 +126,30 @@ class Frames:
     def int64(self, at: Integers) -> Integers:
         """A signed 64-bit number at each place."""
         return self._int64[at].astype(np.int64)
+
+
+class Frames(Fields):
+    """The frames of one batch, in one buffer."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        super().__init__([chunk.data for chunk in chunks])
+        lengths = [len(chunk.data) for chunk in chunks]
+        bases = np.cumsum([0, *lengths])[:-1].tolist()
+        empty = np.empty(0, dtype=np.int64)
+        self.start: Integers = np.concatenate([empty, *(c.start + base for c, base in zip(chunks, bases, strict=True))])
+        self.end: Integers = np.concatenate([empty, *(c.end + base for c, base in zip(chunks, bases, strict=True))])
+        if len(self) and int((self.end - self.start).min()) < BODY:
+            raise broken("XLogData", "header")
+        if bool(((self.octets[self.start + START] | self.octets[self.start + WAL_END]) >= _TOP_BIT).any()):
+            raise broken("XLogData", "position")
+        self.kinds: Octets = self.octets[self.start + KIND]
+        self.body: Integers = self.start + BODY
+        if any(chunk.streamed for chunk in chunks):
+            streamed = np.repeat([chunk.streamed for chunk in chunks], [len(chunk) for chunk in chunks])
+            self.body = np.minimum(self.body + XID_BYTES * streamed, self.limit)
+
+    def __len__(self) -> int:
+        return len(self.start)
 
     def need(self, at: Integers, size: int, rows: Integers, message: str, field: str) -> None:
         """Every frame of `rows` must have `size` bytes left at its place."""

@@ -17,7 +17,7 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import Durable, Failed, OpenTable, TableClosed
 from etl_supervisor.model import names
 from etl_supervisor.model.copy_state import PAGE_BYTES
-from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.pipeline import LoadPath, Pipeline
 from etl_supervisor.model.position import Position
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.spawn import ChildContext
@@ -29,6 +29,8 @@ from workers.reader.tablecopy import TableCopy
 # Rows on their way: a small part of the table, but enough for a destination that takes seconds to commit.
 IN_FLIGHT_PART = 32
 IN_FLIGHT_BYTES_MIN = 16 << 20
+# A file takes a quarter of it (`gathering`) and costs seven statements whatever its size. After a crash this much is read again within a second.
+IN_FILES_BYTES_MIN = 64 << 20
 
 
 class Landing:
@@ -111,7 +113,9 @@ class Landing:
 
     def _in_flight(self, budget_bytes: int) -> int:
         size = sum(table.found.pages for table in self._tables.values()) * PAGE_BYTES
-        return min(budget_bytes, max(IN_FLIGHT_BYTES_MIN, size // IN_FLIGHT_PART))
+        by_files = self._pipeline.copy_load.path is not LoadPath.STREAMING
+        least = IN_FILES_BYTES_MIN if by_files else IN_FLIGHT_BYTES_MIN
+        return min(budget_bytes, max(least, size // IN_FLIGHT_PART))
 
     def _publish(self, table: TableCopy, piece: Piece, rows: Converted) -> None:
         if table.handle not in self._opened:

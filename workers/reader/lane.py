@@ -1,6 +1,6 @@
 """The threads that read a copy: each has a connection under the snapshot, takes one range after the other and puts converted pieces into a queue.
 
-    ranges (deque, in order) ──► lane: COPY, parse, convert ──► queue (bounded) + bell ──► the worker's loop
+    ranges (deque, in order) ──► lane: COPY, read, convert  ──► queue (bounded) + bell ──► the worker's loop
                              ──► lane                       ──►
 
 The time goes into the server, and into Arrow's kernels and libpq, which let other threads run. The queue's bound is what a lane may read ahead;
@@ -23,12 +23,13 @@ import psycopg
 
 from etl_supervisor.errors import EtlError, Kind
 from workers.reader.copyboth import ServerError
-from workers.reader.copyout import Lines, copy_out
-from workers.reader.csv import Converted, converted, parse_lines
+from workers.reader.copyout import copy_out
+from workers.reader.copytuples import CopyTuples
+from workers.reader.csv import Converted, converted, parse_lines, text_of
+from workers.reader.frame import Chunk
 from workers.reader.ranges import Range
 from workers.reader.snapshot import Found
 
-CHUNK_BYTES = 1 << 20  # parsed and sent as one piece; a single row may be larger. Two of them per lane are in memory
 PUT_SECONDS = 0.5  # how soon a lane notices that nobody wants its pieces any more
 JOIN_SECONDS_MAX = 5.0  # a lane whose COPY was cancelled ends at once
 _BELL_BYTES = 4096
@@ -116,9 +117,8 @@ class Lanes:
             self._put(error)
 
     def _read(self, connection: psycopg.Connection[Any], task: Task) -> None:
-        table = task.found.table
-        for chunk in chunks(connection, task.found, task.range):
-            self._put(Piece(task, converted(table, parse_lines(chunk.text, chunk.rows, table))))
+        for rows in read(connection, task.found, task.range):
+            self._put(Piece(task, rows))
             if self._ended.is_set():
                 return
         self._put(Piece(task, None))
@@ -132,10 +132,22 @@ class Lanes:
                 return
 
 
-def chunks(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[Lines]:
-    """The rows of a range as CSV lines. EtlError(COPY) why the server does not give them: never with a value (SQLSTATE class 22 repeats them)."""
+def read(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[Converted]:
+    """The rows of a range, chunk by chunk, in whichever form they come. The errors of `chunks`, and of bytes that are no rows of the table."""
+    tuples = CopyTuples(found.table)
+    for chunk in chunks(connection, found, wanted):
+        if found.binary:
+            rows = tuples.read(chunk)
+            if rows.rows:  # the trailer may come alone
+                yield rows
+        else:
+            yield converted(found.table, parse_lines(text_of(chunk), len(chunk), found.table))
+
+
+def chunks(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[Chunk]:
+    """The rows of a range as the server sends them. EtlError(COPY) why it does not: never with a value (SQLSTATE class 22 repeats them)."""
     try:
-        yield from copy_out(connection, found.query(wanted).as_bytes(connection), CHUNK_BYTES)
+        yield from copy_out(connection, found.query(wanted).as_bytes(connection))
     except ServerError as error:
         reason = f"its rows can't be read (SQLSTATE {error.sqlstate})"
         if not error.sqlstate.startswith("22") and error.text:

@@ -105,7 +105,9 @@ class Reader:
         source, beat, keyring = self._spec.source, self._context.heartbeat.beat, self._settings.keyring()
         password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
         primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
-        self._store = self._resources.enter_context(contextlib.closing(open_store(self._settings)))
+        self._store = self._resources.enter_context(
+            contextlib.closing(open_store(self._settings, metrics.redis_operation))
+        )
         self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
         standby = sources.check(self._catalog, source)
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))

@@ -121,6 +121,7 @@ class Publisher:
         self._joint: dict[int, ApplyTogether] = {}  # by pipeline: not answered yet
         self._waiting: deque[_Waiting] = deque()
         self._oversize_fds = 0
+        self._unhurried: set[int] = set()  # handles with rows in flight that were not hurried yet, and maybe others
 
     # -- what the owner does
 
@@ -229,7 +230,8 @@ class Publisher:
 
     def hurry(self, only: Iterable[int] | None = None) -> None:
         """No row in flight (of these handles) waits any more for others to share a file with."""
-        for number in list(self._handles) if only is None else only:
+        for number in self._unhurried & self._handles.keys() if only is None else only:
+            self._unhurried.discard(number)
             handle = self._handles[number]
             newest = handle.in_flight[-1][0].seq if handle.in_flight else 0
             if newest > handle.hurried and handle.state is Outlet.OPEN:
@@ -317,6 +319,7 @@ class Publisher:
                 last=position(waiting.batch, -1, generation).token,
             )
             handle.in_flight.append((message, memory))
+            self._unhurried.add(number)
             if handle.state is Outlet.OPEN:
                 self._tell(handle.actor, message, memory)
         return True
@@ -372,6 +375,7 @@ class Publisher:
         for shape in shapes:
             self._tell(handle.actor, shape)
         handle.hurried = 0
+        self._unhurried.add(handle.opening.handle)
         if handle.closing is not None:
             self._tell(handle.actor, handle.closing)
 

@@ -80,6 +80,7 @@ class Roster:
         self._pace = Pace()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
+        self._copying: dict[tuple[int, TableName], int] = {}  # (pipeline, table) -> handle that asked for the copy
 
     @property
     def followers(self) -> Iterable[Follower]:
@@ -318,14 +319,19 @@ class Roster:
     def copy_ended(self, message: CopyEnded, now: float) -> None:
         """A copy worker ended; what it reached is in the state store."""
         name = TableName(message.schema, message.table)
-        for follower in list(self.followers):
-            if follower.pipeline.id == message.pipeline_id and follower.table.name == name:
-                found = self._stored.copy(follower.pipeline, name)
-                follower.copy_ended(found, now)
-                self._save(follower)
-                if (reason := follower.doubted()) is not None:
-                    known = self._by_oid[follower.table.oid]
-                    known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
+        for follower in self._asked_for(message.pipeline_id, name):
+            follower.copy_ended(self._stored.copy(follower.pipeline, name), now)
+            self._save(follower)
+            if (reason := follower.doubted()) is not None:
+                known = self._by_oid[follower.table.oid]
+                known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
+
+    def _asked_for(self, pipeline_id: int, name: TableName) -> list[Follower]:
+        """Whose copy this is; a reader before us may have asked for it."""
+        asked = self._followers.get(self._copying.pop((pipeline_id, name), 0))
+        if asked is not None and asked.table.name == name:
+            return [asked]
+        return [one for one in self.followers if one.pipeline.id == pipeline_id and one.table.name == name]
 
     def act(self, now: float) -> None:
         """Carry out what is due. StreamAgain when the stream must begin again at the confirmed position."""
@@ -396,6 +402,7 @@ class Roster:
         if follower.state.phase is Phase.INIT:
             follower.state = follower.state.to(Phase.DATASYNC)
         self._save(follower)
+        self._copying[follower.pipeline.id, follower.table.name] = follower.handle
         self.copies_wanted.append(follower.copy(self._spec.source.stream, self._epoch))
 
     def _save(self, follower: Follower) -> None:

@@ -32,6 +32,7 @@ from workers.reader.heartbeat import Access, nudging
 from workers.reader.ranges import Leaf, Range
 from workers.reader.relations import table_of
 from workers.reader.stream import ReplicationStream, Slot, connect
+from workers.reader.transfer import BinaryForms, choose
 
 LOCK_SECONDS_MAX = 20  # behind an ALTER that takes longer a table waits for its next try, not the others for it
 
@@ -52,12 +53,13 @@ ORDER BY l.oid
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table under the snapshot: its published shape, its leaves, the rows that are published."""
+    """A table under the snapshot: its published shape, its leaves, the rows that are published, and whether its values are read in binary."""
 
     table: Table
     leaves: tuple[Leaf, ...]
     condition: str
     form: str
+    binary: bool
 
     @property
     def pages(self) -> int:
@@ -79,6 +81,8 @@ class Found:
         query = sql.SQL("SELECT {} FROM {}{}").format(columns, only, sql.Identifier(leaf.name.schema, leaf.name.name))
         if conditions:
             query += sql.SQL(" WHERE ") + sql.SQL(" AND ").join(sql.SQL("({})").format(item) for item in conditions)
+        if self.binary:
+            return sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
         return sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, NULL {})").format(query, NULL_TEXT)
 
 
@@ -93,6 +97,7 @@ class Snapshot:
             self._slot = self._create_slot(slot_name, beat)
             self.consistent_point = self._slot.consistent_point
             self._join(self.first)
+            self._forms = BinaryForms(self.first)
             self.first.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s'".encode())
             ((self.seen,),) = self.first.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
         except BaseException:
@@ -117,7 +122,7 @@ class Snapshot:
         """Lock a table and see what there is; None when it was rewritten after the snapshot. EtlError(COPY) leaves the others as they are."""
         try:
             with self.first.transaction():
-                return find(self.first, self._access.source, name, place)
+                return find(self.first, self._access.source, name, place, self._forms)
         except psycopg.errors.Error as error:
             if self.first.broken:
                 raise
@@ -148,7 +153,9 @@ class Snapshot:
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
-def find(reader: psycopg.Connection[Any], source: Source, name: TableName, place: str) -> Found | None:
+def find(
+    reader: psycopg.Connection[Any], source: Source, name: TableName, place: str, forms: BinaryForms
+) -> Found | None:
     """The table as this connection's snapshot shows it, locked against changes; None when it was rewritten since."""
     table_name = sql.Identifier(name.schema, name.name)
     reader.execute(sql.SQL("LOCK TABLE {}{} IN ACCESS SHARE MODE").format(sql.SQL(_only(reader, name)), table_name))
@@ -160,10 +167,10 @@ def find(reader: psycopg.Connection[Any], source: Source, name: TableName, place
     leaves = leaves_of(reader, row[0], name) if row else None
     if row is None or leaves is None:
         return None
-    table = _shape(reader, source, row[0], place)
+    table, binary = _shape(reader, source, row[0], place, forms)
     condition = _row_filter(reader, source, name)
     form = wire.dump(replace(table, version=0)) + condition
-    return Found(table, leaves, condition, hashlib.sha256(form.encode()).hexdigest())
+    return Found(table, leaves, condition, hashlib.sha256(form.encode()).hexdigest(), binary)
 
 
 def leaves_of(reader: psycopg.Connection[Any], oid: int, name: TableName) -> tuple[Leaf, ...] | None:
@@ -192,12 +199,16 @@ def _only(reader: psycopg.Connection[Any], name: TableName) -> str:
     return "ONLY " if row is None else ""
 
 
-def _shape(reader: psycopg.Connection[Any], source: Source, oid: int, place: str) -> Table:
+def _shape(
+    reader: psycopg.Connection[Any], source: Source, oid: int, place: str, forms: BinaryForms
+) -> tuple[Table, bool]:
+    """What is published of the table, and whether all of it is read in binary."""
     found = read_catalog(reader, oid)
     published = published_tables(reader, sources.publications_of(source), place, oid)
     if found is None or not published:
         raise EtlError(Kind.COPY, place, "the table is not published any more", "publish it again")
-    return table_of(found, published[0].columns)
+    table = table_of(found, published[0].columns)
+    return table, choose(source, forms, [(found, table)])
 
 
 def _row_filter(reader: psycopg.Connection[Any], source: Source, name: TableName) -> str:

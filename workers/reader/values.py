@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from workers.reader.frame import Flags, Frames, Integers, Octets
+from workers.reader.frame import Fields, Flags, Integers, Octets
 
 TEXT, BINARY, NULL, UNCHANGED = ord("t"), ord("b"), ord("n"), ord("u")
 _OFFSET_MAX = 2**31 - 1
@@ -26,7 +26,7 @@ class ColumnValues:
         return ColumnValues(self.kind[which], self.begin[which], self.end[which])
 
 
-def bytes_array(data: Frames, column: ColumnValues, present: Flags) -> pa.Array:
+def bytes_array(data: Fields, column: ColumnValues, present: Flags) -> pa.Array:
     """The octets of the values as a binary array, NULL where not `present`.
 
     The joined frames are the data of an array whose offsets alternate gap, value, gap, value, …, gap; `take` of the values copies

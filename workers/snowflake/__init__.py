@@ -2,6 +2,7 @@
 
 sessions     SQL sessions, lent to one job at a time
 process      the loop: mailboxes, timers, and jobs that may block in threads
+latency      how long rows need into the target
 guest        one publisher's connection
 jobs         threads for what may block, per destination
 memory       states that a lost state store gets back
@@ -30,8 +31,11 @@ failure      what Snowflake refuses -> what to do
 tagging      what a statement is for, in its QUERY_TAG
 replay       dead rows listed, replayed and dropped, for the command line
 connection   SQL connections, and the connector's errors in our words
-ddl          schemas, landing, target, watermark
-marks        the watermarks' table, and what a newer version adds to it
+ddl          the tables of a table as they should be: looked at, made, altered
+fresh        a table of which nothing is there, made by one block
+inventory    which tables of a landing schema are there, asked once
+owner        the watermark row: whose a table is, how far its target is
+marks        schemas, the watermarks' table, and what a newer version adds to it
 offers       what a policy offers beside them: history, live view, task, dynamic table
 reshape      from the shape that is there to the one that should be (pure)
 apply        the fenced block that moves a target

@@ -8,7 +8,8 @@ The compare-and-set comes first in the transaction. A block that comes twice, or
 nothing; two blocks at once wait for each other at the watermark's row. That makes a guard on positions inside the MERGE unnecessary.
 
 The first apply of a generation replaces the target (rows deleted in a gap disappear, or are marked). It begins at the copy: rows of the stream
-from before it are in it. A truncate in the window empties the target, and only rows after the last one count.
+from before it are in it. A truncate in the window empties the target, and only rows after the last one count. A table without rows costs the
+compare-and-set alone, on the condition that there are none.
 
 What is written into the target is the policy's business (`moving`): `target` (of each key the latest row decides), `keyless` (a difference of
 multisets), `history` beside it. A policy without a target moves the watermark only: it tells from where on the change log is whole.
@@ -26,10 +27,11 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.apply_policy import ApplyMode
 from etl_supervisor.model.table import Table
+from etl_supervisor.monitor import metrics
 from workers.snowflake import moving, task
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
-from workers.snowflake.ddl import Watermark
 from workers.snowflake.identifiers import Objects, literal, objects_of
+from workers.snowflake.owner import Watermark
 from workers.snowflake.script import MOVED, swapped, transaction
 from workers.snowflake.window import DEAD_MOVE, Window, dead_rows
 
@@ -60,6 +62,8 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
     start = watermark.applied or copied
     try:
         with connection.cursor() as cursor:
+            if may_be_empty(opening, watermark) and _stays_empty(cursor, opening, objects, watermark, fence, start):
+                return Watermark(opening.generation, fence, opening.epoch, opening.generation)
             looks = mode.has_target and (mode is not ApplyMode.TASK or not opening.table.key)
             found = look(cursor, opening, start, fence) if looks else NOTHING
             if mode is ApplyMode.TASK:
@@ -69,9 +73,30 @@ def apply(connection: Any, opening: OpenTable, watermark: Watermark, fence: int,
             (outcome,) = cursor.execute(text).fetchone()
             if outcome == MOVED:
                 return _read(cursor, objects, place)
+            labels = (opening.pipeline, metrics.table_label(opening.table.name))
+            metrics.APPLIED_ROWS.labels(*labels).inc(found.rows)
     except Error as error:
         raise classify(error, place, Kind.APPLY) from None
     return Watermark(opening.generation, fence, opening.epoch, opening.generation)
+
+
+def may_be_empty(opening: OpenTable, watermark: Watermark) -> bool:
+    """Whether it is worth asking: nothing was ever applied, and there is nothing beside the target that the first window has to begin."""
+    simple = opening.policy.mode in (ApplyMode.MERGE, ApplyMode.VIEW) and not opening.policy.history
+    return simple and watermark.applied == watermark.shown == 0
+
+
+def _stays_empty(
+    cursor: Any, opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int
+) -> bool:
+    """The first window of a table without rows, in one statement; False when there are rows, or the watermark has moved: nothing was done then."""
+    window = window_of(opening.generation, start, fence)
+    (moved,) = cursor.execute(
+        f"{_moved(opening, objects, watermark, fence, start)}"
+        f" AND (SELECT COUNT(*) FROM {objects.landing_sql} WHERE {window}) = 0"
+        f" AND (SELECT COUNT(*) FROM {objects.target_sql}) = 0"
+    ).fetchone()[:1]
+    return int(moved) == 1
 
 
 NOTHING = Survey(0, 0, moves=False, partial=False, unchanged={})
@@ -156,16 +181,22 @@ def surveyed(table: Table, objects: Objects, rows: str, dead: str, found: Survey
 def block(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int, found: Survey) -> str:
     """The whole apply as one statement."""
     policy = opening.policy
-    steps = swapped(
+    steps = swapped(_moved(opening, objects, watermark, fence, start))
+    if policy.mode.has_target:
+        steps += moves(opening, start, fence, found, first=watermark.applied == 0)
+    return transaction(steps, "applied")
+
+
+def _moved(opening: OpenTable, objects: Objects, watermark: Watermark, fence: int, start: int) -> str:
+    """The compare-and-set of the watermark."""
+    policy = opening.policy
+    return (
         f"UPDATE {objects.watermark_sql} SET APPLIED = {fence}, EPOCH = {opening.epoch}, UPDATED_AT = CURRENT_TIMESTAMP(),"
         f" SHOWN = {opening.generation}, BASE = IFF(APPLIED = 0, {start}, BASE)"
         f"{f', HISTORY = {fence}' if policy.history else ''}"
         f" WHERE LANDING_TABLE = {literal(objects.landing)} AND OWNER = {literal(opening.owner)}"
         f" AND GENERATION = {opening.generation} AND APPLIED = {watermark.applied} AND EPOCH <= {opening.epoch}"
     )
-    if policy.mode.has_target:
-        steps += moves(opening, start, fence, found, first=watermark.applied == 0)
-    return transaction(steps, "applied")
 
 
 def moves(opening: OpenTable, start: int, fence: int, found: Survey, *, first: bool) -> list[str]:

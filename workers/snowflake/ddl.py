@@ -27,72 +27,79 @@ from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
-from workers.snowflake import marks, offers
+from workers.snowflake import fresh, marks, offers, owner
 from workers.snowflake.connection import DOES_NOT_EXIST, NO_SUCH_COLUMN, classify
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
+from workers.snowflake.inventory import Inventory, Stock
 from workers.snowflake.ndjson import constant
-from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, mark_of, plan
+from workers.snowflake.owner import Watermark
+from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, plan
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, LANDING_META, SOFT_META, TARGET_META, column_type
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Watermark:
-    """How far a target is: everything below `applied` (commit_lsn, exclusive) of `generation`; `epoch` is the reader's that moved it, `shown` the
-    generation whose rows are in it (0: none)."""
-
-    generation: int
-    applied: int
-    epoch: int
-    shown: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Ensured:
-    """What an open found or made: the watermark, and the shape that the tables have."""
+    """What an open found or made: the watermark, the shape that the tables have, and (name, type as Snowflake describes it) of the change log's
+    columns."""
 
     watermark: Watermark
     table: Table
+    columns: list[tuple[str, str]]
 
 
-def ensure(connection: Any, opening: OpenTable) -> Ensured:
+def ensure(connection: Any, opening: OpenTable, inventory: Inventory | None = None) -> Ensured:
     """Create or alter what is needed. EtlError(SCHEMA, DESTINATION_SETUP, …) when it can't be."""
     place = f"pipeline {opening.pipeline}, table {opening.table.name}"
     check_columns(opening.table)
     objects = objects_of(opening.destination, opening.table)
     try:
         with connection.cursor() as cursor:
-            return _ensure(cursor, opening, objects, place)
+            stock = (inventory or Inventory()).stock(cursor, opening.destination, objects)
+            found = _made(cursor, opening, objects, stock) if fresh.is_simple(opening) else None
+            if found is None:
+                found = _ensure(cursor, opening, objects, place)
+                stock.found(objects.landing)
+            return found
     except Error as error:
         raise classify(error, place, Kind.DESTINATION_SETUP) from None
 
 
-def column_types(connection: Any, opening: OpenTable) -> list[tuple[str, str]]:
-    """(name, type as Snowflake describes it) of the landing table's columns."""
-    objects = objects_of(opening.destination, opening.table)
+def _made(cursor: Any, opening: OpenTable, objects: Objects, stock: Stock) -> Ensured | None:
+    """The table made anew; None when something of it is there."""
+    if stock.has(objects.landing):
+        return None
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(f"DESCRIBE TABLE {objects.landing_sql}")
-            titles = [item[0].lower() for item in cursor.description]
-            name, kind = titles.index("name"), titles.index("type")
-            return [(row[name], row[kind]) for row in cursor.fetchall()]
-    except Error as error:
-        raise classify(error, f"pipeline {opening.pipeline}", Kind.DESTINATION_SETUP) from None
+        made = fresh.make(cursor, opening, objects)
+    except ProgrammingError as error:
+        log.info("table_looked_at", table=objects.landing, code=error.errno)
+        made = False
+    if not made:
+        stock.forget()
+        return None
+    stock.found(objects.landing)
+    log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
+    asked = fresh.columns_of(opening.table)
+    columns = stock.spelled(asked)
+    if columns is None:
+        columns = _types(_columns(cursor, objects.landing_sql) or [])
+        stock.learn(asked, columns)
+    return Ensured(Watermark(opening.generation, 0, opening.epoch), opening.table, columns)
 
 
 def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> Ensured:
-    landing = _described(cursor, objects.landing_sql)
+    described = _columns(cursor, objects.landing_sql)
+    landing = None if described is None else _present(described)
     if landing is None:
-        _create_schema(cursor, objects, objects.landing_schema)
-        cursor.execute(marks.create(objects))
+        marks.create_schemas(cursor, objects)
     try:
-        watermark, shape, since = _own(cursor, opening, objects, place)
+        watermark, shape, since = owner.own(cursor, opening, objects, place)
     except ProgrammingError as error:
         if error.errno not in NO_SUCH_COLUMN:
             raise
         marks.complete(cursor, objects)
-        watermark, shape, since = _own(cursor, opening, objects, place)
+        watermark, shape, since = owner.own(cursor, opening, objects, place)
     applied, alone = offers.leave(cursor, opening, objects, watermark.applied, place)
     watermark = replace(watermark, applied=applied)
     aims = opening.policy.mode.has_target
@@ -102,7 +109,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     if watermark.applied and (landing is None or target is None):
         watermark = _begin_again(cursor, objects, watermark, place, log_is_there=landing is not None)
     if landing is None or target is None:
-        _create(cursor, opening.table, objects, aims=aims)
+        _create(cursor, opening, objects)
+        described = None
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
@@ -112,12 +120,19 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         offers.withdraw(cursor, objects)
         for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
             for step in plan(present, table):
+                described = None
                 _take(cursor, table_sql, step, landed=landed)
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
     if not known:
         _keep_shape(cursor, opening, objects)
     offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
-    return Ensured(watermark, table)
+    return Ensured(watermark, table, _types(described or _columns(cursor, objects.landing_sql) or []))
+
+
+def _create(cursor: Any, opening: OpenTable, objects: Objects) -> None:
+    cursor.execute(fresh.create_landing(opening.table, objects, once="IF NOT EXISTS"))
+    if opening.policy.mode.has_target:
+        cursor.execute(fresh.create_target(opening, objects, once="IF NOT EXISTS"))
 
 
 def _begin_again(cursor: Any, objects: Objects, watermark: Watermark, place: str, *, log_is_there: bool) -> Watermark:
@@ -158,6 +173,12 @@ def _keep_shape(cursor: Any, opening: OpenTable, objects: Objects) -> None:
 
 def _described(cursor: Any, table: str) -> list[Present] | None:
     """The columns that are not the system's own; None when there is no such table."""
+    found = _columns(cursor, table)
+    return None if found is None else _present(found)
+
+
+def _columns(cursor: Any, table: str) -> list[tuple[str, str, str]] | None:
+    """(name, type, comment) of all columns; None when there is no such table."""
     try:
         cursor.execute(f"DESCRIBE TABLE {table}")
     except ProgrammingError as error:
@@ -166,43 +187,22 @@ def _described(cursor: Any, table: str) -> list[Present] | None:
         raise
     titles = [item[0].lower() for item in cursor.description]
     name, kind, comment = (titles.index(title) for title in ("name", "type", "comment"))
+    return [(row[name], row[kind], row[comment] or "") for row in cursor.fetchall()]
+
+
+def _present(columns: list[tuple[str, str, str]]) -> list[Present]:
     own = {title for title, _ in (*LANDING_META, *TARGET_META, *SOFT_META, *KEYLESS_META, *HISTORY_META)}
-    return [
-        Present(row[name], _spelled(row[kind]), Mark.read(row[comment] or ""))
-        for row in cursor.fetchall()
-        if row[name] not in own
-    ]
+    return [Present(name, _spelled(kind), Mark.read(comment)) for name, kind, comment in columns if name not in own]
+
+
+def _types(columns: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    return [(name, kind) for name, kind, _ in columns]
 
 
 def _spelled(described: str) -> str:
     """A described type in the spelling of `sftypes.column_type`: sizes of text and time types are all alike to us."""
     kind, _, _ = described.partition("(")
     return described if kind == "NUMBER" else kind
-
-
-def _create_schema(cursor: Any, objects: Objects, schema: str) -> None:
-    """Make a schema if there is none. One that is there needs no privilege to make schemas."""
-    known = f"{quoted(objects.database)}.INFORMATION_SCHEMA.SCHEMATA"
-    there = cursor.execute(f"SELECT 1 FROM {known} WHERE SCHEMA_NAME = {literal(schema)}").fetchone()
-    if there is None:
-        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
-
-
-def _create(cursor: Any, table: Table, objects: Objects, *, aims: bool) -> None:
-    columns = [_definition(column, mark_of(column, table.oid)) for column in table.columns]
-    landing = ", ".join([f"{name} {kind}" for name, kind in LANDING_META] + columns)
-    cursor.execute(
-        f"CREATE TRANSIENT TABLE IF NOT EXISTS {objects.landing_sql} ({landing}) DATA_RETENTION_TIME_IN_DAYS = 0"
-    )
-    meta = TARGET_META if table.key else (*TARGET_META, *KEYLESS_META)
-    target = ", ".join(columns + [f"{name} {kind}" for name, kind in meta])
-    if aims:
-        _create_schema(cursor, objects, objects.schema)
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {objects.target_sql} ({target})")
-
-
-def _definition(column: Column, mark: Mark) -> str:
-    return f"{quoted(column.landed)} {column_type(column.type)} COMMENT {literal(mark.text)}"
 
 
 def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
@@ -217,7 +217,7 @@ def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
         case Widen(name=name, type=kind):
             cursor.execute(f"{alter} ALTER COLUMN {quoted(name)} SET DATA TYPE {kind}")
         case Add(column=column, mark=mark):
-            cursor.execute(f"{alter} ADD COLUMN IF NOT EXISTS {_definition(column, mark)}")
+            cursor.execute(f"{alter} ADD COLUMN IF NOT EXISTS {fresh.definition(column, mark)}")
         case Fill(column=column, mark=mark):
             _fill(cursor, table_sql, column)
             _remark(cursor, table_sql, column.landed, mark)
@@ -270,60 +270,3 @@ def _told(step: Step) -> str:
             return f"column {column.landed} was added"
         case Fill(column=column):
             return f"column {column.landed} got its default in older rows"
-
-
-def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
-    """The rows of this table are under names of the same case, or nowhere."""
-    table = opening.table
-    found = cursor.execute(
-        f"SELECT LANDING_TABLE, SHAPE FROM {objects.watermark_sql} WHERE PIPELINE_ID = {opening.pipeline_id}"
-        f" AND SOURCE_SCHEMA = {literal(table.name.schema)} AND SOURCE_TABLE = {literal(table.name.name)}"
-    ).fetchall()
-    for landing, shape in found:
-        columns = zip(wire.load(Table, shape).columns if shape else (), table.columns, strict=False)
-        if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
-            reason = f"its rows are in {landing}, whose names have another case"
-            remedy = "set identifier_case of the destination back, or use another destination with a landing schema of its own"
-            raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
-
-
-def _own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
-    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation.
-
-    A slot that was lost to another cluster goes on with the tables of its former owner, in a new generation.
-    """
-    table = opening.table.name
-    who = (opening.pipeline_id, opening.owner, table.schema, table.name)
-    where = f"LANDING_TABLE = {literal(objects.landing)}"
-    _check_case(cursor, opening, objects, place)
-    # One statement: two opens of the same table at the same moment make one row.
-    cursor.execute(
-        f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
-        " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
-        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, PURGED,"
-        " COMMITTED_AT, UPDATED_AT)"
-        " VALUES (s.LANDING_TABLE,"
-        f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
-        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, '', '', '', '', 0, 0, 0, 0, 0, NULL,"
-        " CURRENT_TIMESTAMP())"
-    )
-    row = cursor.execute(
-        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, SHOWN"
-        f" FROM {objects.watermark_sql} WHERE {where}"
-    ).fetchone()
-    ours = row[1] == opening.owner
-    if (int(row[0]), opening.owner if row[1] == opening.former else row[1], row[2], row[3]) != who:
-        reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
-        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
-    found = Watermark(int(row[5]), int(row[6]), int(row[7]), int(row[10]))
-    if found.generation > opening.generation:
-        reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
-        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
-    if found.generation < opening.generation or not ours:
-        cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
-            f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
-            f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
-        )
-        found = Watermark(opening.generation, 0, opening.epoch, found.shown)
-    return found, row[8], row[9]

@@ -40,9 +40,11 @@ from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
 from workers.snowflake.identifiers import named
 from workers.snowflake.jobs import Lane
+from workers.snowflake.latency import Awaited
 from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
+from workers.snowflake.owner import Watermark
 from workers.snowflake.tagging import tag_of
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
@@ -81,7 +83,8 @@ class Desk:
     sdk: LoadChannel | None = None
     gathering: Gathering | None = None  # when rows travel as files
     hurried: int = 0  # what the publisher has asked for, maybe before the channel was open
-    watermark: ddl.Watermark | None = None
+    watermark: Watermark | None = None
+    awaited: Awaited = field(default_factory=Awaited)
     limits: Limits = field(default_factory=Limits)
     suspicion: Suspicion | None = None
     dead: int | None = None  # rows of this table in the dead letter, once one came into it
@@ -311,12 +314,12 @@ class Desk:
         """Bring the objects to their shape."""
 
         def job(connection: Any) -> Prepared:
-            ensured = ddl.ensure(connection, opening)
-            return Prepared(ensured, limits_of(ddl.column_types(connection, opening)))
+            ensured = ddl.ensure(connection, opening, self.tools.inventory)
+            return Prepared(ensured, limits_of(ensured.columns))
 
         return self.tools.sessions.run(opening.destination, tag_of(opening, "open"), job)
 
-    def apply_job(self, opening: OpenTable, watermark: ddl.Watermark, fence: int, copied: int) -> ddl.Watermark:
+    def apply_job(self, opening: OpenTable, watermark: Watermark, fence: int, copied: int) -> Watermark:
         """One apply block."""
         failpoint("actor.before_apply")
         started = time.monotonic()
@@ -328,6 +331,11 @@ class Desk:
         metrics.APPLY_SECONDS.labels(opening.pipeline).observe(time.monotonic() - started)
         failpoint("actor.after_apply")
         return moved
+
+    def applied(self, watermark: Watermark) -> None:
+        """An apply block has ended well."""
+        self.sql_busy, self.watermark = False, watermark
+        self.awaited.applied(self.opening.pipeline, watermark.applied)
 
     def purge(self, now: float) -> tuple[OpenTable, int]:
         """A purge is under way: what it works on, and the watermark that it will have seen."""
@@ -381,6 +389,7 @@ class Desk:
         """Their publisher may have the memory of these back."""
         commits = [item.since for item in items if item.since is not None]
         metrics.observe_since(metrics.DURABLE_SECONDS.labels(self.opening.pipeline), commits)
+        self.awaited.durable(items)
         for item in items:
             close_descriptor(item.fd)
 

@@ -14,8 +14,8 @@ from workers.snowflake.sftypes import TARGET_META
 from workers.snowflake.window import Window, dead_rows, may_be_unchanged, name_of, same_key, with_clause
 
 
-def view(opening: OpenTable, objects: Objects) -> str:
-    """CREATE VIEW."""
+def view(opening: OpenTable, objects: Objects, *, replaces: bool = True) -> str:
+    """CREATE VIEW; unless it `replaces`, it fails where something has the name."""
     table = opening.table
     source = (
         f"{objects.landing_sql} l JOIN {objects.watermark_sql} m ON m.LANDING_TABLE = {literal(objects.landing)}"
@@ -33,7 +33,7 @@ def view(opening: OpenTable, objects: Objects) -> str:
     columns = [*(name_of(column) for column in table.columns), *(name for name, _ in TARGET_META)]
     of_target, of_log = (", ".join(f"{row}.{column}" for column in columns) for row in ("t", "s"))
     return (
-        f"CREATE OR REPLACE VIEW {objects.live_sql} AS {with_clause(parts)}"
+        f"CREATE {'OR REPLACE ' if replaces else ''}VIEW {objects.live_sql} AS {with_clause(parts)}"
         f"SELECT {of_target} FROM {objects.target_sql} t LEFT JOIN s ON {same}"
         f" WHERE s._ETL_OP IS NULL AND (SELECT COUNT(*) FROM v WHERE _ETL_OP = 'T') = 0{there}"
         f" UNION ALL SELECT {of_log} FROM s WHERE s._ETL_OP <> 'D'"

@@ -32,6 +32,7 @@ from workers.snowflake.connection import Decrypt
 from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Directive, explain
 from workers.snowflake.inquiry import Inquiries
+from workers.snowflake.inventory import Inventory
 from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_long, too_large
 from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
@@ -82,6 +83,7 @@ class Tools:
     decrypt: Decrypt
     directory: Path
     incarnation: int
+    inventory: Inventory = field(default_factory=Inventory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,9 @@ class Loading:
             return False
         try:
             size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
+            metrics.snowflake_request(opening.destination.name, "append")
         except Exception as error:
+            metrics.snowflake_request(opening.destination.name, "append", failed=True)
             if explain(error, "").directive is Directive.AGAIN:
                 return False
             raise in_our_words(error, opening) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.snowflake.identifiers import Objects
+from workers.snowflake.identifiers import Objects, literal, quoted
 
 _FIRST = (
     ("LANDING_TABLE", "VARCHAR"),
@@ -40,6 +40,15 @@ def create(objects: Objects) -> str:
     columns = [f"{name} {kind} NOT NULL" for name, kind in _FIRST]
     columns += [f"{name} {kind}{' NOT NULL' if there else ''}" for name, kind, there in _LATER]
     return f"CREATE TABLE IF NOT EXISTS {objects.watermark_sql} ({', '.join(columns)}, PRIMARY KEY (LANDING_TABLE))"
+
+
+def create_schemas(cursor: Any, objects: Objects) -> None:
+    """Both schemas of a table, and the watermarks. A schema that is there needs no privilege to make schemas."""
+    known = f"{quoted(objects.database)}.INFORMATION_SCHEMA.SCHEMATA"
+    for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
+        if cursor.execute(f"SELECT 1 FROM {known} WHERE SCHEMA_NAME = {literal(schema)}").fetchone() is None:
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
+    cursor.execute(create(objects))
 
 
 def complete(cursor: Any, objects: Objects) -> None:

@@ -23,7 +23,7 @@ from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
-from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
@@ -39,8 +39,7 @@ log = structlog.get_logger()
 def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
     """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
-    policy = wire.dump(opening.policy)
-    wanted = hashlib.sha256(f"{FORM} {objects.target_sql} {wire.dump(opening.table)} {policy}".encode()).hexdigest()
+    wanted = digest(opening)
     offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
         _make(cursor, opening, objects)
@@ -49,6 +48,14 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
         _begin_history(cursor, opening, objects, applied)
     if offered != wanted:
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
+
+
+def digest(opening: OpenTable) -> str:
+    """What `OFFERED` says of this shape and policy."""
+    target = objects_of(opening.destination, opening.table).target_sql  # it moves with another schema_mapping
+    return hashlib.sha256(
+        f"{FORM} {target} {wire.dump(opening.table)} {wire.dump(opening.policy)}".encode()
+    ).hexdigest()
 
 
 def withdraw(cursor: Any, objects: Objects) -> None:
@@ -119,7 +126,8 @@ def _policy_of(cursor: Any, objects: Objects, landing: str) -> ApplyPolicy | Non
 def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     table, policy = opening.table, opening.policy
     place = f"pipeline {opening.pipeline}, table {table.name}"
-    _run(cursor, _described(opening, objects))
+    for table_sql, note in notes(opening, objects).items():
+        cursor.execute(f"COMMENT ON TABLE {table_sql} IS {literal(note)}")
     dead_letter.complete(cursor, objects)  # view, task and dynamic table look for dead rows
     if policy.mode is ApplyMode.DYNAMIC_TABLE:
         cursor.execute(dynamic.create(opening, objects))
@@ -142,15 +150,12 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
         _run(cursor, task.create(opening, objects))
 
 
-def _described(opening: OpenTable, objects: Objects) -> list[str]:
-    """The statements that say in Snowflake what the tables are and whose."""
+def notes(opening: OpenTable, objects: Objects) -> dict[str, str]:
+    """What the tables say in Snowflake of what they are and whose: table -> comment."""
     whose = f"{opening.table.name} by ETL Stream, pipeline {opening.pipeline}"
     said = f"{opening.table.comment}\n" if opening.table.comment else ""
-    target = [(objects.target_sql, f"{said}Current rows of {whose}")] if opening.policy.mode.has_target else []
-    return [
-        f"COMMENT ON TABLE {table_sql} IS {literal(text)}"
-        for table_sql, text in [(objects.landing_sql, f"{said}Change log of {whose}"), *target]
-    ]
+    target = {objects.target_sql: f"{said}Current rows of {whose}"} if opening.policy.mode.has_target else {}
+    return {objects.landing_sql: f"{said}Change log of {whose}"} | target
 
 
 def _cluster(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:

@@ -57,7 +57,6 @@ from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
-from workers.snowflake.ddl import Watermark
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
@@ -66,6 +65,7 @@ from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.memory import Memory
+from workers.snowflake.owner import Watermark
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.together import Together
 
@@ -237,6 +237,7 @@ class Actor:
                 self._attendance.wake(guest, desk)
 
     def _sweep(self, now: float) -> None:
+        metrics.SEGMENTS_WAITING.set(sum(len(desk.channel.waiting) for desk in self._desks()))
         for desk in to_close(self._desks(), now, self._keeping):
             log.info("channel_rests", channel=desk.opening.channel, table=str(desk.opening.table.name))
             self._end_channel(desk, desk.rest())
@@ -367,7 +368,7 @@ class Actor:
         guest.send(Durable(desk.opening.handle, channel.durable_seq, channel.committed, channel.baseline, desk.dead))
 
     def _applied(self, guest: Guest, desk: Desk, watermark: Watermark) -> None:
-        desk.sql_busy, desk.watermark = False, watermark
+        desk.applied(watermark)
         guest.send(Applied(desk.opening.handle, watermark.applied))
 
     def _close(self, guest: Guest, desk: Desk) -> None:

@@ -9,7 +9,16 @@ MOVED = "fence moved"
 
 def transaction(steps: list[str], outcome: str) -> str:
     """Steps as one block that returns `outcome`; what fails rolls back and raises."""
-    text = block(steps, outcome)
+    return _executed(block(steps, outcome))
+
+
+def plain(steps: list[str], outcome: str) -> str:
+    """Steps as one block that returns `outcome`, each committed by itself, as DDL is anyway; what fails ends it and raises."""
+    body = ";\n  ".join([*steps, f"RETURN '{outcome}'"])
+    return _executed(f"BEGIN\n  {body};\nEND;")
+
+
+def _executed(text: str) -> str:
     return f"EXECUTE IMMEDIATE {literal(text)}" if "$$" in text else f"EXECUTE IMMEDIATE $$\n{text}\n$$"
 
 

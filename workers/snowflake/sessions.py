@@ -68,8 +68,14 @@ class Sessions:
         with self.borrow(destination) as connection:
             connection.tag = tag
             try:
-                return job(connection)
+                done = job(connection)
+                metrics.snowflake_request(destination.name, tag.step)
+                return done
+            except EtlError:
+                metrics.snowflake_request(destination.name, tag.step, failed=True)
+                raise
             except RequestException as error:  # the connector lets an answer that breaks off through as it is
+                metrics.snowflake_request(destination.name, tag.step, failed=True)
                 place = f"destination {destination.name}"
                 raise SnowflakeError(of_sql(NO_ANSWER), place, type(error).__name__, Kind.CHANNEL) from None
 

@@ -127,6 +127,9 @@ def apply(connection: Any, message: ApplyTogether) -> None:
         raise classify(error, _place(message), Kind.APPLY) from None
     if outcome == MOVED:
         raise _moved(message, "somebody else has moved or altered its tables")
+    for move in moves:
+        labels = (message.pipeline, metrics.table_label(move.opening.table.name))
+        metrics.APPLIED_ROWS.labels(*labels).inc(move.found.rows)
 
 
 def _read(cursor: Any, message: ApplyTogether) -> tuple[Mark, list[Mark]]:

@@ -18,7 +18,7 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from etl_supervisor.api import audit, faults, operations, rows
 from etl_supervisor.api.access import Viewer
@@ -48,6 +48,13 @@ class WalMetric(BaseModel):
     current_lsn: str
     retained_bytes: int
     recorded_at: datetime
+    confirmed_lsn: str | None = None
+    wal_status: str | None = None
+    safe_wal_bytes: int | None = Field(None, description="May be written until the slot is lost; null without a limit")
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    growth_bytes_per_second: float | None = None
+    dies_in_seconds: float | None = Field(None, description="When the slot is lost at this rate; null when it never is")
 
 
 @router.get("/metrics/wal", summary="Read WAL metrics")
@@ -62,7 +69,9 @@ def read_wal_metrics(
         if source_id is not None:
             rows.one(desk, rows.SOURCE, source_id)
         found = desk.connection.execute(
-            "SELECT m.id, source_id, slot_name, current_lsn::text AS current_lsn, retained_bytes, recorded_at FROM app.wal_metrics m"
+            "SELECT m.id, source_id, slot_name, current_lsn::text AS current_lsn, retained_bytes, recorded_at,"
+            " confirmed_lsn::text AS confirmed_lsn, wal_status, safe_wal_bytes, lag_bytes, lag_seconds, growth_bytes_per_second,"
+            " dies_in_seconds FROM app.wal_metrics m"
             " JOIN app.sources s ON s.id = m.source_id WHERE (%(source)s::bigint IS NULL OR source_id = %(source)s)"
             " AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s) ORDER BY recorded_at DESC, m.id DESC LIMIT %(limit)s",
             {"source": source_id, "tenant": caller.tenant, "limit": limit},

@@ -38,7 +38,7 @@ def tasks_of(warehouse: Warehouse) -> Tasks:
     def run(body: str, database: str, schema: str) -> None:
         connection = warehouse.snow.connect(database, schema)
         try:
-            _outcome(body, statements.block_of(body), _executor(connection, tasks))
+            _outcome(body, statements.block_of(body), _executor(connection, tasks, warehouse))
         finally:
             connection.close()
 
@@ -131,7 +131,7 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
         asked["sqlText"] = statements.rewritten(sql)
     else:  # run here; what is left for fakesnow is the answer
         try:
-            execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)), tasks)
+            execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)), tasks, warehouse)
             asked["sqlText"] = await run_in_threadpool(_outcome, sql, block, execute)
         except fakesnow.ServerError as error:
             return _failure(error.code, error.message)
@@ -157,7 +157,7 @@ def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> str:
     return f'SELECT {text} AS "anonymous block"'
 
 
-def _executor(connection: Any, tasks: Tasks) -> scripting.Execute:
+def _executor(connection: Any, tasks: Tasks, warehouse: Warehouse) -> scripting.Execute:
     """Run one statement of a block on the session's own connection."""
 
     def execute(sql: str) -> tuple[list[tuple[Any, ...]], int]:
@@ -165,6 +165,8 @@ def _executor(connection: Any, tasks: Tasks) -> scripting.Execute:
         if (noted := tasks.read(sql)) is not None:
             connection._duck_conn.execute(noted)
         cursor.execute(statements.rewritten(sql), server=True)
+        if comments := statements.comments_of(sql):
+            warehouse.comment(comments)
         return cursor.fetchall(), int(cursor.rowcount or 0)
 
     return execute

@@ -19,6 +19,9 @@ from etl_supervisor.errors import EtlError, Kind
 
 MEMORY_LIMIT = "1GB"  # DuckDB's share of a laptop; it spills to disk beyond it
 THREADS = 2
+# Of the log, until it is written into the file. DuckDB's own 16 MB are 80,000 rows: row groups that are not full yet would be written again and
+# again, half of what loading costs. A log of this size is read again within seconds after a kill.
+CHECKPOINT_BYTES = "128MB"
 CHANNELS_TABLE = "_streaming._channels"
 _CHANNELS = f"""
 CREATE SCHEMA IF NOT EXISTS {{db}}._streaming;
@@ -41,6 +44,7 @@ class Warehouse:
         self._root: Any = self.snow.duck_conn
         self._root.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         self._root.execute(f"SET threads = {THREADS}")
+        self._root.execute(f"SET checkpoint_threshold = '{CHECKPOINT_BYTES}'")
         self._root.execute(f"SET temp_directory = '{directory / 'spill'}'")
         for path in sorted(directory.glob("*.db")):
             try:

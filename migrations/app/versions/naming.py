@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "naming"
-down_revision = "control_plane"
+down_revision = "wal_monitor"
 
 COLUMNS = {"identifier_case": ("upper", "keep"), "schema_mapping": ("prefix", "schema")}
 COMMENTS = {

@@ -1,0 +1,89 @@
+"""What an actor knows of a landing schema without asking for each table: which tables have a watermark row, and how wide a type is made.
+
+    first open        one SELECT of `_ETL_WATERMARK`; where that is missing, schemas and system tables are made
+    a table in it     is looked at as it is (`ddl`)
+    any other         nothing of it should be there: it is made by one block (`fresh`), without a look
+
+What is known may be old. So it only chooses the way: the block fails where something is there after all, then everything is looked at, and what is
+known is asked for anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from snowflake.connector.errors import ProgrammingError
+
+from etl_supervisor.model.pipeline import Destination
+from workers.snowflake import dead_letter, marks
+from workers.snowflake.connection import DOES_NOT_EXIST
+from workers.snowflake.identifiers import Objects
+
+
+@dataclass(slots=True)
+class Stock:
+    """One landing schema with one target schema. `tables` are landing tables with a watermark row, in upper case (one
+    of another case may be the same table: `owner` tells), None when that is not known; `described`
+    is how DESCRIBE spells the types that we ask for (Snowflake chooses the length of a VARCHAR by the account and the day)."""
+
+    tables: set[str] | None = None
+    described: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has(self, landing: str) -> bool:
+        """Whether a table was there when it was asked for, or opened since."""
+        return landing.upper() in (self.tables or ())
+
+    def found(self, landing: str) -> None:
+        """A table is there."""
+        with self.lock:
+            if self.tables is not None:
+                self.tables.add(landing.upper())
+
+    def forget(self) -> None:
+        """Something was not as it is known: the next open asks."""
+        with self.lock:
+            self.tables = None
+
+    def learn(self, asked: Iterable[tuple[str, str]], found: Iterable[tuple[str, str]]) -> None:
+        """Types as they were asked for, and as they are now; both (column, type)."""
+        kinds = dict(found)
+        self.described |= {kind: kinds[name] for name, kind in asked if name in kinds}
+
+    def spelled(self, asked: Iterable[tuple[str, str]]) -> list[tuple[str, str]] | None:
+        """Columns as DESCRIBE would tell them; None when a type was never seen."""
+        columns = list(asked)
+        if any(kind not in self.described for _, kind in columns):
+            return None
+        return [(name, self.described[kind]) for name, kind in columns]
+
+
+class Inventory:
+    """All landing schemas of one actor; safe for its job threads."""
+
+    def __init__(self) -> None:
+        self._stocks: dict[tuple[str | None, ...], Stock] = {}
+
+    def stock(self, cursor: Any, destination: Destination, objects: Objects) -> Stock:
+        """What is known of the schemas of a table; asked for if it is not. One thread asks, the others of these schemas wait for it."""
+        key = (destination.host, destination.account, objects.database, objects.landing_schema, objects.schema)
+        stock = self._stocks.setdefault(key, Stock())
+        with stock.lock:
+            if stock.tables is None:
+                stock.tables = _look(cursor, objects)
+        return stock
+
+
+def _look(cursor: Any, objects: Objects) -> set[str]:
+    try:
+        rows = cursor.execute(f"SELECT LANDING_TABLE FROM {objects.watermark_sql}").fetchall()
+    except ProgrammingError as error:
+        if error.errno != DOES_NOT_EXIST:
+            raise
+        rows = []
+    marks.create_schemas(cursor, objects)
+    dead_letter.complete(cursor, objects)
+    return {landing.upper() for (landing,) in rows}

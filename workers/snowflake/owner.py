@@ -1,0 +1,99 @@
+"""The watermark row of a table: whose it is, how far the target is, and which shape the tables have.
+
+It is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused. A slot that was lost to another cluster goes on with the
+tables of its former owner, in a new generation. A table whose rows are under names of another case (`identifier_case` was changed) is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc import wire
+from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.table import Table
+from workers.snowflake.identifiers import Objects, literal
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far a target is: everything below `applied` (commit_lsn, exclusive) of `generation`; `epoch` is the reader's that moved it, `shown` the
+    generation whose rows are in it (0: none)."""
+
+    generation: int
+    applied: int
+    epoch: int
+    shown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The rest of the row: the shape and the token from which it holds, the policy, for which of both something is offered."""
+
+    shape: str = ""
+    since: str = ""
+    policy: str = ""
+    offered: str = ""
+
+
+def entry(opening: OpenTable, objects: Objects, row: Row) -> str:
+    """The row of a table that has none; one statement, so two opens of the same table at the same moment make one."""
+    table = opening.table.name
+    return (
+        f"MERGE INTO {objects.watermark_sql} w USING (SELECT {literal(objects.landing)} AS LANDING_TABLE) s"
+        " ON w.LANDING_TABLE = s.LANDING_TABLE WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, PIPELINE_ID, PIPELINE, OWNER,"
+        " SOURCE_SCHEMA, SOURCE_TABLE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, POLICY, OFFERED, FENCE, BASE, SHOWN, HISTORY, PURGED,"
+        " COMMITTED_AT, UPDATED_AT)"
+        " VALUES (s.LANDING_TABLE,"
+        f" {opening.pipeline_id}, {literal(opening.pipeline)}, {literal(opening.owner)}, {literal(table.schema)},"
+        f" {literal(table.name)}, {opening.generation}, 0, {opening.epoch}, {literal(row.shape)}, {literal(row.since)},"
+        f" {literal(row.policy)}, {literal(row.offered)}, 0, 0, 0, 0, 0, NULL, CURRENT_TIMESTAMP())"
+    )
+
+
+def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
+    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation."""
+    table = opening.table.name
+    who = (opening.pipeline_id, opening.owner, table.schema, table.name)
+    where = f"LANDING_TABLE = {literal(objects.landing)}"
+    _check_case(cursor, opening, objects, place)
+    query = (
+        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, SHOWN"
+        f" FROM {objects.watermark_sql} WHERE {where}"
+    )
+    row = cursor.execute(query).fetchone()
+    if row is None:
+        cursor.execute(entry(opening, objects, Row()))
+        row = cursor.execute(query).fetchone()
+    ours = row[1] == opening.owner
+    if (int(row[0]), opening.owner if row[1] == opening.former else row[1], row[2], row[3]) != who:
+        reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
+    found = Watermark(int(row[5]), int(row[6]), int(row[7]), int(row[10]))
+    if found.generation > opening.generation:
+        reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
+    if found.generation < opening.generation or not ours:
+        cursor.execute(
+            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
+            f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
+            f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
+        )
+        found = Watermark(opening.generation, 0, opening.epoch, found.shown)
+    return found, row[8], row[9]
+
+
+def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
+    """The rows of this table are under names of the same case, or nowhere."""
+    table = opening.table
+    found = cursor.execute(
+        f"SELECT LANDING_TABLE, SHAPE FROM {objects.watermark_sql} WHERE PIPELINE_ID = {opening.pipeline_id}"
+        f" AND SOURCE_SCHEMA = {literal(table.name.schema)} AND SOURCE_TABLE = {literal(table.name.name)}"
+    ).fetchall()
+    for landing, shape in found:
+        columns = zip(wire.load(Table, shape).columns if shape else (), table.columns, strict=False)
+        if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
+            reason = f"its rows are in {landing}, whose names have another case"
+            remedy = "set identifier_case of the destination back, or use another destination with a landing schema of its own"
+            raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
