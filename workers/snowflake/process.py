@@ -155,7 +155,7 @@ class Actor:
             case Hello():
                 self._greet(guest, message, SlabReader(fds.pop(), message.slots, message.slot_bytes))
             case OpenTable():
-                self._open(guest, message)
+                self._open(guest, named(message))
             case ReshapeTable(handle=handle):
                 desk = guest.desks.get(handle)
                 if desk is not None and desk.state is not State.DEAD:  # a dead one gets it again, after its OpenTable
@@ -198,7 +198,6 @@ class Actor:
         log.info("publisher_joined", publisher=hello.publisher, incarnation=hello.incarnation)
 
     def _open(self, guest: Guest, opening: OpenTable) -> None:
-        opening = named(opening)
         desk = guest.desks.get(opening.handle)
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
