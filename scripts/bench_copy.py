@@ -338,7 +338,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--tables", type=int, default=TABLES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--path", default="copy", help="the load path of the part `stored`: copy (the fastest) or streaming")
+    parser.add_argument(
+        "--path", default="copy", help="the load path of the part `stored`: copy (the fastest) or streaming"
+    )
     parser.add_argument("--parts", default=",".join(PARTS))
     given = parser.parse_args()
     parts = given.parts.split(",")

@@ -23,7 +23,7 @@ from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
-from workers.snowflake.identifiers import Objects, literal, objects_of
+from workers.snowflake.identifiers import Objects, literal
 from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
