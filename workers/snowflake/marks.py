@@ -44,7 +44,6 @@ def create(objects: Objects) -> str:
 
 def create_schemas(cursor: Any, objects: Objects) -> None:
     """Both schemas of a table, and the watermarks. A schema that is there needs no privilege to make schemas."""
-    known = f"{quoted(objects.database)}.INFORMATION_SCHEMA.SCHEMATA"
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
         create_schema(cursor, objects, schema)
     cursor.execute(create(objects))
