@@ -118,6 +118,9 @@ class DestinationBody(Body):
     snowflake_landing_schema: Text = "ETL_SCHEMA"
     snowflake_task_schedule_minutes: int = Field(60, ge=1, le=11520)
     snowflake_apply_interval_seconds: float = Field(60, ge=0.1, le=86400)
+    identifier_case: Literal["upper", "keep"] = "upper"
+    schema_mapping: Literal["prefix", "schema"] = "prefix"
+    copy_comments: bool = False
     settings: dict[str, str] = Field(default_factory=dict, description="What has no field of its own, like ca_file")
     tenant: Tenant | None = Field(None, description="The key's own when not given; can't be changed later")
 

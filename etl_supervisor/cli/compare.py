@@ -13,6 +13,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from etl_supervisor.model.naming import IdentifierCase
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import TableName
+
 FIELD, RECORD, NULL = "\x1f<field>\x1f", "\x1f<record>\x1f", "\x1f<null>\x1f"  # no text holds them
 VARIANT = 5  # the connector's type code
 SAMPLES_MAX = 3
@@ -38,13 +42,14 @@ class Difference:
 
 
 def compare_table(
-    psql: Path, url: str, session: Any, table: str, key: tuple[str, ...], names: tuple[str, str, str]
+    psql: Path, url: str, session: Any, table: TableName, key: tuple[str, ...], there: Destination
 ) -> Difference:
-    """Compare `table` (of schema public) with database.schema `names[0].names[1]`; landing schema is `names[2]`."""
+    """Compare a table with what the destination has of it."""
     columns, source = _source(psql, url, table, key)
-    database, schema, landing_schema = names
-    target = _target(session, f'"{database}"."{schema}"."{table.upper()}"', columns, key)
-    landing = f'"{database}"."{landing_schema}"."LANDING_{table.upper()}"'
+    naming, database = there.naming, there.database.upper()
+    schema = naming.target_schema(table, there.schema)
+    target = _target(session, _quoted(database, schema, naming.target_table(table)), naming.case, columns, key)
+    landing = _quoted(database, there.landing_schema.upper(), naming.landing_table(table))
     position = "_ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
     with session.cursor() as cursor:
         twice = f"SELECT COUNT(*) FROM (SELECT 1 AS x FROM {landing} GROUP BY {position} HAVING COUNT(*) > 1) q"
@@ -54,11 +59,24 @@ def compare_table(
     samples = [f"missing {k}" for k in sorted(missing)] + [f"extra {k}" for k in sorted(extra)]
     samples += [f"unequal {k}: column {_first(columns, source[k], target[k])}" for k in sorted(unequal)]
     return Difference(
-        table, len(source), len(target), len(missing), len(extra), len(unequal), doubled, tuple(samples[:SAMPLES_MAX])
+        str(table),
+        len(source),
+        len(target),
+        len(missing),
+        len(extra),
+        len(unequal),
+        doubled,
+        tuple(samples[:SAMPLES_MAX]),
     )
 
 
-def _source(psql: Path, url: str, table: str, key: tuple[str, ...]) -> tuple[list[str], dict[str, list[str | None]]]:
+def _quoted(*parts: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def _source(
+    psql: Path, url: str, table: TableName, key: tuple[str, ...]
+) -> tuple[list[str], dict[str, list[str | None]]]:
     command = [
         str(psql),
         "-XAqw",
@@ -74,7 +92,7 @@ def _source(psql: Path, url: str, table: str, key: tuple[str, ...]) -> tuple[lis
         "footer=off",
     ]
     settings = "SET timezone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = hex;"
-    query = f'{settings} SELECT * FROM public."{table}"'
+    query = f"{settings} SELECT * FROM {_quoted(table.schema, table.name)}"
     done = subprocess.run(
         [*command, "-d", url, "-c", query], capture_output=True, check=True
     )  # as bytes: text mode would change \r\n
@@ -88,8 +106,10 @@ def _source(psql: Path, url: str, table: str, key: tuple[str, ...]) -> tuple[lis
     return columns, rows
 
 
-def _target(session: Any, table: str, columns: list[str], key: tuple[str, ...]) -> dict[str, list[Any]]:
-    wanted = ", ".join('"' + name.upper() + '"' for name in columns)
+def _target(
+    session: Any, table: str, case: IdentifierCase, columns: list[str], key: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    wanted = ", ".join(_quoted(name if case is IdentifierCase.KEEP else name.upper()) for name in columns)
     places = [columns.index(name) for name in key]
     rows: dict[str, list[Any]] = {}
     with session.cursor() as cursor:

@@ -44,6 +44,8 @@ from etl_supervisor.embedded.shop import (
 from etl_supervisor.embedded.stack import SNOWFLAKE_DATABASE, EmbeddedStack
 from etl_supervisor.exits import Exit
 from etl_supervisor.model import lsn
+from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase
 from etl_supervisor.repository.desired import load as load_desired
 from etl_supervisor.state.choose import open_store
@@ -233,20 +235,19 @@ def _applied(session: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _session(settings: Settings) -> Iterator[Any]:
+def _session(settings: Settings) -> Iterator[tuple[Any, Destination]]:
     destination = load_desired(settings).specs[0].pipelines[0].destination
     worker = importlib.import_module("workers.snowflake.connection")
     session = worker.connect(destination, settings.keyring().decrypt, settings.directory, purpose="demo")
     try:
-        yield session
+        yield session, destination
     finally:
         session.close()
 
 
 def _compare(settings: Settings, stack: EmbeddedStack) -> list[Difference]:
-    names = (SNOWFLAKE_DATABASE, "PUBLIC", LANDING_SCHEMA)
     found = []
-    with _session(settings) as session:
+    with _session(settings) as (session, there):
         for source in ("shop", "inventory"):
             with psycopg.connect(stack.postgres.dsn(source)) as connection:
                 tables = connection.execute(
@@ -256,7 +257,8 @@ def _compare(settings: Settings, stack: EmbeddedStack) -> list[Difference]:
                     " GROUP BY c.relname ORDER BY c.relname"
                 ).fetchall()
             url = stack.postgres.url(source)
-            found += [compare_table(stack.postgres.psql_path, url, session, t, tuple(k), names) for t, k in tables]
+            psql = stack.postgres.psql_path
+            found += [compare_table(psql, url, session, TableName("public", t), tuple(k), there) for t, k in tables]
     return found
 
 

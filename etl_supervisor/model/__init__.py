@@ -4,7 +4,8 @@ lsn          PostgreSQL's log sequence numbers, as integers and as text
 position     the one total order of a source's changes, and the offset token that spells it
 types        what a column's values are, independent of PostgreSQL, Arrow and Snowflake
 table        a table's name and shape as the reader tells it to the actors
-names        slots, channels, landing and target tables
+names        slots, channels, tables of the system itself
+naming       what tables and columns are called at a destination
 pipeline     sources, destinations and pipelines as configured
 parking      pipelines that stream apart from the others of their source
 selection    which tables a pipeline takes, and what becomes of single columns

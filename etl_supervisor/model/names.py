@@ -1,15 +1,8 @@
-"""Names that the system gives: slots, channels, landing and target tables.
-
-Snowflake names are upper case by default. A table of schema `public` keeps its own name; one of another schema gets the schema in front,
-so that `sales.orders` and `public.orders` never meet. Two tables that would still share a name are refused by the
-owner mark in `_ETL_WATERMARK`.
-"""
+"""Names that the system gives by itself: slots, channels, its own tables. What tables of the source are called is in `naming`."""
 
 from __future__ import annotations
 
 import re
-
-from etl_supervisor.model.table import TableName
 
 WATERMARK_TABLE = "_ETL_WATERMARK"
 STATE_TABLE = "_ETL_STATE"
@@ -62,25 +55,9 @@ def verify_slot(replication_id: int, pid: int) -> str:
     return f"etl_verify_{replication_id}_{pid}"
 
 
-def target_table(table: TableName) -> str:
-    """The name of the current table in Snowflake (unquoted form: upper case)."""
-    prefix = "" if table.schema == "public" else f"{table.schema}__"
-    return f"{prefix}{table.name}".upper()
-
-
-def landing_table(table: TableName) -> str:
-    """The name of the change log in the landing schema."""
-    return LANDING_PREFIX + target_table(table)
-
-
 def pipeline_mark(pipeline_id: int) -> str:
     """What stands for a whole pipeline among the landing tables of `_ETL_WATERMARK`; no landing table is called so."""
     return f"PIPELINE {pipeline_id}"
-
-
-def column(name: str) -> str:
-    """The name of a column in Snowflake."""
-    return name.upper()
 
 
 def stream_channel(pipeline_id: int, generation: int, number: int = 0) -> str:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyPolicy, TablePolicy
+from etl_supervisor.model.naming import Naming
 from etl_supervisor.model.selection import Selection
 from etl_supervisor.model.table import Table, TableName
 
@@ -112,7 +113,8 @@ class Destination:
     """One Snowflake database that changes are brought to.
 
     `host` is the account host, or `127.0.0.1:PORT` of a local Snowflake; `settings` holds what has no column of its own
-    (`ca_file` of a local Snowflake).
+    (`ca_file` of a local Snowflake). `naming` is what tables and columns are called there; `copy_comments`: they
+    say what PostgreSQL's comments say.
     """
 
     id: int
@@ -130,6 +132,8 @@ class Destination:
     landing_schema: str
     apply_interval_seconds: float
     settings: dict[str, str] = field(default_factory=dict)
+    naming: Naming = field(default_factory=Naming)
+    copy_comments: bool = False
 
 
 @dataclass(frozen=True, slots=True)

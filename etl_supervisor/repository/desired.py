@@ -19,6 +19,7 @@ from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, TablePolicy
+from etl_supervisor.model.naming import IdentifierCase, Naming, SchemaMapping
 from etl_supervisor.model.pipeline import (
     Destination,
     EncryptedText,
@@ -257,6 +258,8 @@ def destination(row: dict[str, Any]) -> Destination:
         landing_schema=row["snowflake_landing_schema"],
         apply_interval_seconds=float(row["snowflake_apply_interval_seconds"]),
         settings={key: str(value) for key, value in row["settings"].items()},
+        copy_comments=row["copy_comments"],
+        naming=Naming(IdentifierCase(row["identifier_case"]), SchemaMapping(row["schema_mapping"])),
     )
 
 

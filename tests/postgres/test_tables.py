@@ -387,3 +387,17 @@ def test_a_copy_notices_that_a_partition_was_rewritten_after_its_snapshot(
         ((oid,),) = reader.execute("select 'root'::regclass::oid::bigint")  # the snapshot is taken, nothing is locked
         database.execute(rewrite)
         assert (leaves_of(reader, oid, TableName("public", "root")) is None) == seen
+
+
+def test_comments_come_with_the_shape_and_are_no_part_of_it(database: Database) -> None:
+    database.execute("create table t (id int primary key, note text); create publication p for table t")
+    before = shapes(database)["t"]
+    database.execute("comment on table t is 'what it is'; comment on column t.note is 'what is noted'")
+    after = shapes(database)["t"]
+    assert after == before
+    assert (before.comment, after.comment) == ("", "what it is")
+    assert [column.comment for column in after.columns] == ["", "what is noted"]
+    with streaming(database) as decoding:
+        database.execute("insert into t values (1, 'n')")
+        (batch,) = decoding.batches()
+    assert batch.table.columns[1].comment == "what is noted"

@@ -27,6 +27,7 @@ from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
@@ -144,6 +145,8 @@ class Deployment:
             snowflake_host=there.host,
             snowflake_apply_interval_seconds=0.5,
             settings=there.settings,
+            identifier_case=there.naming.case,
+            schema_mapping=there.naming.mapping,
         )
 
     def keep_state_in(self, store: str) -> None:
@@ -246,13 +249,12 @@ class Deployment:
             )
 
     def differences(self, name: str, **keys: tuple[str, ...]) -> list[Difference]:
-        """Compare tables (table=key columns) row by row, by psql's text and the connector."""
+        """Compare tables (table=key columns; of another schema: schema.table) row by row, by psql's text and the connector."""
         database = self.pipelines[name]
         there = self.others.get(name, self.destination)
-        names = (there.database, there.schema, there.landing_schema)
         with sql_session(there) as session:
             return [
-                compare_table(database.server.psql_path, database.url, session, table, key, names)
+                compare_table(database.server.psql_path, database.url, session, _table_name(table), key, there)
                 for table, key in keys.items()
             ]
 
@@ -260,6 +262,11 @@ class Deployment:
         """Assert that nothing differs and no position was landed twice."""
         for difference in self.differences(name, **keys):
             assert difference.total == 0, difference
+
+
+def _table_name(text: str) -> TableName:
+    schema, _, table = text.rpartition(".")
+    return TableName(schema or "public", table)
 
 
 def _runs(pid: int) -> bool:

@@ -32,6 +32,7 @@ class CatalogColumn:
     toastable: bool
     default: str | None
     computed: bool
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class CatalogTable:
     identity_index: tuple[str, ...]
     not_brought: tuple[str, ...] = ()
     attnums: tuple[int, ...] = ()
+    comment: str = ""
 
 
 _COLUMNS = """
@@ -63,7 +65,8 @@ WITH RECURSIVE base AS (
 SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
        a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1],
        a.attmissingval IS NULL AND (a.atthasdef OR a.attidentity <> ''
-         OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL))
+         OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL)),
+       COALESCE(col_description(a.attrelid, a.attnum), '')
 FROM pg_attribute a
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
@@ -80,7 +83,7 @@ WITH keys AS (
 ), columns AS (
     SELECT attrelid, attnum, attname::text AS name FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
 )
-SELECT n.nspname, c.relname, c.relreplident::text,
+SELECT n.nspname, c.relname, c.relreplident::text, COALESCE(obj_description(c.oid, 'pg_class'), ''),
        ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
              WHERE k.indrelid = c.oid AND k.is_primary),
        ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
@@ -98,14 +101,18 @@ def read_catalog(connection: psycopg.Connection[Any], oid: int) -> CatalogTable 
     found = connection.execute(_TABLE, {"oid": oid}).fetchone()
     if found is None:
         return None
-    schema, name, identity, *keys = found
+    schema, name, identity, comment, primary_key, identity_index, not_brought, attnums = found
     columns = connection.execute(_COLUMNS, {"oid": oid}).fetchall()
     return CatalogTable(
         oid,
         TableName(schema, name),
         identity,
         tuple(CatalogColumn(*row) for row in columns),
-        *map(tuple, keys),
+        tuple(primary_key),
+        tuple(identity_index),
+        tuple(not_brought),
+        tuple(attnums),
+        comment,
     )
 
 

@@ -139,7 +139,7 @@ def table_from(message: RelationMessage, before: Table | None, found: CatalogTab
         replace(_column(column.name, column.type_oid, column.typmod, column.name in key, fact), attnum=number)
         for column, fact, number in zip(message.columns, agreed, numbers, strict=True)
     )
-    return Table(message.name, message.oid, columns)
+    return Table(message.name, message.oid, columns, comment=found.comment if found else "")
 
 
 def table_of(found: CatalogTable, published: Collection[str]) -> Table:
@@ -148,7 +148,7 @@ def table_of(found: CatalogTable, published: Collection[str]) -> Table:
     columns = tuple(
         _column(c.name, c.type_oid, c.typmod, c.name in key, c) for c in found.columns if c.name in published
     )
-    return Table(found.name, found.oid, columns)
+    return Table(found.name, found.oid, columns, comment=found.comment)
 
 
 def _key(found: CatalogTable, published: Collection[str]) -> set[str]:
@@ -167,4 +167,5 @@ def _column(name: str, type_oid: int, typmod: int, key: bool, fact: CatalogColum
     if fact is None:
         return Column(name, value_type(type_oid, typmod), key=key, toastable=type_oid not in _FIXED_SIZE, computed=True)
     kind = value_type(fact.base_oid, fact.base_typmod)
-    return Column(name, kind, key, not fact.not_null, fact.toastable, fact.default, fact.attnum, fact.computed)
+    column = Column(name, kind, key, not fact.not_null, fact.toastable, fact.default, fact.attnum, fact.computed)
+    return replace(column, comment=fact.comment)

@@ -124,11 +124,13 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
 
 
 def classify(error: Error, place: str, otherwise: Kind) -> SnowflakeError:
-    """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept."""
+    """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept,
+    with the one after it where it announces that ("SQL access control error:")."""
     number = abs(int(error.errno)) if error.errno is not None and error.errno > 0 else 0
     if not number and isinstance(error, OperationalError):
         number = NO_ANSWER
-    text = (error.raw_msg or error.msg or type(error).__name__).strip().splitlines()[0][:MESSAGE_CHARACTERS_MAX]
+    lines = (error.raw_msg or error.msg or type(error).__name__).strip().splitlines()
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:MESSAGE_CHARACTERS_MAX]
     rule = of_sql(INVALID_TOKEN if "JWT token is invalid" in text else number)
     match rule.kind:
         case Kind.DESTINATION_AUTH:  # its message repeats the token's parts

@@ -4,7 +4,8 @@ One look (DESCRIBE of both tables), then only what `reshape.plan` says. Every st
 next open goes on. A column added with a default gets it in every row that is there at that moment, landed or applied (the actor calls this only when
 everything sent under the older shape is durable).
 
-The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused. It also keeps the shape and the token from
+The watermark row is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused, and so is a table whose rows are under
+names of another case (`identifier_case` was changed). It also keeps the shape and the token from
 which it holds: a shape of an earlier place (a stream that begins again, or the catalog at a reader's start) changes nothing, and what
 the caller works with is the shape that is there.
 
@@ -24,7 +25,6 @@ from snowflake.connector.errors import Error, ProgrammingError
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import is_special
 from workers.snowflake import fresh, marks, offers, owner
@@ -132,6 +132,7 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
 def _create(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     cursor.execute(fresh.create_landing(opening.table, objects, once="IF NOT EXISTS"))
     if opening.policy.mode.has_target:
+        marks.create_schema(cursor, objects, objects.schema)
         cursor.execute(fresh.create_target(opening, objects, once="IF NOT EXISTS"))
 
 
@@ -220,7 +221,7 @@ def _take(cursor: Any, table_sql: str, step: Step, *, landed: bool) -> None:
             cursor.execute(f"{alter} ADD COLUMN IF NOT EXISTS {fresh.definition(column, mark)}")
         case Fill(column=column, mark=mark):
             _fill(cursor, table_sql, column)
-            _remark(cursor, table_sql, names.column(column.name), mark)
+            _remark(cursor, table_sql, column.landed, mark)
         case _:
             assert_never(step)
 
@@ -242,7 +243,7 @@ def _rename_inside(cursor: Any, table_sql: str, step: Rename, *, landed: bool) -
 
 def _fill(cursor: Any, table_sql: str, column: Column) -> None:
     """Rows older than the column hold its default (attmissingval). Rows that were changed since come later, with the apply."""
-    name, default = quoted(names.column(column.name)), column.default or ""
+    name, default = quoted(column.landed), column.default or ""
     value = f"CAST({literal(default)} AS {column_type(column.type)})"
     if column_type(column.type) == "VARIANT":
         value = f"PARSE_JSON({literal(constant(default, column.type.kind))})"
@@ -267,6 +268,6 @@ def _told(step: Step) -> str:
         case Widen(name=name, type=kind):
             return f"column {name} is now {kind}"
         case Add(column=column):
-            return f"column {names.column(column.name)} was added"
+            return f"column {column.landed} was added"
         case Fill(column=column):
-            return f"column {names.column(column.name)} got its default in older rows"
+            return f"column {column.landed} got its default in older rows"

@@ -27,7 +27,7 @@ from snowflake.connector.errors import Error
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model import lsn, names
+from etl_supervisor.model import lsn
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
@@ -91,7 +91,7 @@ def dead_rows(
     found = []
     for number, (line, verdict) in enumerate(zip(lines, verdicts.values(), strict=True)):
         members = orjson.loads(line)
-        key = {column.name: members.get(names.column(column.name)) for column in table.key}
+        key = {column.name: members.get(column.landed) for column in table.key}
         position = Position(generation, *(rows.column(i)[number].as_py() for i in (1, 2, 3)))
         missing = orjson.dumps(left_out[number]).decode() if number in left_out else None
         state = (members.get("_ETL_UNCHANGED"), members.get("_ETL_SPECIAL"))

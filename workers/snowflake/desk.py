@@ -38,6 +38,7 @@ from workers.snowflake import purge as purging
 from workers.snowflake.channel import Channel, ChannelStatus, Underway
 from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
+from workers.snowflake.identifiers import named
 from workers.snowflake.jobs import Lane
 from workers.snowflake.latency import Awaited
 from workers.snowflake.limits import Limits, limits_of
@@ -171,7 +172,7 @@ class Desk:
         """The next shape is under way."""
         shape = self.reshapes.popleft()
         self.state, self.sql_busy = State.ALTERING, True
-        return replace(self.opening, table=shape.table, since=shape.since)
+        return named(replace(self.opening, table=shape.table, since=shape.since))
 
     def altered(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables have the next shape."""
@@ -331,7 +332,7 @@ class Desk:
         failpoint("actor.after_apply")
         return moved
 
-    def applied(self, watermark: ddl.Watermark) -> None:
+    def applied(self, watermark: Watermark) -> None:
         """An apply block has ended well."""
         self.sql_busy, self.watermark = False, watermark
         self.awaited.applied(self.opening.pipeline, watermark.applied)

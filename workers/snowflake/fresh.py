@@ -13,7 +13,6 @@ from typing import Any
 
 from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode
 from etl_supervisor.model.table import Column, Table
 from workers.snowflake import live, offers, owner
@@ -45,7 +44,7 @@ def block(opening: OpenTable, objects: Objects) -> str:
     if opening.policy.mode.has_target:
         tables.insert(0, create_target(opening, objects, notes[objects.target_sql]))
         tables.append(live.view(opening, objects, replaces=False))
-    row = owner.Row(wire.dump(opening.table), opening.since, wire.dump(opening.policy), offers.digest(opening))
+    row = owner.Row(wire.dump(opening.table), opening.since, wire.dump(opening.policy), offers.digest(opening, objects))
     entered = [owner.entry(opening, objects, row), "IF (SQLROWCOUNT <> 1) THEN\n    RETURN 'known';\n  END IF"]
     return plain([*tables, *entered], MADE)
 
@@ -69,12 +68,12 @@ def create_target(opening: OpenTable, objects: Objects, note: str = "", *, once:
 
 def columns_of(table: Table) -> list[tuple[str, str]]:
     """(name, type as it is asked for) of the columns that are the source's."""
-    return [(names.column(column.name), column_type(column.type)) for column in table.columns]
+    return [(column.landed, column_type(column.type)) for column in table.columns]
 
 
 def definition(column: Column, mark: Mark) -> str:
     """A column in CREATE or ADD COLUMN."""
-    return f"{quoted(names.column(column.name))} {column_type(column.type)} COMMENT {literal(mark.text)}"
+    return f"{quoted(column.landed)} {column_type(column.type)} COMMENT {literal(mark.text)}"
 
 
 def _definitions(table: Table) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model import names
+from etl_supervisor.model.naming import PUBLIC, SchemaMapping
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 
@@ -55,12 +57,17 @@ class Objects:
     @property
     def task_sql(self) -> str:
         """The task that applies."""
-        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_TASK")))
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self._title}_TASK")))
 
     @property
     def stream_sql(self) -> str:
         """The stream that wakes the task."""
-        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self.target}_STREAM")))
+        return ".".join(map(quoted, (self.database, self.landing_schema, f"ETL_MERGE_{self._title}_STREAM")))
+
+    @property
+    def _title(self) -> str:
+        """Names the table in the landing schema, where tables of all schemas meet."""
+        return self.landing.removeprefix(names.LANDING_PREFIX)
 
     @property
     def watermark_sql(self) -> str:
@@ -90,21 +97,42 @@ class Objects:
 
 
 def objects_of(destination: Destination, table: Table) -> Objects:
-    """Where a table goes."""
-    return Objects(
-        destination.database.upper(),
-        destination.schema.upper(),
-        destination.landing_schema.upper(),
-        names.target_table(table.name),
-        names.landing_table(table.name),
-    )
+    """Where a table goes. EtlError(DESTINATION_SETUP) when its schema would be the destination's own or the landing schema."""
+    naming, landing_schema = destination.naming, destination.landing_schema.upper()
+    schema = naming.target_schema(table.name, destination.schema)
+    if table.name.schema != PUBLIC and naming.mapping is SchemaMapping.SCHEMA:
+        _check_schema(schema, destination, table)
+    target, landing = naming.target_table(table.name), naming.landing_table(table.name)
+    return Objects(destination.database.upper(), schema, landing_schema, target, landing)
+
+
+def _check_schema(schema: str, destination: Destination, table: Table) -> None:
+    """Tables of `public` and change logs are there: names would meet that no mark in `_ETL_WATERMARK` tells apart."""
+    taken = {
+        destination.schema.upper(): "the destination's schema",
+        destination.landing_schema.upper(): "the landing schema",
+        "INFORMATION_SCHEMA": "Snowflake's own schema",
+    }
+    if schema.upper() in taken:
+        reason = f"schema {table.name.schema} would be {schema} in Snowflake, which is {taken[schema.upper()]}"
+        remedy = "give the destination other schemas, or set its schema_mapping to prefix"
+        raise EtlError(Kind.DESTINATION_SETUP, f"table {table.name}", reason, remedy)
+
+
+def named(opening: OpenTable) -> OpenTable:
+    """An opening whose columns know their names at its destination, and what is to be said of them there."""
+    table = opening.destination.naming.shown(opening.table)
+    if not opening.destination.copy_comments:
+        table = replace(table, comment="", columns=tuple(replace(column, comment="") for column in table.columns))
+    return replace(opening, table=table)
 
 
 def check_columns(table: Table) -> None:
-    """Two columns that become one, or one that takes a name of ours: EtlError(SCHEMA)."""
+    """Two columns that differ by case only, or one that takes a name of ours: EtlError(SCHEMA). Pipes may match names without their case, so
+    a destination that keeps it can't have both either."""
     seen: dict[str, str] = {}
     for column in table.columns:
-        name = names.column(column.name)
+        name = column.name.upper()
         if name.startswith(names.META_PREFIX):
             reason = f"column {column.name} begins with {names.META_PREFIX}, which is the system's own"
             raise EtlError(Kind.SCHEMA, f"table {table.name}", reason, "rename it, or leave it out of the publication")

@@ -25,7 +25,8 @@ from workers.snowflake.identifiers import Objects
 
 @dataclass(slots=True)
 class Stock:
-    """One landing schema with one target schema. `tables` are landing tables with a watermark row, None when that is not known; `described`
+    """One landing schema with one target schema. `tables` are landing tables with a watermark row, in upper
+    case (a destination that keeps case now may not have done so before), None when that is not known; `described`
     is how DESCRIBE spells the types that we ask for (Snowflake chooses the length of a VARCHAR by the account and the day)."""
 
     tables: set[str] | None = None
@@ -34,13 +35,13 @@ class Stock:
 
     def has(self, landing: str) -> bool:
         """Whether a table was there when it was asked for, or opened since."""
-        return landing in (self.tables or ())
+        return landing.upper() in (self.tables or ())
 
     def found(self, landing: str) -> None:
         """A table is there."""
         with self.lock:
             if self.tables is not None:
-                self.tables.add(landing)
+                self.tables.add(landing.upper())
 
     def forget(self) -> None:
         """Something was not as it is known: the next open asks."""
@@ -85,4 +86,4 @@ def _look(cursor: Any, objects: Objects) -> set[str]:
         rows = []
     marks.create_schemas(cursor, objects)
     dead_letter.complete(cursor, objects)
-    return {landing for (landing,) in rows}
+    return {landing.upper() for (landing,) in rows}

@@ -49,7 +49,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Declared sizes by Snowflake column: characters of a VARCHAR, bytes of a BINARY."""
+    """Declared sizes by column in upper case (no two of a table differ by case only): characters of a VARCHAR, bytes of a BINARY."""
 
     declared: dict[str, int] = field(default_factory=dict)
 
@@ -62,7 +62,9 @@ class Limits:
 def limits_of(described: Iterable[tuple[str, str]]) -> Limits:
     """From (name, type) as DESCRIBE TABLE tells them."""
     found = ((name, _DECLARED.fullmatch(kind)) for name, kind in described)
-    return Limits({name: int(match[2]) for name, match in found if match and not name.startswith(names.META_PREFIX)})
+    return Limits(
+        {name.upper(): int(match[2]) for name, match in found if match and not name.startswith(names.META_PREFIX)}
+    )
 
 
 def too_large(batch: pa.RecordBatch, limits: Limits) -> dict[int, Verdict]:
@@ -76,7 +78,7 @@ def too_large(batch: pa.RecordBatch, limits: Limits) -> dict[int, Verdict]:
             continue
         sizes = pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         totals += (sizes + 2) // 3 * 4 if pa.types.is_binary(array.type) else sizes
-        for row, most, unit in _over(array, sizes, kind_of(item), limits.declared.get(names.column(item.name))):
+        for row, most, unit in _over(array, sizes, kind_of(item), limits.declared.get(item.name.upper())):
             reason = f"column {item.name} holds {sizes[row]:,} bytes, Snowflake takes {most:,} {unit}"
             found.setdefault(row, Verdict(reason, item.name, int(sizes[row])))
     for row in np.flatnonzero(totals > LINE_BYTES_MAX).tolist():

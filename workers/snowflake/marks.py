@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.snowflake.identifiers import Objects, quoted
+from workers.snowflake.identifiers import Objects, literal, quoted
 
 _FIRST = (
     ("LANDING_TABLE", "VARCHAR"),
@@ -45,8 +45,16 @@ def create(objects: Objects) -> str:
 def create_schemas(cursor: Any, objects: Objects) -> None:
     """Both schemas of a destination, and the watermarks."""
     for schema in dict.fromkeys((objects.landing_schema, objects.schema)):
-        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
+        create_schema(cursor, objects, schema)
     cursor.execute(create(objects))
+
+
+def create_schema(cursor: Any, objects: Objects, schema: str) -> None:
+    """Make a schema if there is none. One that is there needs no privilege to make schemas."""
+    known = f"{quoted(objects.database)}.INFORMATION_SCHEMA.SCHEMATA"
+    there = cursor.execute(f"SELECT 1 FROM {known} WHERE SCHEMA_NAME = {literal(schema)}").fetchone()
+    if there is None:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(objects.database)}.{quoted(schema)}")
 
 
 def complete(cursor: Any, objects: Objects) -> None:

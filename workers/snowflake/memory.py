@@ -68,7 +68,7 @@ class Memory:
 def keep(cursor: Any, message: Keep) -> None:
     """Write a table's state; makes the table of states if there is none."""
     states = _qualified(message, names.STATE_TABLE)
-    landing = literal(names.landing_table(message.table))
+    landing = literal(message.destination.naming.landing_table(message.table))
     values = f"{message.generation}, {literal(message.state)}, CURRENT_TIMESTAMP()"
     statement = (
         f"MERGE INTO {states} t USING (SELECT {landing} AS LANDING_TABLE) s ON t.LANDING_TABLE = s.LANDING_TABLE"

@@ -41,24 +41,24 @@ def encode(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str)
     for field, array in zip(batch.schema, batch.columns, strict=True):
         if special and field.name == SPECIAL:
             array = with_members(array, orjson.dumps(special).decode())
-        line.add(names.column(field.name), array, kind_of(field))
+        line.add(table.landed(field.name), array, kind_of(field))
     for column in later:
         if column.default is not None and column.name not in special:
-            line.add_constant(names.column(column.name), constant(column.default, column.type.kind))
+            line.add_constant(column.landed, constant(column.default, column.type.kind))
     return line.end()
 
 
 def names_bytes(batch: pa.RecordBatch, table: Table) -> int:
     """How much of each line of `encode` is no value: names, braces, commas, colons, the newline."""
-    there = [names.column(field.name) for field in batch.schema if not _left_out(field.name, batch.column(field.name))]
+    there = [table.landed(field.name) for field in batch.schema if not _left_out(field.name, batch.column(field.name))]
     later = [c for c in table.columns if c.name not in batch.schema.names and c.default is not None]
-    plain = [names.column(c.name) for c in later if not is_special(c.default or "", c.type.kind)]
+    plain = [c.landed for c in later if not is_special(c.default or "", c.type.kind)]
     members = ["_ETL_GENERATION", "_ETL_LOADED_AT", *there, *plain]
     return sum(len(orjson.dumps(name)) + len(":,") for name in members) - len(",") + len("{}\n")
 
 
 def _left_out(name: str, array: pa.Array) -> bool:
-    return array.null_count == len(array) and names.column(name).startswith(names.META_PREFIX)
+    return array.null_count == len(array) and name.upper().startswith(names.META_PREFIX)
 
 
 def with_members(objects: pa.Array, members: str) -> pa.Array:

@@ -24,6 +24,7 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
 from workers.snowflake.window import name_of
@@ -38,7 +39,7 @@ log = structlog.get_logger()
 def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
     """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
-    wanted = digest(opening)
+    wanted = digest(opening, objects)
     offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
     if offered != wanted:
         _make(cursor, opening, objects)
@@ -49,9 +50,10 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> N
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
 
 
-def digest(opening: OpenTable) -> str:
-    """What `OFFERED` says of this shape and policy."""
-    return hashlib.sha256(f"{FORM} {wire.dump(opening.table)} {wire.dump(opening.policy)}".encode()).hexdigest()
+def digest(opening: OpenTable, objects: Objects) -> str:
+    """What `OFFERED` says of this shape and policy, and of where the target is."""
+    made = f"{FORM} {objects.target_sql} {wire.dump(opening.table)} {wire.dump(opening.policy)}"
+    return hashlib.sha256(made.encode()).hexdigest()
 
 
 def withdraw(cursor: Any, objects: Objects) -> None:
@@ -149,8 +151,9 @@ def _make(cursor: Any, opening: OpenTable, objects: Objects) -> None:
 def notes(opening: OpenTable, objects: Objects) -> dict[str, str]:
     """What the tables say in Snowflake of what they are and whose: table -> comment."""
     whose = f"{opening.table.name} by ETL Stream, pipeline {opening.pipeline}"
-    target = {objects.target_sql: f"Current rows of {whose}"} if opening.policy.mode.has_target else {}
-    return {objects.landing_sql: f"Change log of {whose}"} | target
+    said = f"{opening.table.comment}\n" if opening.table.comment else ""
+    target = {objects.target_sql: f"{said}Current rows of {whose}"} if opening.policy.mode.has_target else {}
+    return {objects.landing_sql: f"{said}Change log of {whose}"} | target
 
 
 def _cluster(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
@@ -172,8 +175,7 @@ def _run(cursor: Any, statements: list[str]) -> None:
 
 def _history_table(table: Table, objects: Objects) -> str:
     columns = [
-        f"{name_of(column)} {column_type(column.type)} COMMENT"
-        f" {literal(f'etl: {table.oid}.{column.attnum} {column.name}')}"
+        f"{name_of(column)} {column_type(column.type)} COMMENT {literal(mark_of(column, table.oid).text)}"
         for column in table.columns
     ]
     meta = [f"{name} {kind}" for name, kind in HISTORY_META]

@@ -1,6 +1,7 @@
 """The watermark row of a table: whose it is, how far the target is, and which shape the tables have.
 
-It is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused. A slot that was lost to another cluster goes on with the
+It is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused, and so is a table
+whose rows are under names of another case (`identifier_case` was changed). A slot that was lost to another cluster goes on with the
 tables of its former owner, in a new generation.
 """
 
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc import wire
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.model.table import Table
 from workers.snowflake.identifiers import Objects, literal
 
 
@@ -55,6 +58,7 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
     table = opening.table.name
     who = (opening.pipeline_id, opening.owner, table.schema, table.name)
     where = f"LANDING_TABLE = {literal(objects.landing)}"
+    _check_case(cursor, opening, objects, place)
     query = (
         "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, SHOWN"
         f" FROM {objects.watermark_sql} WHERE {where}"
@@ -79,3 +83,18 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
         )
         found = Watermark(opening.generation, 0, opening.epoch, found.shown)
     return found, row[8], row[9]
+
+
+def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
+    """The rows of this table are under names of the same case, or nowhere."""
+    table = opening.table
+    found = cursor.execute(
+        f"SELECT LANDING_TABLE, SHAPE FROM {objects.watermark_sql} WHERE PIPELINE_ID = {opening.pipeline_id}"
+        f" AND SOURCE_SCHEMA = {literal(table.name.schema)} AND SOURCE_TABLE = {literal(table.name.name)}"
+    ).fetchall()
+    for landing, shape in found:
+        columns = zip(wire.load(Table, shape).columns if shape else (), table.columns, strict=False)
+        if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
+            reason = f"its rows are in {landing}, whose names have another case"
+            remedy = "set identifier_case of the destination back, or use another destination with a landing schema of its own"
+            raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)

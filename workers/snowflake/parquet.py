@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from etl_supervisor.ipc.arrow import arrow_type, kind_of
-from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from etl_supervisor.model.types import ValueKind, is_special
 from workers.snowflake.identifiers import quoted
@@ -49,9 +48,9 @@ def form(batch: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -
     for field, array in zip(batch.schema, batch.columns, strict=True):
         if special and field.name == SPECIAL:
             array = with_members(array, orjson.dumps(special).decode())
-        columns[names.column(field.name)] = written(array, kind_of(field))
+        columns[table.landed(field.name)] = written(array, kind_of(field))
     for column in later:
-        columns[names.column(column.name)] = _default(column, batch.num_rows, known=column.name not in special)
+        columns[column.landed] = _default(column, batch.num_rows, known=column.name not in special)
     return pa.RecordBatch.from_pydict({name: columns[name] for name, _ in _landing(table)})
 
 
@@ -94,7 +93,7 @@ def written(array: pa.Array, kind: ValueKind) -> pa.Array:
 
 
 def _landing(table: Table) -> list[tuple[str, str]]:
-    return [*LANDING_META, *((names.column(column.name), column_type(column.type)) for column in table.columns)]
+    return [*LANDING_META, *((column.landed, column_type(column.type)) for column in table.columns)]
 
 
 def _default(column: Column, rows: int, *, known: bool) -> pa.Array:

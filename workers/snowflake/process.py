@@ -60,6 +60,7 @@ from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
+from workers.snowflake.identifiers import named
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
@@ -197,18 +198,15 @@ class Actor:
         log.info("publisher_joined", publisher=hello.publisher, incarnation=hello.incarnation)
 
     def _open(self, guest: Guest, opening: OpenTable) -> None:
+        opening = named(opening)
         desk = guest.desks.get(opening.handle)
         assert guest.slab is not None, "OpenTable before Hello"
         if desk is None:
             desk = guest.desks[opening.handle] = Desk(opening, guest.slab, self._tools)
         self._discard(desk)
         desk.begin(opening)
-        orphaned = partial(self._orphaned, opening)
-        self._run_errand(
-            guest,
-            desk,
-            Errand("open", Lane.OPEN, partial(desk.open_job, opening), partial(self._opened, guest, desk), orphaned),
-        )
+        job, then, orphaned = partial(desk.open_job, opening), self._opened, partial(self._orphaned, opening)
+        self._run_errand(guest, desk, Errand("open", Lane.OPEN, job, partial(then, guest, desk), orphaned))
 
     def _part(self, guest: Guest) -> None:
         """A publisher is gone: its channels are closed without a flush, its rows come again."""

@@ -20,7 +20,7 @@ Every step may come twice: the row is merged into the log by its position, and l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -29,14 +29,13 @@ from snowflake.connector.errors import Error, ProgrammingError
 
 from etl_supervisor.errors import Kind
 from etl_supervisor.ipc import wire
-from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.table import Table
 from workers.snowflake import apply as applying
 from workers.snowflake import history, keyless, target
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
-from workers.snowflake.identifiers import Objects, literal, quoted
+from workers.snowflake.identifiers import Objects, literal, objects_of, quoted
 from workers.snowflake.script import MOVED, swapped, transaction
 from workers.snowflake.sftypes import LANDING_META, column_type
 from workers.snowflake.window import POSITION, key_of
@@ -103,19 +102,21 @@ def replay(connection: Any, destination: Destination, rows: Sequence[dict[str, A
         dead = _dead(destination, row)
         try:
             with connection.cursor() as cursor:
-                yield dead.id, _replay(cursor, dead)
+                yield dead.id, _replay(cursor, destination, dead)
         except ProgrammingError:
             yield dead.id, Outcome.REFUSED
         except Error as error:
             raise classify(error, f"destination {destination.name}", Kind.APPLY) from None
 
 
-def _replay(cursor: Any, dead: Dead) -> Outcome:
+def _replay(cursor: Any, destination: Destination, dead: Dead) -> Outcome:
     objects = dead.objects
     generation, applied, shape, policy_text, base, purged = cursor.execute(
         f"SELECT GENERATION, APPLIED, SHAPE, POLICY, BASE, PURGED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
     ).fetchone()
     table, applied = wire.load(Table, shape), int(applied)
+    objects = replace(objects_of(destination, table), landing=objects.landing)
+    dead = replace(dead, objects=objects)
     policy = wire.load(ApplyPolicy, policy_text)
     if int(generation) != dead.generation:
         return Outcome.OVERTAKEN
@@ -150,7 +151,7 @@ def _members(cursor: Any, dead: Dead) -> set[str]:
 
 def _columns(table: Table) -> dict[str, str]:
     """The landing table's columns with their types."""
-    return dict(LANDING_META) | {names.column(column.name): column_type(column.type) for column in table.columns}
+    return dict(LANDING_META) | {column.landed: column_type(column.type) for column in table.columns}
 
 
 def _land(dead: Dead, columns: dict[str, str]) -> str:
@@ -219,10 +220,6 @@ def _dead(destination: Destination, row: dict[str, Any]) -> Dead:
 
 
 def _objects(destination: Destination, landing: str) -> Objects:
-    return Objects(
-        destination.database.upper(),
-        destination.schema.upper(),
-        destination.landing_schema.upper(),
-        landing.removeprefix(names.LANDING_PREFIX),
-        landing,
-    )
+    """What the landing schema has of a table whose shape, and so its target, is not known yet."""
+    schema = destination.schema.upper()
+    return Objects(destination.database.upper(), schema, destination.landing_schema.upper(), "", landing)

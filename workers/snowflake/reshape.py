@@ -1,6 +1,7 @@
 """A table in Snowflake from the shape it has to the shape it should have: a pure plan of steps, each idempotent.
 
-A column of ours carries its mark as comment, `etl: <oid>.<attnum> <source name>`: it moves with the column, in the same statement, so that what a
+A column of ours carries its mark as the last line of its comment, `etl: <oid>.<attnum> <source name>` (PostgreSQL's own comment stands before it,
+where that is wanted): it moves with the column, in the same statement, so that what a
 crash leaves can always be read from the table itself. Columns are matched by mark, else by name. Then:
 
     same number, other name    renamed (over a name of its own where names change places)
@@ -20,28 +21,37 @@ from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from workers.snowflake.sftypes import column_type, follows
 
-_MARK = re.compile(r"etl: (?P<filling>filling )?(?P<oid>\d+)\.(?P<attnum>-?\d+) (?P<source>.*)", re.DOTALL)
+_MARK = re.compile(
+    r"(?:(?P<said>.*?)\n)??etl: (?P<filling>filling )?(?P<oid>\d+)\.(?P<attnum>-?\d+) (?P<source>.*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which column of the source this is. A negative attnum is a former one, whose type could not be altered."""
+    """Which column of the source this is. A negative attnum is a former one, whose type could not be altered. `said` is
+    PostgreSQL's comment."""
 
     oid: int
     attnum: int
     source: str
     filling: bool = False
+    said: str = ""
 
     @property
     def text(self) -> str:
         """The comment."""
-        return f"etl: {'filling ' if self.filling else ''}{self.oid}.{self.attnum} {self.source}"
+        said = self.said.replace("\netl: ", "\n etl: ").removeprefix("etl: ")  # nobody else's words are a mark
+        mark = f"etl: {'filling ' if self.filling else ''}{self.oid}.{self.attnum} {self.source}"
+        return f"{said}\n{mark}" if said else mark
 
     @classmethod
     def read(cls, comment: str) -> Mark | None:
         """The mark in a comment; None for a comment that is not ours."""
         found = _MARK.fullmatch(comment)
-        return cls(int(found["oid"]), int(found["attnum"]), found["source"], bool(found["filling"])) if found else None
+        if found is None:
+            return None
+        number, said = int(found["attnum"]), found["said"] or ""
+        return cls(int(found["oid"]), number, found["source"], bool(found["filling"]), said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ Step = Rename | Remark | Widen | Add | Fill
 
 def mark_of(column: Column, oid: int) -> Mark:
     """The mark of a column."""
-    return Mark(oid, column.attnum, column.name)
+    return Mark(oid, column.attnum, column.name, said=column.comment)
 
 
 def plan(present: list[Present], table: Table) -> list[Step]:
@@ -114,7 +124,7 @@ def plan(present: list[Present], table: Table) -> list[Step]:
             kept[found.name] = column
         elif found is not None and found.mark is not None:
             former.append(Remark(found.name, replace(found.mark, attnum=-abs(found.mark.attnum), filling=False)))
-    wanted = {names.column(column.name) for column in table.columns}
+    wanted = {column.landed for column in table.columns}
     steps: list[Step] = [*former, *_renames(present, kept, wanted, {step.name for step in former})]
     for found in present:
         column_kept = kept.get(found.name)
@@ -137,8 +147,8 @@ def _match(present: list[Present], table: Table) -> dict[str, Present]:
     taken = {found.name for found in matched.values()}
     free = {found.name: found for found in present if found.name not in taken and not _is_former(found)}
     for column in table.columns:
-        if column.name not in matched and names.column(column.name) in free:
-            found = free[names.column(column.name)]
+        if column.name not in matched and column.landed in free:
+            found = free[column.landed]
             known = found.mark
             if known is None or known.oid != table.oid or 0 in (known.attnum, column.attnum):
                 matched[column.name] = found
@@ -151,13 +161,13 @@ def _is_former(found: Present) -> bool:
 
 def _settle(found: Present, column: Column, oid: int) -> list[Step]:
     """What a column needs beside its name."""
-    name, mark, wanted = names.column(column.name), mark_of(column, oid), column_type(column.type)
+    name, mark, wanted = column.landed, mark_of(column, oid), column_type(column.type)
     steps: list[Step] = []
     if not follows(found.type, wanted):
         steps.append(Widen(name, wanted))
     if found.mark is not None and found.mark.filling and column.default is not None:
         steps.append(Fill(column, mark))
-    elif found.mark != mark:
+    elif found.mark is None or found.mark.text != mark.text:
         steps.append(Remark(name, mark))
     return steps
 
@@ -170,8 +180,8 @@ def _renames(present: list[Present], kept: dict[str, Column], wanted: set[str], 
         source = found.mark.source if found.mark else found.name
         if found.name in kept:
             column = kept[found.name]
-            if found.name != names.column(column.name):
-                pending[found.name] = (names.column(column.name), source, column.name)
+            if found.name != column.landed:
+                pending[found.name] = (column.landed, source, column.name)
         elif found.mark is not None and (found.name in wanted or not _is_aside(found.name)):
             number = abs(found.mark.attnum)
             suffix = f"__WAS_{number}" if found.name in former or _is_former(found) else f"__DROPPED_{number}"

@@ -71,7 +71,7 @@ class Move:
     @property
     def landing(self) -> str:
         """Its row in `_ETL_WATERMARK`."""
-        return names.landing_table(self.opening.table.name)
+        return self.opening.destination.naming.landing_table(self.opening.table.name)
 
 
 class Together:
@@ -141,7 +141,7 @@ def _read(cursor: Any, message: ApplyTogether) -> tuple[Mark, list[Mark]]:
         found = _marks(cursor, message)
     marks = []
     for part in message.parts:
-        mark = found.get(names.landing_table(part.table))
+        mark = found.get(message.destination.naming.landing_table(part.table))
         if mark is None or mark.generation != part.generation or mark.owner != message.owner:
             raise _moved(message, f"table {part.table} has another owner or generation")
         if mark.applied > message.fence:

@@ -33,7 +33,6 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from etl_supervisor.model import names
 from etl_supervisor.model.table import Column, Table
 from workers.snowflake.identifiers import Objects, literal, quoted
 from workers.snowflake.sftypes import NEUTRAL, column_type
@@ -89,7 +88,7 @@ def with_clause(parts: Iterable[str], *, recursive: bool = True) -> str:
 
 def name_of(column: Column) -> str:
     """A column's name, quoted."""
-    return quoted(names.column(column.name))
+    return quoted(column.landed)
 
 
 def key_of(columns: Iterable[Column], row: str = "") -> list[str]:

@@ -20,5 +20,6 @@ stages        internal stages: PUT, GET, LIST, REMOVE
 parquetload   COPY INTO from Parquet files, with load metadata
 pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest
 users         users, their public keys and roles
+grants        what roles may do with databases, schemas and tables
 stagefiles    the stage to which the SDK uploads large flushes
 """

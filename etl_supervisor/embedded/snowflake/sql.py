@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, statements
+from etl_supervisor.embedded.snowflake.grants import Grants
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
 from etl_supervisor.embedded.snowflake.tasks import Tasks
@@ -48,6 +49,7 @@ def tasks_of(warehouse: Warehouse) -> Tasks:
 def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> list[Route]:
     """Everything the connector calls."""
     fakesnow.shared_fs = warehouse.snow
+    grants = Grants()
 
     async def login(request: Request) -> Response:
         asked = json.loads(_plain(request, await request.body()))["data"]
@@ -66,8 +68,10 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
         users.tags[(asked.get("parameters") or {}).get("QUERY_TAG", "")] += 1
         async with warehouse.lock:
             try:
-                users.check(users.sessions.get(fakesnow.to_token(request)))
-                if users.take(asked["sqlText"]):
+                login = users.sessions.get(fakesnow.to_token(request))
+                users.check(login)
+                grants.check(login.role if login else "", statements.block_of(asked["sqlText"]) or asked["sqlText"])
+                if users.take(asked["sqlText"]) or grants.take(asked["sqlText"]):
                     asked["sqlText"] = statements.SUCCESS
                 done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
             except StageError as error:

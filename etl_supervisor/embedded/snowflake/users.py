@@ -15,7 +15,7 @@ import binascii
 import hashlib
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jwt
@@ -47,10 +47,11 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who was let in, by which key."""
+    """Who was let in, by which key, and the role that was asked for."""
 
     user: str
     fingerprint: str
+    role: str = ""
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ class Users:
             raise RefusedError(
                 "390189", f"Role '{role}' specified in the connect string does not exist or not authorized."
             )
-        return login
+        return replace(login, role=_stored(role) if role else "")
 
     def check(self, login: Login | None) -> None:
         """RefusedError when the key of a login was taken away since."""

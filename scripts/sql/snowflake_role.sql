@@ -1,0 +1,19 @@
+-- The least that ETL Stream needs in Snowflake. Replace ANALYTICS (database), RAW_DATA (snowflake_schema), ETL_SCHEMA (snowflake_landing_schema),
+-- ETL_WH (warehouse), ETL_ROLE and ETL_USER, and run it as a role that may grant (SECURITYADMIN with the owner's privileges).
+-- What the role makes it owns: no privilege on a table, stage or pipe of its own is granted here.
+
+CREATE ROLE IF NOT EXISTS ETL_ROLE;
+GRANT ROLE ETL_ROLE TO USER ETL_USER;
+GRANT USAGE ON WAREHOUSE ETL_WH TO ROLE ETL_ROLE;
+GRANT USAGE ON DATABASE ANALYTICS TO ROLE ETL_ROLE;
+
+CREATE SCHEMA IF NOT EXISTS ANALYTICS.ETL_SCHEMA;
+CREATE SCHEMA IF NOT EXISTS ANALYTICS.RAW_DATA;
+GRANT USAGE, CREATE TABLE, CREATE STAGE, CREATE PIPE ON SCHEMA ANALYTICS.ETL_SCHEMA TO ROLE ETL_ROLE;
+GRANT USAGE, CREATE TABLE, CREATE VIEW ON SCHEMA ANALYTICS.RAW_DATA TO ROLE ETL_ROLE;
+
+-- Where they are used:
+-- apply = task             GRANT CREATE STREAM, CREATE TASK ON SCHEMA ANALYTICS.ETL_SCHEMA TO ROLE ETL_ROLE;
+--                          GRANT EXECUTE TASK ON ACCOUNT TO ROLE ETL_ROLE;
+-- apply = dynamic_table    GRANT CREATE DYNAMIC TABLE ON SCHEMA ANALYTICS.RAW_DATA TO ROLE ETL_ROLE;
+-- schema_mapping = schema  GRANT CREATE SCHEMA ON DATABASE ANALYTICS TO ROLE ETL_ROLE;   -- or make each schema, as RAW_DATA above
