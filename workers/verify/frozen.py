@@ -42,7 +42,7 @@ from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.script import transaction
 from workers.snowflake.sftypes import KEYLESS_META
 
-PREFIX = "_ETL_VERIFY_"  # then the process and the target
+PREFIX = "_ETL_VERIFY_"  # then the process and the change log
 TRIES_MAX = 10  # a clone takes a second; applies come at most every few
 
 
@@ -126,7 +126,7 @@ class Frozen:
 
     @property
     def _clone(self) -> Objects:
-        name = f"{PREFIX}{os.getpid()}_{self._objects.target}"
+        name = f"{PREFIX}{os.getpid()}_{self._objects.landing}"
         return replace(self._objects, target=name, schema=self._objects.landing_schema)
 
     @property
