@@ -61,12 +61,12 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> naming", "etl: nothing -> copies"]
+    assert migrate(settings) == ["app: nothing -> naming", "etl: nothing -> verified"]
     assert migrate(settings) == []
 
 
 def test_each_chain_runs_alone(settings: Settings, database: Database) -> None:
-    assert migrate(settings, "etl") == ["etl: nothing -> copies"]
+    assert migrate(settings, "etl") == ["etl: nothing -> verified"]
     assert database.execute("select to_regclass('app.sources')") == [(None,)]
 
 
