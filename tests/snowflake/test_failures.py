@@ -12,6 +12,7 @@ from snowflake.ingest.streaming.streaming_ingest_error import StreamingIngestErr
 from etl_supervisor import policy
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.pipeline import Destination
 from tests.support.histories import TABLE, insert, opening
 from workers.snowflake import ddl
@@ -19,6 +20,7 @@ from workers.snowflake.apply import apply
 from workers.snowflake.connection import DOES_NOT_EXIST, connect
 from workers.snowflake.failure import RULES, Directive, explain, of_http, of_sdk, of_sql
 from workers.snowflake.identifiers import objects_of
+from workers.snowflake.owner import Watermark
 from workers.snowflake.sessions import TRIES_MAX, Sessions
 from workers.snowflake.tagging import Tag
 
@@ -35,6 +37,14 @@ def refused(code: str, message: str = "no") -> dict[str, Any]:
 @pytest.fixture
 def sessions() -> Sessions:
     return Sessions(lambda secret: "", Path(), "test")
+
+
+def made(sessions: Sessions, destination: Destination, it: OpenTable) -> Watermark:
+    """The table, with seven rows in its change log."""
+    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
+    rows = [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(7)]
+    sessions.run(destination, TAG, lambda session: insert(session, destination, rows))
+    return mark
 
 
 # -- the table
@@ -132,14 +142,7 @@ def test_an_apply_block_is_repeated_and_applies_once(
     rules: list[str],
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
-    sessions.run(
-        destination,
-        TAG,
-        lambda session: insert(
-            session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(7)]
-        ),
-    )
+    mark = made(sessions, destination, it)
     local_snowflake.set(faults=[{"path": "query-request", "sql": BLOCK, "count": 2, **fault}])
     with structlog.testing.capture_logs() as logs:
         moved = sessions.run(destination, TAG, lambda session: apply(session, it, mark, 20))
@@ -158,7 +161,7 @@ def test_privileges_and_shapes_are_not_repeated(
     destination: Destination, local_snowflake: LocalSnowflake, sessions: Sessions, code: str, kind: Kind
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
+    mark = made(sessions, destination, it)
     fault = {"path": "query-request", "sql": BLOCK, "count": 9, **refused(code)}
     local_snowflake.set(faults=[fault])
     before = local_snowflake.state()["requests"]["POST query-request"]
@@ -174,7 +177,7 @@ def test_what_is_busy_for_long_is_given_up_and_the_next_job_counts_anew(
     destination: Destination, local_snowflake: LocalSnowflake, sessions: Sessions
 ) -> None:
     it = opening(destination)
-    mark = sessions.run(destination, TAG, lambda session: ddl.ensure(session, it)).watermark
+    mark = made(sessions, destination, it)
     local_snowflake.set(
         faults=[{"path": "query-request", "sql": BLOCK, "count": TRIES_MAX + 2, **refused("000625", "20 waiters")}]
     )
