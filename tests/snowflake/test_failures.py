@@ -170,7 +170,7 @@ def test_privileges_and_shapes_are_not_repeated(
     asked = local_snowflake.state()["requests"]["POST query-request"] - before
     assert caught.value.kind is kind
     assert not caught.value.transient
-    assert asked == 2, "one survey, one block"
+    assert asked == 3, "is there a row, one survey, one block"
 
 
 def test_what_is_busy_for_long_is_given_up_and_the_next_job_counts_anew(
