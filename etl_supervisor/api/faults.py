@@ -153,7 +153,10 @@ async def _on_database(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, psycopg.Error)
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         remedy = "run `etl-supervisor migrate`"
-        known = EtlError(Kind.CONFIG_DATABASE, "config database", "its migrations have not been run", remedy)
+        missing = error.diag.message_primary
+        known = EtlError(
+            Kind.CONFIG_DATABASE, "config database", f"its migrations have not been run: {missing}", remedy
+        )
         return answer(from_etl_error(known))
     if isinstance(error, psycopg.OperationalError):
         return answer(from_etl_error(trouble(error)))

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psycopg
 from rich.console import Console
@@ -49,6 +49,9 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase
 from etl_supervisor.repository.desired import load as load_desired
 from etl_supervisor.state.choose import open_store
+
+if TYPE_CHECKING:
+    from snowflake.connector import SnowflakeConnection
 
 WAIT_SECONDS_MAX = 90.0  # for one step; on a laptop each takes a few seconds
 POLL_SECONDS = 0.2
@@ -126,7 +129,7 @@ def _play(
         for source in ("shop", "inventory"):
             end = _wal_end(stack.postgres.dsn(source))
             _wait(f"{source} to be confirmed", lambda s=source, e=end: _confirmed(settings, s) >= e, supervisor)  # type: ignore[misc]
-        with _session(settings) as session:
+        with _session(settings) as (session, _):
             _wait("the targets", lambda: _applied(session), supervisor)
         figures.seconds_stream = round(time.monotonic() - streaming, 1)
         supervisor.send_signal(signal.SIGTERM)
@@ -222,11 +225,12 @@ def _wal_end(dsn: str) -> int:
     return lsn.parse(row[0])
 
 
-def _applied(session: Any) -> bool:
+def _applied(session: SnowflakeConnection) -> bool:
     """No landed row is at or beyond its target's watermark."""
     schema = f'"{SNOWFLAKE_DATABASE}"."{LANDING_SCHEMA}"'
     with session.cursor() as cursor:
-        marks = cursor.execute(f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK").fetchall()
+        of_tables = f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''"
+        marks = cursor.execute(of_tables).fetchall()
         for table, applied in marks:
             behind = f'SELECT COUNT(*) FROM {schema}."{table}" WHERE _ETL_COMMIT_LSN >= {applied}'
             if cursor.execute(behind).fetchone()[0]:
@@ -235,7 +239,7 @@ def _applied(session: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _session(settings: Settings) -> Iterator[tuple[Any, Destination]]:
+def _session(settings: Settings) -> Iterator[tuple[SnowflakeConnection, Destination]]:
     destination = load_desired(settings).specs[0].pipelines[0].destination
     worker = importlib.import_module("workers.snowflake.connection")
     session = worker.connect(destination, settings.keyring().decrypt, settings.directory, purpose="demo")

@@ -333,4 +333,5 @@ def test_a_database_that_does_not_answer_is_told_as_such(api_server: Callable[..
     api = api_server()
     api.database.execute("drop schema app cascade")
     answer = httpx.get(f"{api.url}/api/v1/sources", headers=api.client.headers)
-    assert error(answer)[:3] == (503, "ConfigDatabaseError", "config database: its migrations have not been run")
+    reason = 'its migrations have not been run: relation "app.api_keys" does not exist'
+    assert error(answer)[:3] == (503, "ConfigDatabaseError", f"config database: {reason}")

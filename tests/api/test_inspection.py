@@ -35,7 +35,8 @@ def source(api: Api, database: Database) -> str:
         "publication_name": "p",
         "replication_id": uuid.uuid4().int % 1_000_000_000,
     }
-    assert api.post("/api/v1/sources", json=body).status_code == 201
+    made = api.post("/api/v1/sources", json=body)
+    assert made.status_code == 201, made.text
     return "/api/v1/sources/1"
 
 

@@ -398,7 +398,10 @@ def test_a_wrong_value_is_not_repeated_in_the_answer(api: Api) -> None:
 def test_what_breaks_is_told_in_the_form_and_logged(api: Api) -> None:
     api.filled()
     api.database.execute("alter table app.sources rename column pg_host to pg_host_")
-    status, name, message, _ = error(api.get("/api/v1/sources/1"))
+    try:
+        status, name, message, _ = error(api.get("/api/v1/sources/1"))
+    finally:  # the server and its database are those of every other test
+        api.database.execute("alter table app.sources rename column pg_host_ to pg_host")
     assert (status, name, message) == (
         500,
         "InternalServerError",
