@@ -164,26 +164,25 @@ class CopyWorker:
     def _found(self, snapshot: Snapshot) -> list[TableCopy]:
         """The tables that the snapshot can show, with what is to be read of each."""
         tables: list[TableCopy] = []
+        self._context.heartbeat.beat()
+        simple = snapshot.find_all([TableName(wanted.schema, wanted.table) for wanted in self._left])
+        known = self._store.copies(self._source.name, self._pipeline.name)
+        moment = Moment(snapshot.seen, snapshot.consistent_point)
         for wanted in list(self._left):
             self._context.heartbeat.beat()
             name = TableName(wanted.schema, wanted.table)
             try:
-                found = snapshot.find(name, self._place(wanted))
+                found = simple[name] if name in simple else snapshot.find(name, self._place(wanted))
+                if found is None:
+                    continue
+                masks = self._masks(found.table)
             except EtlError as error:
                 self._fail(wanted, error)
                 continue
-            if found is not None:
-                try:
-                    masks = self._masks(found.table)
-                except EtlError as error:
-                    self._fail(wanted, error)
-                    continue
-                known = self._store.copy(self._source.name, self._pipeline.name, name)
-                pages_max = self._settings.copy_range_pages
-                moment = Moment(snapshot.seen, snapshot.consistent_point)
-                table = begin(wanted, len(tables) + 1, found, moment, known, pages_max)
-                table.masks = masks
-                tables.append(table)
+            pages_max = self._settings.copy_range_pages
+            table = begin(wanted, len(tables) + 1, found, moment, known.get(name), pages_max)
+            table.masks = masks
+            tables.append(table)
         return tables
 
     def _masks(self, table: Table) -> Masks:
