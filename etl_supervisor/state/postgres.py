@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -66,7 +67,10 @@ class PostgresStore:
         return {state.table: state for state in states}
 
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        self._save_of_table("table_state", source, pipeline, state)
+        self._save_of_tables("table_state", source, pipeline, [state])
+
+    def save_tables(self, source: str, pipeline: str, states: Collection[TableState]) -> None:
+        self._save_of_tables("table_state", source, pipeline, states)
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         for kept in ("table_state", "copy_state", "verified"):
@@ -83,7 +87,10 @@ class PostgresStore:
         return store.load_copy(rows[0][0]) if rows else None
 
     def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        self._save_of_table("copy_state", source, pipeline, state)
+        self._save_of_tables("copy_state", source, pipeline, [state])
+
+    def save_copies(self, source: str, pipeline: str, states: Collection[CopyState]) -> None:
+        self._save_of_tables("copy_state", source, pipeline, states)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         sql = (
@@ -101,7 +108,7 @@ class PostgresStore:
         self._do(sql, source, pipeline, *_parts(table))
 
     def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
-        self._save_of_table("verified", source, pipeline, found)
+        self._save_of_tables("verified", source, pipeline, [found])
 
     def verified(self, source: str, pipeline: str) -> dict[TableName, Verified]:
         rows = self._do("SELECT value FROM etl.verified WHERE source = %s AND pipeline = %s", source, pipeline)
@@ -133,13 +140,17 @@ class PostgresStore:
             self._connection.close()
             self._connection = None
 
-    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState | Verified) -> None:
+    def _save_of_tables(
+        self, kept: str, source: str, pipeline: str, states: Collection[TableState | CopyState | Verified]
+    ) -> None:
         sql = (
-            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
+            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value)"
+            " SELECT %s, %s, given.* FROM unnest(%s::text[], %s::text[], %s::text[]) AS given"
             " ON CONFLICT (source, pipeline, table_schema, table_name)"
             " DO UPDATE SET value = excluded.value, updated_at = now()"
         )
-        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
+        schemas, names = [state.table.schema for state in states], [state.table.name for state in states]
+        self._do(sql, source, pipeline, schemas, names, [store.dump(state).decode() for state in states])
 
     def _do(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """One statement, committed; the connection is made anew when it was lost."""

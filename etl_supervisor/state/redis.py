@@ -14,7 +14,7 @@ counts the server is asked to have it on disk (WAITAOF), where it can.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import orjson
@@ -101,9 +101,10 @@ class RedisStore:
         return {state.table: state for state in states}
 
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        key = _key(source, pipeline, "tables")
-        self._do("save_table", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
-        self._to_disk()
+        self.save_tables(source, pipeline, [state])
+
+    def save_tables(self, source: str, pipeline: str, states: Collection[TableState]) -> None:
+        self._save_of_tables("save_table", _key(source, pipeline, "tables"), states)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         self._do("ask_resync", lambda: self._redis.sadd(_key(source, pipeline, "resync"), _member(table)))
@@ -134,9 +135,10 @@ class RedisStore:
         return None if data is None else store.load_copy(data)
 
     def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        key = _key(source, pipeline, "copies")
-        self._do("save_copy", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
-        self._to_disk()
+        self.save_copies(source, pipeline, [state])
+
+    def save_copies(self, source: str, pipeline: str, states: Collection[CopyState]) -> None:
+        self._save_of_tables("save_copy", _key(source, pipeline, "copies"), states)
 
     def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
         key = _key(source, pipeline, "verified")
@@ -180,6 +182,13 @@ class RedisStore:
 
     def close(self) -> None:
         self._redis.close()
+
+    def _save_of_tables(self, operation: str, key: str, states: Collection[TableState | CopyState]) -> None:
+        if not states:
+            return
+        values = {_member(state.table): store.dump(state) for state in states}
+        self._do(operation, lambda: self._redis.hset(key, mapping=values))
+        self._to_disk()
 
     def _to_disk(self) -> None:
         """Wait until the server's own append-only file has it; a server that has none (or is older than 7.2) is taken as it is."""

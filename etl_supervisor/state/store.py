@@ -10,7 +10,7 @@ Losing the store loses no row: a reader that runs writes everything again, one t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import orjson
@@ -52,6 +52,9 @@ class StateStore(Protocol):
     def save_table(self, source: str, pipeline: str, state: TableState) -> None:
         """Write one table's state."""
 
+    def save_tables(self, source: str, pipeline: str, states: Collection[TableState]) -> None:
+        """Write the states of several tables, each at most once, in about the time of one."""
+
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         """Forget one table, how far its copy was, and that it was verified."""
 
@@ -63,6 +66,9 @@ class StateStore(Protocol):
 
     def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
         """Write how far one copy is."""
+
+    def save_copies(self, source: str, pipeline: str, states: Collection[CopyState]) -> None:
+        """The same of several tables, each at most once."""
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         """Ask for a table to be copied again, or (None) for every table of the pipeline. Asked for twice it is one request."""

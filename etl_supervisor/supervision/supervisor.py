@@ -48,7 +48,9 @@ DRAIN_MARGIN_SECONDS = (
     5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
 )
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
-GATHER_SECONDS = 1.0  # tables become known one after the other: copies that are asked for meanwhile share a worker
+# Tables become known one after the other. Copies share a worker, which takes a second of CPU to start: they wait until none has come for so long,
+# but not longer than the second.
+GATHER_SECONDS, GATHER_SECONDS_MAX = 1.0, 5.0
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR, ChildKind.API))
 
@@ -75,7 +77,7 @@ class Supervisor:
         self._page = HeartbeatPage()
         self._posts = Posts()
         self._copies: tuple[CopyWanted, ...] = ()
-        self._copies_since = float("inf")
+        self._copies_since = self._copies_heard = float("inf")
         self._draining = False
         self._killed = False
         self._announced = False
@@ -133,7 +135,7 @@ class Supervisor:
         now = time.monotonic()
         due = min(self._posts.due_at(), self._drain_until, self._next_watchdog)
         if self._copies:
-            due = min(due, self._copies_since + GATHER_SECONDS)
+            due = min(due, self._copies_due)
         return max(0.0, min(TURN_SECONDS_MAX, due - now))
 
     def _take_signals(self) -> None:
@@ -176,17 +178,21 @@ class Supervisor:
         for child in self._posts.children():
             child.close_in_child()
 
+    @property
+    def _copies_due(self) -> float:
+        return min(self._copies_heard + GATHER_SECONDS, self._copies_since + GATHER_SECONDS_MAX)
+
     def _start_copies(self) -> None:
         """Copies that were asked for, as far as their pipelines allow."""
         if not self._copies:
             self._copies_since = float("inf")
             return
-        if time.monotonic() < self._copies_since + GATHER_SECONDS:
+        if time.monotonic() < self._copies_due:
             return
         readers = self._posts.sources(lambda post: post.child is not None and not post.child.stopping)
         decided = copies(self._copies, readers, self._posts.copies())
         self._copies = decided.wait
-        self._copies_since = time.monotonic()
+        self._copies_since = self._copies_heard = time.monotonic()
         for wanted in decided.start:
             name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
             source = readers[wanted[0].source]
@@ -213,7 +219,8 @@ class Supervisor:
             case CopyWanted() if not self._draining:
                 self._no_longer_copies(child, message)
                 self._copies += (message,)
-                self._copies_since = min(self._copies_since, time.monotonic())
+                self._copies_heard = time.monotonic()
+                self._copies_since = min(self._copies_since, self._copies_heard)
             case CopyEnded(ok=ok) if (wanted := self._no_longer_copies(child, message)) is not None:
                 self._tell_copy_ended(wanted, ok=ok)
             case Ready():

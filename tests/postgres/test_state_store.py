@@ -54,6 +54,18 @@ def test_what_was_written_is_read_back(store: StateStore) -> None:
     assert store.report("shop") == report
 
 
+def test_several_tables_are_written_at_once(store: StateStore) -> None:
+    states = {name: replace(STATE, table=name, oid=n) for n in range(300) for name in [TableName("it's", f't"{n}')]}
+    store.save_tables("shop", "pipe", [replace(state, trouble="older") for state in states.values()])
+    store.save_tables("shop", "pipe", list(states.values()))
+    assert store.tables("shop", "pipe") == states
+    copies = [CopyState(name, STATE.generation, copy_lsn=5) for name in states]
+    store.save_copies("shop", "pipe", copies)
+    assert store.copies("shop", "pipe") == {copy.table: copy for copy in copies}
+    store.save_tables("shop", "pipe", [])
+    assert len(store.tables("shop", "pipe")) == len(states)
+
+
 def test_copies_are_kept_beside_their_tables_and_forgotten_with_them(store: StateStore) -> None:
     ranges = (CopiedRange(16_384, 16_390, 0, 128, 2**33, 1_000), CopiedRange(16_384, 16_390, 256, 300, 2**33, 7))
     state = CopyState(STATE.table, STATE.generation, form="f", ranges=ranges, pages_total=300, began=1.5)

@@ -131,35 +131,35 @@ class CopyWorker:
             for table, error in landing.failures():
                 self._fail(table.wanted, error)
                 table.ended = True
-            for table in tables:
-                if not table.ended and (table.settle(time.time()) or table.complete):
-                    self._settled(table, landing)
+            self._settled([t for t in tables if not t.ended and (t.settle(time.time()) or t.complete)], landing)
             if all(table.ended for table in tables) and landing.closed:
                 return
             landing.turn(WAIT_SECONDS)
             while not landing.blocked and (piece := lanes.take()) is not None:
                 landing.take(piece)
 
-    def _settled(self, table: TableCopy, landing: Landing) -> None:
-        """Some ranges are durable, or all."""
-        if not table.complete:
-            self._save(table.state)
+    def _settled(self, tables: list[TableCopy], landing: Landing) -> None:
+        """Some ranges of each of these are durable, or all."""
+        complete = [table for table in tables if table.complete]
+        if complete:
+            failpoint("copy.before_finish")
+        for table in complete:
+            table.state = replace(table.state, copy_lsn=landing.consistent_point, dead=table.dead)
+        self._save([table.state for table in tables])
+        if len(complete) < len(tables):
             failpoint("copy.after_range")
-            return
-        failpoint("copy.before_finish")
-        table.state = replace(table.state, copy_lsn=landing.consistent_point, dead=table.dead)
-        self._save(table.state)
-        table.ended = True
-        landing.end(table)
-        self._left.remove(table.wanted)
-        self._tell(table.wanted, ok=True)
-        log.info(
-            "copy_finished",
-            pipeline=self._pipeline.name,
-            table=str(table.name),
-            rows=table.rows,
-            taken_over=table.state.began_rows,
-        )
+        for table in complete:
+            table.ended = True
+            landing.end(table)
+            self._left.remove(table.wanted)
+            self._tell(table.wanted, ok=True)
+            log.info(
+                "copy_finished",
+                pipeline=self._pipeline.name,
+                table=str(table.name),
+                rows=table.rows,
+                taken_over=table.state.began_rows,
+            )
 
     def _found(self, snapshot: Snapshot) -> list[TableCopy]:
         """The tables that the snapshot can show, with what is to be read of each."""
@@ -218,9 +218,10 @@ class CopyWorker:
         assert progress is not None
         return progress.owner
 
-    def _save(self, state: CopyState) -> None:
-        self._store.save_copy(self._source.name, self._pipeline.name, state)
-        metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
+    def _save(self, states: list[CopyState]) -> None:
+        self._store.save_copies(self._source.name, self._pipeline.name, states)
+        for state in states:
+            metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
 
     def _fail(self, wanted: CopyWanted, error: EtlError) -> None:
         """One table of several can't be copied; the others go on."""
@@ -235,7 +236,7 @@ class CopyWorker:
         state = self._store.copy(self._source.name, self._pipeline.name, name)
         if state is None or state.generation != wanted.generation:
             state = CopyState(name, wanted.generation)
-        self._save(replace(state, trouble=error.line))
+        self._save([replace(state, trouble=error.line)])
 
     def _tell(self, wanted: CopyWanted, *, ok: bool) -> None:
         self._context.parent.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))

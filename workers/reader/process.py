@@ -236,18 +236,20 @@ class Reader:
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
         self._watch_stream()
-        for key, _ in self._selector.select(self._seconds_to_wait()):
-            match key.data:
-                case "parent":
-                    self._hear_parent()
-                case "signal":
-                    self._drain(self._inbox.take())
-                case "stream":
-                    pass  # read in its turn
-                case _:
-                    for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
-                        self._roster.received(message, time.monotonic())
-                        self._look_behind(message)
+        ready = self._selector.select(self._seconds_to_wait())
+        with self._roster.hearing():
+            for key, _ in ready:
+                match key.data:
+                    case "parent":
+                        self._hear_parent()
+                    case "signal":
+                        self._drain(self._inbox.take())
+                    case "stream":
+                        pass  # read in its turn
+                    case _:
+                        for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
+                            self._roster.received(message, time.monotonic())
+                            self._look_behind(message)
 
     @property
     def _deaf(self) -> bool:

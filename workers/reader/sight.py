@@ -26,6 +26,7 @@ class Sight:
         self.publications = publications_of(source)
         self.place = f"source {source.name}"
         self._beat = beat
+        self._ahead: dict[int, Storage] = {}
 
     def table(self, oid: int) -> CatalogTable | None:
         """A table, whether it is published or not."""
@@ -37,9 +38,13 @@ class Sight:
         ways = read_memberships(self.connection, self.publications, oids)
         return {oid: storage.published_by(ways.get(oid, ())) for oid, storage in found.items()}
 
+    def look_ahead(self, oids: list[int]) -> None:
+        """`storage_text` of these tables is asked for now: it is found in one go. None of them: that is over."""
+        self._ahead = self.storage(oids) if oids else {}
+
     def storage_text(self, oid: int) -> str:
         """The same of one table, as it is kept in its state; "" when it is gone."""
-        found = self.storage([oid]).get(oid)
+        found = self._ahead.pop(oid, None) or self.storage([oid]).get(oid)
         return found.text if found is not None else ""
 
     def published(self, oid: int | None = None) -> list[tuple[CatalogTable, Table]]:
@@ -56,3 +61,7 @@ class Sight:
     def shape(self, oid: int) -> Table | None:
         """A table as the stream will have it; None when it is not published."""
         return next((table for _, table in self.published(oid)), None)
+
+    def shapes(self, oids: set[int]) -> list[Table]:
+        """The same of several tables; those that are not published are missing."""
+        return [table for _, table in self.published(min(oids) if len(oids) == 1 else None) if table.oid in oids]
