@@ -5,7 +5,7 @@ MERGE                  would run in steps that see each other's work
 NULL timestamps        would come out as 1970
 comments on columns    would not be shown by DESCRIBE
 names with apostrophes would end the literals that it makes of them
-trees of statements    would be walked slowly, some seventy times for each statement (`passes`)
+trees of statements    would be walked slowly, some seventy times for each statement (`passes`), and kept for ever
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import fakesnow.transforms
 import fakesnow.transforms.transforms
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlglot import exp
 from sqlglot.expressions.core import Expr
 
 from etl_supervisor.embedded.snowflake import passes
+
+RESULTS_KEPT = 100  # of a session
 
 
 class _Quoting(Template):
@@ -41,7 +44,9 @@ def close_gaps() -> None:
     """Once is enough; again does no harm."""
     if isinstance(fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE, _Quoting):
         return
-    passes.close_gap(fakesnow.cursor.FakeSnowflakeCursor)
+    cursor: Any = fakesnow.cursor.FakeSnowflakeCursor
+    cursor._execute = _without_trees(cursor._execute)
+    passes.close_gap(cursor)
     fakesnow.transforms.upper_case_unquoted_identifiers = passes.upper_case_unquoted_identifiers
     fakesnow.transforms.integer_precision = _nothing
     fakesnow.transforms.merge = lambda merge_expr: [merge_expr]
@@ -57,6 +62,20 @@ def close_gaps() -> None:
     fakesnow.info_schema.insert_text_lengths_sql = lambda catalog, schema, table, text_lengths: noted(
         _doubled(catalog), _doubled(schema), _doubled(table), [(_doubled(name), size) for name, size in text_lengths]
     )
+
+
+def _without_trees(plain: Any) -> Any:
+    """A session remembers the last results for RESULT_SCAN, which needs nothing of the statements' trees."""
+
+    def execute(self: Any, transformed: Expr, params: Any = None) -> None:
+        plain(self, transformed, params)
+        kept = self._conn.results_cache
+        if self._sfqid in kept:
+            kept[self._sfqid] = (*kept[self._sfqid][:-1], exp.Select())
+        while len(kept) > RESULTS_KEPT:
+            del kept[next(iter(kept))]
+
+    return execute
 
 
 def _nothing(expression: Expr) -> Expr:
