@@ -50,6 +50,10 @@ bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 mi
 bench-copy: .installed-dev ## measure first copies: read, stored, a thousand tables, after crashes (15 minutes)
 	@$(BIN)/python -m scripts.bench_copy $(ARGS)
 
+.PHONY: bench-api
+bench-api: .installed-embedded ## measure the lists of the REST API at 200 requests per second (half a minute)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_api.py $(ARGS)
+
 .PHONY: leak
 leak: .installed-embedded ## look for leaks: half an hour of changes, kills and questions
 	@PYTHONPATH=. $(BIN)/python scripts/leak.py $(ARGS)
