@@ -189,7 +189,11 @@ def test_a_parked_pipeline_outlives_the_loss_of_the_state_store(
     if started:
         status(deploy, "other", "START")
     redis.Redis.from_url(redis_url).flushall()
-    wait_for("the state to be written again", lambda: '"state_written_again"' in deploy.log)
+    noticed = (
+        '"state_written_again"',
+        '"state_rebuilt"',
+    )  # by the reader that runs; by the next, if it was just ending
+    wait_for("the loss to be noticed", lambda: any(event in deploy.log for event in noticed))
     status(deploy, "other", "START")
     change(deploy, 2)
     joined(deploy)
