@@ -39,7 +39,7 @@ from workers.reader.ending import Ending
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.intake import intake_of
-from workers.reader.laggards import Laggards
+from workers.reader.laggards import Laggards, ailing, oldest
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
@@ -319,6 +319,8 @@ class Reader:
         self._next_confirm = now + CONFIRM_SECONDS
         failpoint("reader.before_save", self._stream.cut)
         advanced = self._progress.advanced(durable)
+        if self._spec.source.parked is not None and ailing(self._roster.followers):
+            advanced = replace(advanced, stuck_at=durable)  # the others would have it back only to park it again
         try:
             self._store.save_progress(self._spec.source.stream, advanced, self._epoch)
         except EtlError as error:
@@ -337,11 +339,8 @@ class Reader:
 
     def _park_what_is_stuck(self, now: float) -> None:
         """A pipeline that holds the others back goes on from here by itself, and we without it."""
-        handles: dict[str, list[int]] = {pipeline.name: [] for pipeline in self._spec.pipelines}
-        for follower in self._roster.followers:
-            handles[follower.pipeline.name].append(follower.handle)
-        oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
-        stuck = self._laggards.stuck(oldest, now, blocked=self._publisher.blocked)
+        found = oldest(self._spec.pipelines, self._roster.followers, self._frontier)
+        stuck = self._laggards.stuck(found, now, blocked=self._publisher.blocked)
         for pipeline in self._spec.pipelines:
             if pipeline.name in stuck:
                 self._parking.park(pipeline, self._progress, stuck=True)

@@ -1,6 +1,7 @@
 """A state store that was lost (flushed, restored from nothing) is filled again: from the slot, and from what Snowflake has.
 
     position      the slot's confirmed one: everything after it is sent again, and the channels' tokens filter what was landed
+    generation    that in which its tables were followed last
     tables        those that were READY are so in their generation, with the shape of the watermark; their targets go on from its `applied`
     all others    copied again, in a later generation: how far a copy had come is not kept
 
@@ -66,7 +67,7 @@ def last_progress(
             store.save_table(spec.source.name, pipeline, state)
     copied = sum(state.phase is Phase.INIT for state in states)
     log.warning("state_rebuilt", source=spec.source.name, tables=len(states), copied_again=copied)
-    return known or replace(found, generation=min(state.generation for state in states))
+    return known or replace(found, generation=min(state.history or state.generation for state in states))
 
 
 def rebuilt(told: list[Recollection], now: int) -> list[TableState]:
