@@ -23,6 +23,8 @@ NAMES: dict[str, str] = {
     "parking.after_slot_copy": "a pipeline's slot is made, its position is not written: the position is taken from the slot",
     "parking.after_join": "a parked position is forgotten, its slot is there: the pipeline is parked again, at what the slot was told",
     "parking.after_leave": "a slot of an older generation is dropped, its position is known: it leaves again",
+    "removal.after_tables": "a deleted pipeline's tables are forgotten, its slots are there: cleaned up again, or asked for in Snowflake",
+    "removal.after_slots": "its slots are dropped, their positions are known: cleaned up again, or the slot counts as lost",
     "supervisor.after_desired": "readers are known and not started: the next supervisor reads the configuration itself",
     "supervisor.after_spawn": "a child has just been forked: the kernel ends it with its parent",
     "supervisor.after_reap": "a dead child is reaped and not replaced: the next supervisor starts all of them",

@@ -96,40 +96,6 @@ def test_a_pipeline_whose_destination_is_gone_is_parked_and_the_others_go_on(
         assert deploy.stop() == 0
 
 
-def test_a_deleted_pipeline_leaves_nothing_behind_after_its_grace_and_the_last_takes_the_slot_along(
-    deploy: Deployment,
-) -> None:
-    two(deploy, DELETE_GRACE_SECONDS="4")
-    deploy.config.execute("delete from app.pipelines where name = 'other'")
-    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
-    change(deploy, 1)
-    deploy.caught_up("shop")
-    wait_for("the parked slot to go", lambda: len(slots(deploy)) == 1)
-    wait_for("its state to go", lambda: not deploy.states("other"))
-    deploy.same("shop", items=("id",))
-    deploy.config.execute("delete from app.pipelines where name = 'shop'; delete from app.sources")
-    wait_for("the slot to go", lambda: not slots(deploy))
-    wait_for("its state to go", lambda: not deploy.states("shop"))
-    assert deploy.confirmed("shop") == 0
-    assert deploy.config.execute("select count(*) from app.removed") == [(0,)]
-    assert deploy.stop() == 0
-
-
-def test_a_pipeline_that_is_deleted_by_mistake_goes_on_when_its_row_comes_back(deploy: Deployment) -> None:
-    two(deploy)
-    deploy.config.execute("create table kept as select * from app.pipelines where name = 'other'")
-    deploy.config.execute("delete from app.pipelines where name = 'other'")
-    wait_for("the copy of the slot", lambda: len(slots(deploy)) == 2)
-    change(deploy, 1)
-    deploy.caught_up("shop")
-    deploy.config.execute("insert into app.pipelines select * from kept")
-    joined(deploy)
-    change(deploy, 2)
-    both_same(deploy)
-    assert deploy.log.count('"copy_finished"') == 2
-    assert deploy.stop() == 0
-
-
 @pytest.mark.parametrize("started", [False, True], ids=["while it is paused", "while it catches up"])
 def test_a_parked_pipeline_outlives_the_loss_of_the_state_store(
     deploy: Deployment, redis_url: str, started: bool
