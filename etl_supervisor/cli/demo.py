@@ -229,11 +229,10 @@ def _applied(session: SnowflakeConnection) -> bool:
     """No landed row is at or beyond its target's watermark."""
     schema = f'"{SNOWFLAKE_DATABASE}"."{LANDING_SCHEMA}"'
     with session.cursor() as cursor:
-        of_tables = f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''"
-        marks = cursor.execute(of_tables).fetchall()
-        for table, applied in marks:
-            behind = f'SELECT COUNT(*) FROM {schema}."{table}" WHERE _ETL_COMMIT_LSN >= {applied}'
-            if cursor.execute(behind).fetchone()[0]:
+        cursor.execute(f"SELECT LANDING_TABLE, APPLIED FROM {schema}._ETL_WATERMARK WHERE SOURCE_TABLE <> ''")
+        for table, applied in cursor.fetchall():
+            cursor.execute(f'SELECT 1 FROM {schema}."{table}" WHERE _ETL_COMMIT_LSN >= {applied} LIMIT 1')
+            if cursor.fetchone() is not None:
                 return False
     return True
 
