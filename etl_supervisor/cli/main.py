@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import Settings, load
 from etl_supervisor.errors import EtlError
 from etl_supervisor.exits import Exit, code_of
@@ -52,6 +53,15 @@ def migrate(which: Annotated[str, typer.Argument(help="app, etl or all")] = "all
         raise typer.BadParameter("choose app, etl or all")
     for step in run_migrations(_configured(), chains[which]) or ["nothing to do"]:
         console.print(step)
+
+
+@app.command("rotate-secrets")
+def rotate_secrets() -> None:
+    """Encrypt every stored secret under SECRET_KEY; SECRET_KEY_PREVIOUS opens the older ones. Exit 1 when one does not open (docs/security.md)."""
+    from etl_supervisor.cli.secrets import run as rotate
+
+    if not rotate(_configured(), console):
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()
@@ -248,6 +258,7 @@ def _configured() -> Settings:
 
 def main() -> None:
     """Entry point: an EtlError is one line and an exit code."""
+    forbid_core_dumps()
     try:
         app()
     except EtlError as error:

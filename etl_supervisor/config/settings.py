@@ -161,9 +161,9 @@ class Settings(BaseModel):
         description="WAL alerts: Minutes that trouble must last before it is told",
     )
     secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest", json_schema_extra=_KEY)
-    secret_key_old: SecretStr | None = Field(
+    secret_key_previous: SecretStr | None = Field(
         None,
-        description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
+        description="The SECRET_KEY before: opens what was written under it, until `etl-supervisor rotate-secrets` has encrypted everything anew",
         json_schema_extra=_KEY,
     )
     masking_secret: SecretStr | None = Field(
@@ -246,7 +246,7 @@ class Settings(BaseModel):
             raise ValueError("it is below WARNING_WAL")
         return value
 
-    @field_validator("secret_key", "secret_key_old", "masking_secret")
+    @field_validator("secret_key", "secret_key_previous", "masking_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
@@ -300,7 +300,7 @@ class Settings(BaseModel):
                 f"set SECRET_KEY (at least {SECRET_KEY_LENGTH_MIN} characters), for example from: openssl rand -hex 32"
             )
             raise EtlError(Kind.CONFIG, "SECRET_KEY", "secrets at rest need a key", remedy)
-        old = [self.secret_key_old.get_secret_value()] if self.secret_key_old else []
+        old = [self.secret_key_previous.get_secret_value()] if self.secret_key_previous else []
         return Keyring(self.secret_key.get_secret_value(), *old)
 
 
