@@ -60,6 +60,10 @@ class Settings(BaseModel):
         description="State store",
         json_schema_extra=_taking("redis://, rediss:// or unix://"),
     )
+    redis_tls_ca: str | None = Field(
+        None,
+        description="Authority (PEM file, relative to the .env) of a rediss:// server; the machine's authorities without it",
+    )
     state_store: Literal["auto", "redis", "postgres"] = Field("auto", description="Where state is kept; auto is Redis")
     snowflake_actor_pool_size: int = Field(
         4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
@@ -214,6 +218,14 @@ class Settings(BaseModel):
     @classmethod
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         return SecretStr(redis_url(value.get_secret_value()))
+
+    @field_validator("redis_tls_ca")
+    @classmethod
+    def _of_a_tls_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url: SecretStr | None = info.data.get("redis_url")
+        if value is not None and url is not None and not url.get_secret_value().startswith("rediss://"):
+            raise ValueError("REDIS_URL is no rediss:// URL")
+        return value
 
     @field_validator("metrics_addr", "api_addr")
     @classmethod

@@ -131,6 +131,7 @@ def source_of(row: dict[str, Any]) -> Source:
         primary_url=_secret("sources", row, "primary_url"),
         slot_failover=row["slot_failover"],
         on_slot_lost=OnSlotLost(row["on_slot_lost"]),
+        pg_channel_binding=row["pg_channel_binding"],
     )
 
 
