@@ -160,7 +160,7 @@ class RedisStore:
 
     def risk(self) -> str:
         try:
-            found = self._do("config", lambda: self._redis.config_get("append*"))
+            found = self._do("config", lambda: self._redis.config_get("append*", "maxmemory*"))
         except redis.ResponseError:
             return "Redis does not tell how it persists (CONFIG is not allowed)"
         settings = {_text(key): _text(value) for key, value in found.items()}
@@ -168,6 +168,8 @@ class RedisStore:
             return "Redis keeps no append-only file: a restart loses what was written since its last snapshot"
         if settings.get("appendfsync") != "always":
             return f"Redis writes its append-only file {settings.get('appendfsync')}: a crash of the machine loses the last of it"
+        if settings.get("maxmemory") != "0" and (policy := settings.get("maxmemory-policy")) != "noeviction":
+            return f"Redis forgets keys when its memory is full (maxmemory-policy {policy})"
         return ""
 
     def forget(self, source: str) -> None:
