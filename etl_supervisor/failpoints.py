@@ -45,6 +45,7 @@ NAMES: dict[str, str] = {
     "dead_letter.before_write": "a row that can't be loaded is found, nothing written: found again when it is sent again",
     "dead_letter.after_write": "the dead row is written, its token not passed: written again, which does nothing",
     "actor.before_apply": "durable, target behind: the next Apply covers it",
+    "rotation.before_commit": "a secret is encrypted anew, not committed: it stays under the key before, and the next rotation takes it",
     "actor.after_apply": "target moved, reader not told: the fence has moved, the block does nothing when it comes again",
 }
 

@@ -9,4 +9,5 @@ wal       how much WAL each source keeps for us, again and again, in threads of 
 alerts    which WAL alert is told, and when (pure)
 catalog   every metric with its kind, labels and meaning, for the documentation
 delivery  WAL alerts on their way out: webhook, Slack's form, e-mail
+doctor      what is wrong, at risk or could be better, in everything that is configured
 """

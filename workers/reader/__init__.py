@@ -49,6 +49,7 @@ admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted
 doctor      what `doctor` looks at in a source
+doctor_tables  ... and in its tables
 laggards    which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
