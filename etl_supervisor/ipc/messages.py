@@ -329,6 +329,14 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
+class Leased:
+    """The monitor's word to the parent: these sources (ids) are its to run, until this moment (`model.tenure.clock`), and no others."""
+
+    sources: tuple[int, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class CopyWanted:
     """A reader asks the parent to have one table of one pipeline copied.
 
@@ -386,7 +394,13 @@ class Supervised:
 
     children: tuple[ChildStatus, ...]
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is known that no child moves rows."""
+        moving = (child.running for child in self.children if child.name.startswith(("reader-", "copy-")))
+        return bool(self.children) and not any(moving)
 
-ToParent = Desired | CopyWanted | CopyEnded | Trouble | Ready
+
+ToParent = Desired | Leased | CopyWanted | CopyEnded | Trouble | Ready
 FromParent = CopyEnded | Supervised
 Message = ToActor | ToPublisher | ToParent | FromParent

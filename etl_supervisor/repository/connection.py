@@ -15,7 +15,7 @@ PLACE = "config database"
 def connect(dsn: str, **options: Any) -> psycopg.Connection[Any]:
     """Connect. EtlError(CONFIG_DATABASE) with the remedy."""
     try:
-        return psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, **options)
+        return psycopg.connect(dsn, **{"connect_timeout": CONNECT_SECONDS, **options})
     except psycopg.Error as error:
         raise trouble(error) from None
 

@@ -110,6 +110,7 @@ class Reader:
         )
         self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
         standby = sources.check(self._catalog, source)
+        sources.take_slot(self._catalog, source, self._context.until, beat)
         self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
         identity = self._stream.identify()
         known = last_progress(self._context, self._store, self._catalog, identity)
