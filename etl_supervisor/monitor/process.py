@@ -88,9 +88,15 @@ class Monitor:
                 self._hear()
             self._hear()
         inbox.close()
-        self._leases.close(give_up=self._supervised.told.at_rest)
+        self._leases.close(give_up=self._at_rest)
         self._wal.close()
         self._delivery.close()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether it is known that no child moves rows."""
+        children = self._supervised.told.children
+        return bool(children) and not any(c.running for c in children if c.name.startswith(("reader-", "copy-")))
 
     def _tell(self, message: Desired | Leased | Ready) -> None:
         """To the parent, from any thread."""

@@ -16,6 +16,7 @@ If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The paren
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import selectors
@@ -28,11 +29,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.exits import Exit
+from etl_supervisor.exits import Exit, crashed_by_itself
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import HeartbeatPage
-from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
+from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
 from etl_supervisor.supervision.copying import Copying, no_longer
@@ -284,6 +285,9 @@ class Supervisor:
         expected = child.stopping or self._draining or not child.spec.permanent
         event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
         event("child_ended", child=child.spec.name, pid=child.pid, code=code)
+        if child.spec.kind is ChildKind.ACTOR:
+            crashed = crashed_by_itself(code) and not child.stopping and child.kill_at == float("inf")
+            self._tell_all(ActorEnded(child.spec.actor, crashed), ChildKind.READER, ChildKind.COPY)
         if child.spec.kind is ChildKind.MONITOR:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
@@ -308,6 +312,11 @@ class Supervisor:
         for child in self._posts.children():
             if child.spec.copies and child.spec.copies[0].source == source:
                 self._end(child)
+
+    def _tell_all(self, message: ActorEnded, *kinds: ChildKind) -> None:
+        for child in self._posts.children(*kinds):
+            with contextlib.suppress(ConnectionError):
+                child.connection.send(message)
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))

@@ -5,9 +5,19 @@ A pipeline is stuck when its oldest row in flight has been the same for so long;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 BLOCKED_SECONDS = 30.0  # the others wait: longer than a destination takes that is only slow
+
+
+def oldest_of(
+    pipelines: Iterable[str], handles: Iterable[tuple[str, int]], oldest: Callable[[list[int]], int | None]
+) -> dict[str, int | None]:
+    """The oldest batch in flight of each pipeline, given the handles of all, with whose they are."""
+    found: dict[str, list[int]] = {name: [] for name in pipelines}
+    for name, handle in handles:
+        found[name].append(handle)
+    return {name: oldest(those) for name, those in found.items()}
 
 
 class Laggards:

@@ -4,8 +4,8 @@
                                                                       │ Durable
     PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────┘
 
-One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
-drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
+One turn: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we drain; seal the
+batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
 
 Order that matters: a position is written to the state store *before* PostgreSQL hears of it, and a table's stream rows are landed from
 the moment it is known, *before* its copy takes a snapshot. What a crash leaves at each step stands in `etl_supervisor/failpoints.py`.
@@ -19,6 +19,7 @@ import contextlib
 import selectors
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -27,7 +28,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.mailbox import Connection
-from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
+from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
@@ -40,7 +41,8 @@ from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.intake import intake_of
-from workers.reader.laggards import Laggards
+from workers.reader.interest import watch
+from workers.reader.laggards import Laggards, oldest_of
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
@@ -122,8 +124,8 @@ class Reader:
                 self._progress = sources.replacement(self._catalog, self._stream, source, last, tick)
             else:
                 self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
-        watch = Watch(access, self._progress.slot, standby=standby)
-        self._watch = self._resources.enter_context(contextlib.closing(watch))
+        wal = Watch(access, self._progress.slot, standby=standby)
+        self._watch = self._resources.enter_context(contextlib.closing(wal))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         sight = Sight(self._catalog, source, beat)
         tables = sight.published()
@@ -246,9 +248,7 @@ class Reader:
                 case "stream":
                     pass  # read in its turn
                 case _:
-                    for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
-                        self._roster.received(message, time.monotonic())
-                        self._look_behind(message)
+                    self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
 
     @property
     def _deaf(self) -> bool:
@@ -270,14 +270,7 @@ class Reader:
         """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
         reading = selectors.EVENT_READ if not (self._deaf or self._draining) else 0
         writing = 0 if self._stream.flush() else selectors.EVENT_WRITE
-        watched = self._selector.get_map().get(self._stream)
-        if reading | writing == 0:
-            if watched is not None:
-                self._selector.unregister(self._stream)
-        elif watched is None:
-            self._selector.register(self._stream, reading | writing, "stream")
-        elif watched.events != reading | writing:
-            self._selector.modify(self._stream, reading | writing, "stream")
+        watch(self._selector, self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
         if self._intake.more and not self._deaf and not self._draining:
@@ -320,6 +313,14 @@ class Reader:
         while (found := self._parent.receive()) is not None:
             if isinstance(found[0], CopyEnded):
                 self._roster.copy_ended(found[0], time.monotonic())
+            elif isinstance(found[0], ActorEnded):
+                self._heard(self._publisher.actor_ended(found[0]))
+
+    def _heard(self, messages: Iterable[ToPublisher]) -> None:
+        """What actors say."""
+        for message in messages:
+            self._roster.received(message, time.monotonic())
+            self._look_behind(message)
 
     def _ask_for_copies(self) -> None:
         if self._draining:
@@ -357,10 +358,9 @@ class Reader:
 
     def _park_what_is_stuck(self, now: float) -> None:
         """A pipeline that holds the others back goes on from here by itself, and we without it."""
-        handles: dict[str, list[int]] = {pipeline.name: [] for pipeline in self._spec.pipelines}
-        for follower in self._roster.followers:
-            handles[follower.pipeline.name].append(follower.handle)
-        oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
+        followed = ((follower.pipeline.name, follower.handle) for follower in self._roster.followers)
+        names = [pipeline.name for pipeline in self._spec.pipelines]
+        oldest = oldest_of(names, followed, self._frontier.oldest)
         stuck = self._laggards.stuck(oldest, now, blocked=self._publisher.blocked)
         for pipeline in self._spec.pipelines:
             if pipeline.name in stuck:
