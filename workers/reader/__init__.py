@@ -54,6 +54,7 @@ pieces      batches cut into segments (pure)
 outlets     what a publisher knows of a handle, and how its rows are sent again
 shelf       where the segments are
 trial       which row kills its actor (pure)
+breakers    of destinations: one table knocks, the others wait (pure)
 interest    what a selector looks at
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker: tables of one pipeline at one snapshot

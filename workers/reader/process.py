@@ -413,6 +413,7 @@ class Reader:
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
             together=self._roster.together.visible,
+            breakers=self._roster.breakers.states,
         )
         self._park_what_is_stuck(now)
         measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

@@ -35,6 +35,7 @@ from etl_supervisor.state.store import StateStore
 from workers.reader import pieces
 from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
+from workers.reader.breakers import Breakers
 from workers.reader.change import must_copy
 from workers.reader.follower import Action, Follower, beginning_anew
 from workers.reader.frontier import Frontier
@@ -77,14 +78,14 @@ class Roster:
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
-        self._pace = Pace()
+        self._pace, self.breakers = Pace(), Breakers()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self._copying: dict[tuple[int, TableName], int] = {}  # (pipeline, table) -> handle that asked for the copy
 
     @property
     def followers(self) -> Iterable[Follower]:
-        """Every table in every pipeline."""
+        """All."""
         return self._followers.values()
 
     def introduce(self, tables: Iterable[Table]) -> None:
@@ -315,6 +316,7 @@ class Roster:
                 self._save(follower)
             case _:
                 pass
+        self.breakers.note(follower, message, self.followers, now)
 
     def copy_ended(self, message: CopyEnded, now: float) -> None:
         """A copy worker ended; what it reached is in the state store."""
@@ -351,7 +353,7 @@ class Roster:
                 case Action.APPLY:
                     follower.asked_to_apply(now)
                     self._publisher.apply(follower.handle, fence, follower.state.copied_from)
-                case Action.REOPEN:
+                case Action.REOPEN if self.breakers.allow(follower, now):
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
                 case Action.HOLD:
@@ -398,9 +400,7 @@ class Roster:
         return follower
 
     def _want_copy(self, follower: Follower) -> None:
-        follower.copying, follower.retry_at = True, None
-        if follower.state.phase is Phase.INIT:
-            follower.state = follower.state.to(Phase.DATASYNC)
+        follower.begin_copy()
         self._save(follower)
         self._copying[follower.pipeline.id, follower.table.name] = follower.handle
         self.copies_wanted.append(follower.copy(self._spec.source.stream, self._epoch))
@@ -414,6 +414,6 @@ class Roster:
         log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
 
     def _report(self, follower: Follower, error: EtlError) -> None:
-        self.trouble = error.line
-        known = {"pipeline": follower.pipeline.name, "table": str(follower.table.name)}
-        logs.error_line(log.bind(**known, retry=follower.retry_at is not None), "table_stopped", error)
+        self.trouble, retry = error.line, follower.retry_at is not None
+        known = log.bind(pipeline=follower.pipeline.name, table=str(follower.table.name), retry=retry)
+        logs.error_line(known, "table_stopped", error)
