@@ -22,8 +22,8 @@ import structlog
 from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.messages import Leased
 from etl_supervisor.model.tenure import FENCE_SECONDS, clock
-from etl_supervisor.monitor import logs
 from etl_supervisor.monitor.holder import holder_of, host_of, is_dead
+from etl_supervisor.monitor.rounds import Rounds
 from etl_supervisor.repository import leases
 from etl_supervisor.repository.connection import connect, trouble
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 RENEW_SECONDS = 1.0  # several times before a lease runs out; another's end is noticed as soon
 ANSWER_SECONDS_MAX = 2  # then the connection is made anew: what was cut off says nothing
-CLOSE_SECONDS_MAX = 2.0
 _OPTIONS = {
     "autocommit": True,
     "connect_timeout": ANSWER_SECONDS_MAX,
@@ -51,51 +50,38 @@ class Leases:
         self._connection: psycopg.Connection[Any] | None = None
         self._wanted: frozenset[int] = frozenset()
         self._epochs: dict[int, int] = {}
-        self._said = ""
-        self._ending, self._bell = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._rounds: Rounds | None = None
 
     @property
     def standby(self) -> bool:
         """Whether there are sources, and another supervisor has all of them."""
-        return bool(self._wanted) and not self._epochs and self._thread.ident is not None
+        return bool(self._wanted) and not self._epochs and self._rounds is not None
 
     def want(self, sources: Collection[int]) -> None:
         """These sources (ids) are configured. What we hold beside them we keep: its reader may still be draining."""
-        if self._settings.lease_seconds == 0:
-            return
         self._wanted = frozenset(sources)
-        self._bell.set()
-        if self._thread.ident is None:
-            self._thread.start()
+        if self._rounds is None and self._settings.lease_seconds > 0:
+            self._rounds = Rounds("leases", RENEW_SECONDS, "leases_not_renewed", self._round)
+            self._rounds.start()
 
     def close(self, *, give_up: bool) -> None:
         """End. `give_up`: nothing of ours runs any more."""
-        self._ending.set()
-        self._bell.set()
-        if self._thread.ident is None:
+        if self._rounds is None:
             return
-        self._thread.join(CLOSE_SECONDS_MAX)
-        if give_up and not self._thread.is_alive() and self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                leases.give_up(self._connection, self._holder)
-        self._disconnect()
+        self._rounds.close()
+        if give_up:
+            with contextlib.suppress(psycopg.Error, EtlError), connect(self._settings.config_dsn(), **_OPTIONS) as last:
+                leases.give_up(last, self._holder)
 
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            self._bell.clear()
-            try:
-                self._renew()
-                self._said = ""
-            except EtlError as error:
-                self._disconnect()
-                if self._said != error.line:
-                    logs.error_line(log, "leases_not_renewed", error)
-                self._said = error.line
-            self._bell.wait(RENEW_SECONDS)
+    def _round(self) -> None:
+        """EtlError(CONFIG_DATABASE) when it could not be made; the next one makes a new connection."""
+        try:
+            self._renew()
+        except EtlError:
+            self._disconnect()
+            raise
 
     def _renew(self) -> None:
-        """One round. EtlError(CONFIG_DATABASE)."""
         asked, seconds = clock(), self._settings.lease_seconds
         if self._connection is None:
             self._connection = connect(self._settings.config_dsn(), **_OPTIONS)

@@ -20,9 +20,9 @@ class Copying:
         self._wanted: tuple[CopyWanted, ...] = ()
         self._since = float("inf")
 
-    def ask(self, wanted: CopyWanted) -> None:
-        """One more."""
-        self._wanted += (wanted,)
+    def ask(self, *wanted: CopyWanted) -> None:
+        """More of them."""
+        self._wanted += wanted
         self._since = min(self._since, time.monotonic())
 
     def forget(self, source: str | None = None) -> None:

@@ -32,7 +32,7 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.exits import Exit, crashed_by_itself
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
-from etl_supervisor.ipc.heartbeat import HeartbeatPage
+from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
 from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
@@ -81,7 +81,7 @@ class Supervisor:
         self._copying = Copying()
         self._tenure = Tenure(always=settings.lease_seconds == 0)
         self._draining = False
-        self._killed = False
+        self._killed = self._crowded = False
         self._announced = False
         self._drain_until = float("inf")
         self._next_watchdog = 0.0
@@ -136,7 +136,7 @@ class Supervisor:
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
-        due = min(self._posts.due_at(), self._drain_until, self._next_watchdog, self._copying.due_at())
+        due = min(self._posts.due_at(self._blocked), self._drain_until, self._next_watchdog, self._copying.due_at())
         return max(0.0, min(TURN_SECONDS_MAX, due - now, self._tenure.seconds_left(clock())))
 
     def _take_signals(self) -> None:
@@ -159,15 +159,22 @@ class Supervisor:
     # -- starting
 
     def _start_due(self, now: float) -> None:
+        if not self._page.room:
+            if not self._crowded:
+                log.error("children_max", children=SLOTS_MAX, remedy="run some sources at another supervisor")
+            self._crowded = True
+            return
+        self._crowded = False
         for post in list(self._posts.values()):
-            if self._may_run(post) and post.may_start(now) and not self._posts.makes_way(post):
+            if not self._blocked(post) and post.may_start(now):
                 self._spawn(post)
         self._start_copies()
 
-    def _may_run(self, post: Post) -> bool:
-        """Whether its source is ours to run; what belongs to no source always may."""
+    def _blocked(self, post: Post) -> bool:
+        """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room."""
         spec = post.spec.source
-        return spec is None or self._tenure.holds(spec.source.id, clock())
+        ours = spec is None or self._tenure.holds(spec.source.id, clock())
+        return not ours or not self._page.room or self._posts.makes_way(post)
 
     def _spawn(self, post: Post) -> None:
         spec = post.spec if self._tenure.always else replace(post.spec, until=self._tenure.until)
@@ -189,6 +196,9 @@ class Supervisor:
         """Copies that were asked for, as far as their pipelines allow."""
         readers = self._posts.sources(lambda post: post.child is not None and not post.child.stopping)
         for wanted in self._copying.take(readers, self._posts.copies()):
+            if not self._page.room:
+                self._copying.ask(*wanted)
+                continue
             name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
             source = readers[wanted[0].source]
             spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copies=wanted)

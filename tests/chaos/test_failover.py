@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from etl_supervisor.embedded.ports import choose_port
-from tests.chaos.test_crashes import KEYS, load_on, make_tables
+from tests.chaos.test_crashes import KEYS, change, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.load import load_on
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -93,6 +94,12 @@ def machine(deploy: Deployment) -> Iterator[Callable[..., Machine]]:
             one.process.wait()
 
 
+def seconds_of_cpu(pid: int) -> float:
+    """What one process has used, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def running(first: Machine, deploy: Deployment) -> None:
     deploy.supervisor = first.process
     wait_for("the tables", lambda: len(deploy.states("shop")) == 2, 60)
@@ -130,9 +137,10 @@ def test_a_second_supervisor_stands_by_and_takes_over_at_once_from_one_that_ends
     running(first, deploy)
     second = machine("second")
     wait_for("the second to be ready", lambda: '"event":"configuration_read"' in second.log)
-    with load_on(deploy.source) as done:
-        before = done[0]
+    with load_on(deploy.source, change) as done:
+        before, cpu, since = done[0], seconds_of_cpu(second.pid), time.monotonic()
         wait_for("load", lambda: done[0] > before + 100)
+        assert seconds_of_cpu(second.pid) - cpu < 0.2 * (time.monotonic() - since), "who stands by does nothing"
         assert second.reader is None
         assert first.reader is not None
         os.kill(first.process.pid, signal.SIGTERM)
@@ -156,7 +164,7 @@ def test_a_supervisor_that_was_killed_is_followed(
     running(first, deploy)
     second = machine("second")
     wait_for("the second to be ready", lambda: '"event":"configuration_read"' in second.log)
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         before = done[0]
         wait_for("load", lambda: done[0] > before + 50)
         os.kill(first.pid, signal.SIGKILL)
@@ -178,7 +186,7 @@ def test_a_supervisor_that_hangs_is_followed_and_changes_nothing_when_it_goes_on
     running(first, deploy)
     second = machine("second")
     wait_for("the second to be ready", lambda: '"event":"configuration_read"' in second.log)
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         before = done[0]
         wait_for("load", lambda: done[0] > before + 50)
         first.signal_all(signal.SIGSTOP)
@@ -211,7 +219,7 @@ def test_a_supervisor_that_is_cut_off_from_the_config_database_stops_before_anot
     second = machine("second")
     wait_for("the second to be ready", lambda: '"event":"configuration_read"' in second.log)
     both = []
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         before = done[0]
         wait_for("load", lambda: done[0] > before + 50)
         proxy.hold()

@@ -15,12 +15,12 @@ DURABLE = Durable(1, 1, None, 0)
 
 
 def tables(count: int) -> list[Follower]:
-    return [replace(follower(ApplyMode.MERGE), handle=number) for number in range(count)]
+    return [replace(follower(ApplyMode.MERGE), handle=number, open=False) for number in range(count)]
 
 
 def fail(breakers: Breakers, all_: list[Follower], one: Follower, now: float, message: Failed = SILENCE) -> None:
-    one.failed(message, now)
     breakers.note(one, message, all_, now)
+    one.failed(message, now)
 
 
 def test_a_destination_that_does_not_answer_is_tried_by_one_table_at_a_time() -> None:
@@ -75,6 +75,18 @@ def test_a_trial_of_which_nothing_is_heard_has_failed() -> None:
     assert not breakers.allow(all_[1], 110.0 + TRIAL_SECONDS_MAX)
     assert breakers.states == {"d": "open"}
     assert breakers.allow(all_[1], 110.0 + TRIAL_SECONDS_MAX + 2 * PAUSE_SECONDS)
+
+
+def test_a_table_that_opens_proves_nothing_where_rows_do_not_get_through() -> None:
+    breakers, all_ = Breakers(), tables(FAILURES_MAX)
+    for one in all_:
+        one.open = True
+        fail(breakers, all_, one, 100.0)
+    assert breakers.allow(all_[0], 110.0)
+    breakers.note(all_[0], OPENED, all_, 111.0)
+    assert breakers.states == {"d": "half_open"}
+    breakers.note(all_[0], DURABLE, all_, 112.0)
+    assert breakers.states == {"d": "closed"}
 
 
 def test_a_failure_of_the_tables_own_is_not_the_destinations() -> None:

@@ -3,7 +3,7 @@
     CLOSED ──FAILURES_MAX failures without a success, or one that needs a person──► OPEN ──pause over: one table tries──► HALF_OPEN
       ▲                                                                              ▲  ▲                                  │ │
       ├──── something became durable or was applied, by whichever table ─────────────┘  └──── it failed: a longer pause ───┘ │
-      └──── the table is open ───────────────────────────────────────────────────────────────────────────────────────────────┘
+      └──── the table is open, and it was opening that had failed before ────────────────────────────────────────────────────┘
 
 The transitions are those of a child's breaker (`etl_supervisor.supervision.breaker`). Tables that are open are left alone: what works, works. When
 the breaker closes, all that wait are tried at once. Other destinations of the source go on.
@@ -38,6 +38,7 @@ class _Destination:
     name: str
     breaker: Breaker = field(default_factory=lambda: Breaker(cool_down_seconds=PAUSE_SECONDS))
     failures: int = 0
+    rows_fail: bool = False  # tables can be opened, but their rows do not get through
     trial_until: float = 0.0
 
 
@@ -53,15 +54,16 @@ class Breakers:
         return {one.name: one.breaker.state.value for one in self._known.values()}
 
     def note(self, follower: Follower, message: object, others: Iterable[Follower], now: float) -> None:
-        """What an actor has said of a table, which has taken it in already. `others` are all tables."""
+        """What an actor has said of a table, before that takes it in. `others` are all tables."""
         one = self._of(follower)
         match message:
             case Failed(kind=kind) if kind in _OF_DESTINATION:
+                one.rows_fail = follower.open
                 self._failed(one, directive(kind) is Directive.PERSON, now)
             case Durable() | Applied():
                 one.failures = 0
                 self._close(one, others, now)
-            case TableOpened() if one.breaker.state is State.HALF_OPEN:
+            case TableOpened() if one.breaker.state is State.HALF_OPEN and not one.rows_fail:
                 self._close(one, others, now)
             case _:
                 pass

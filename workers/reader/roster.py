@@ -298,6 +298,7 @@ class Roster:
         if follower is None:
             self._retired.received(handle, message)
             return
+        self.breakers.note(follower, message, self.followers, now)
         match message:
             case TableOpened():
                 follower.opened(message)
@@ -316,7 +317,6 @@ class Roster:
                 self._save(follower)
             case _:
                 pass
-        self.breakers.note(follower, message, self.followers, now)
 
     def copy_ended(self, message: CopyEnded, now: float) -> None:
         """A copy worker ended; what it reached is in the state store."""
