@@ -64,4 +64,6 @@ class Sight:
 
     def shapes(self, oids: set[int]) -> list[Table]:
         """The same of several tables; those that are not published are missing."""
+        if not oids:
+            return []
         return [table for _, table in self.published(min(oids) if len(oids) == 1 else None) if table.oid in oids]
