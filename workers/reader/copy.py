@@ -36,6 +36,7 @@ from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Ready
 from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
+from etl_supervisor.model.table_state import TableState
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
@@ -167,6 +168,7 @@ class CopyWorker:
         self._context.heartbeat.beat()
         simple = snapshot.find_all([TableName(wanted.schema, wanted.table) for wanted in self._left])
         known = self._store.copies(self._source.name, self._pipeline.name)
+        states = self._store.tables(self._source.name, self._pipeline.name)
         moment = Moment(snapshot.seen, snapshot.consistent_point)
         for wanted in list(self._left):
             self._context.heartbeat.beat()
@@ -175,7 +177,7 @@ class CopyWorker:
                 found = simple[name] if name in simple else snapshot.find(name, self._place(wanted))
                 if found is None:
                     continue
-                masks = self._masks(found.table)
+                masks = self._masks(found.table, states)
             except EtlError as error:
                 self._fail(wanted, error)
                 continue
@@ -185,11 +187,11 @@ class CopyWorker:
             tables.append(table)
         return tables
 
-    def _masks(self, table: Table) -> Masks:
+    def _masks(self, table: Table, states: dict[TableName, TableState]) -> Masks:
         """What its reader has told of its masks holds here too."""
         if not self._pipeline.selection.masks:
             return NOTHING_MASKED
-        state = self._store.tables(self._source.name, self._pipeline.name).get(table.name)
+        state = states.get(table.name)
         return resolve(self._pipeline, table, state.masks if state else "", self._settings.masking())
 
     def _ours(self, tables: list[TableCopy]) -> list[TableCopy]:
