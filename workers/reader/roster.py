@@ -31,7 +31,7 @@ from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 from workers.reader import pieces
 from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
@@ -77,7 +77,7 @@ class Roster:
         self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
-        self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._stored = StoredTables(store, spec.source.name, spec.pipelines, Writer(spec.source.stream, epoch))
         self._pace, self.breakers = Pace(), Breakers()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
@@ -343,7 +343,8 @@ class Roster:
         short = self._publisher.blocked
         for follower in self.followers:
             fence = self._frontier.fence(follower.handle)
-            if follower.settled(fence):
+            if follower.settled(fence) or follower.recovered():
+                self.trouble = ""
                 self._save(follower)
             if keepsake := follower.keepsake(now):
                 self._publisher.keep(keepsake)
@@ -357,7 +358,7 @@ class Roster:
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
                 case Action.HOLD:
-                    follower.held = True
+                    follower.hold(now)
                     self._frontier.hold(follower.handle)
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
@@ -367,7 +368,7 @@ class Roster:
         self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
 
     def save_all(self) -> None:
-        """Write the state of every table: the store has lost them."""
+        """Write every state."""
         for follower in self.followers:
             self._save(follower)
 
