@@ -24,6 +24,9 @@ NAMES: dict[str, str] = {
     "reader.after_confirm": "PostgreSQL told: nothing is in flight",
     "parking.after_slot_copy": "a pipeline's slot is made, its position is not written: the position is taken from the slot",
     "parking.after_join": "a parked position is forgotten, its slot is there: the pipeline is parked again, at what the slot was told",
+    "parking.after_leave": "a slot of an older generation is dropped, its position is known: it leaves again",
+    "removal.after_tables": "a deleted pipeline's tables are forgotten, its slots are there: cleaned up again, or asked for in Snowflake",
+    "removal.after_slots": "its slots are dropped, their positions are known: cleaned up again, or the slot counts as lost",
     "supervisor.after_desired": "readers are known and not started: the next supervisor reads the configuration itself",
     "supervisor.after_spawn": "a child has just been forked: the kernel ends it with its parent",
     "supervisor.after_reap": "a dead child is reaped and not replaced: the next supervisor starts all of them",
@@ -45,6 +48,7 @@ NAMES: dict[str, str] = {
     "dead_letter.before_write": "a row that can't be loaded is found, nothing written: found again when it is sent again",
     "dead_letter.after_write": "the dead row is written, its token not passed: written again, which does nothing",
     "actor.before_apply": "durable, target behind: the next Apply covers it",
+    "rotation.before_commit": "a secret is encrypted anew, not committed: it stays under the key before, and the next rotation takes it",
     "actor.after_apply": "target moved, reader not told: the fence has moved, the block does nothing when it comes again",
 }
 

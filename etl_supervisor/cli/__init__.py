@@ -14,5 +14,7 @@ verify     `verify`: source and target at one LSN
 status     `status`: pipelines, tables, states, lag; once, as they change, or as JSON
 api        `api`, `api-key`: the REST API alone, and who may use it
 copies     first copies in it: done, pace, time left
+migrations  `migrate`: schemas forward, back, shown
+secrets    `rotate-secrets`: everything under the key of now
 doctor     `doctor`: what a person may want to act on
 """

@@ -61,6 +61,10 @@ class Settings(BaseModel):
         description="State store",
         json_schema_extra=_taking("redis://, rediss:// or unix://"),
     )
+    redis_tls_ca: str | None = Field(
+        None,
+        description="Authority (PEM file, relative to the .env) of a rediss:// server; the machine's authorities without it",
+    )
     state_store: Literal["auto", "redis", "postgres"] = Field("auto", description="Where state is kept; auto is Redis")
     snowflake_actor_pool_size: int = Field(
         4, ge=1, le=64, description="Actor processes; each takes a share of the tables"
@@ -168,9 +172,9 @@ class Settings(BaseModel):
         description="WAL alerts: Minutes that trouble must last before it is told",
     )
     secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest", json_schema_extra=_KEY)
-    secret_key_old: SecretStr | None = Field(
+    secret_key_previous: SecretStr | None = Field(
         None,
-        description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
+        description="The SECRET_KEY before: opens what was written under it, until `etl-supervisor rotate-secrets` has encrypted everything anew",
         json_schema_extra=_KEY,
     )
     masking_secret: SecretStr | None = Field(
@@ -222,6 +226,14 @@ class Settings(BaseModel):
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         return SecretStr(redis_url(value.get_secret_value()))
 
+    @field_validator("redis_tls_ca")
+    @classmethod
+    def _of_a_tls_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url: SecretStr | None = info.data.get("redis_url")
+        if value is not None and url is not None and not url.get_secret_value().startswith("rediss://"):
+            raise ValueError("REDIS_URL is no rediss:// URL")
+        return value
+
     @field_validator("metrics_addr", "api_addr")
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
@@ -260,7 +272,7 @@ class Settings(BaseModel):
             raise ValueError("it is below WARNING_WAL")
         return value
 
-    @field_validator("secret_key", "secret_key_old", "masking_secret")
+    @field_validator("secret_key", "secret_key_previous", "masking_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
@@ -314,7 +326,7 @@ class Settings(BaseModel):
                 f"set SECRET_KEY (at least {SECRET_KEY_LENGTH_MIN} characters), for example from: openssl rand -hex 32"
             )
             raise EtlError(Kind.CONFIG, "SECRET_KEY", "secrets at rest need a key", remedy)
-        old = [self.secret_key_old.get_secret_value()] if self.secret_key_old else []
+        old = [self.secret_key_previous.get_secret_value()] if self.secret_key_previous else []
         return Keyring(self.secret_key.get_secret_value(), *old)
 
 

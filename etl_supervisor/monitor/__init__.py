@@ -11,4 +11,5 @@ leases    which sources are ours to run: taken and renewed, in a thread of its o
 holder    what a supervisor is called, and whether one of this machine is still there
 catalog   every metric with its kind, labels and meaning, for the documentation
 delivery  WAL alerts on their way out: webhook, Slack's form, e-mail
+doctor      what is wrong, at risk or could be better, in everything that is configured
 """

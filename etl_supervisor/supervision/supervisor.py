@@ -48,7 +48,7 @@ from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reade
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a core or a traceback, if somebody wants one) and SIGKILL
+ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a traceback, if somebody wants one) and SIGKILL
 DRAIN_MARGIN_SECONDS = (
     5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
 )

@@ -31,6 +31,7 @@ from etl_supervisor.model.table_state import Phase
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.choose import open_store
+from tests.support import least
 from tests.support.fix_local_snowflake import destination_in, sql_session
 from tests.support.fix_postgres import Database
 from workers.snowflake.identifiers import quoted
@@ -50,6 +51,7 @@ SOURCE_COLUMNS = (
     "warning_wal",
     "danger_wal",
 )  # how they begin
+LEAST = os.environ.get("ETL_TEST_RIGHTS") == "least"  # exactly the rights of scripts/sql, see `make test-least`
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 
 
@@ -96,6 +98,8 @@ class Deployment:
             "batch_max_fill_ms": 100,
             "table_error_retry_delay_ms": 300,
         }
+        if LEAST and "pg_username" not in changes:
+            source |= least.source_role(database)
         for key, value in changes.items():
             (source if key.startswith(SOURCE_COLUMNS) else pipeline)[key] = value
         with self.config.connect() as connection:
@@ -132,6 +136,8 @@ class Deployment:
             snowflake_schema=there.schema,
             snowflake_private_key_path=there.private_key_path,
             snowflake_host=there.host,
+            snowflake_role=there.role,
+            snowflake_warehouse=there.warehouse,
             snowflake_apply_interval_seconds=0.5,
             settings=there.settings,
             identifier_case=there.naming.case,
@@ -293,9 +299,13 @@ def deploy(
     }
     settings = load(tmp_path, environment)
     migrate(settings)
-    made = Deployment(
-        second_database, database, local_snowflake, destination_in(local_snowflake), settings, environment, tmp_path
-    )
+    there = destination_in(local_snowflake)
+    if LEAST:
+        there = least.snowflake_role(there, tmp_path)
+    made = Deployment(second_database, database, local_snowflake, there, settings, environment, tmp_path)
     yield made
     if made.supervisor is not None and made.supervisor.poll() is None:
         made.kill()
+    if LEAST:
+        for source in {id(item): item for item in (database, *made.pipelines.values())}.values():
+            least.drop_role(source, f"reader_{source.name}")

@@ -1,6 +1,8 @@
 """The reader of a source, and the workers of its first copies.
 
 entry       the process: one life of a reader after the other
+beginning   what a source is, and where its stream goes on from, before anything is read
+ending      SIGTERM over all lives of the process
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
 copyboth    frames from the socket, or through libpq
@@ -47,6 +49,7 @@ admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted
 doctor      what `doctor` looks at in a source
+doctor_tables  ... and in its tables
 laggards    which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end

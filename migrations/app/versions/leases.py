@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "leases"
-down_revision = "naming"
+down_revision = "tls"
 
 COMMENTS = {
     "holder": "machine, process and host name of the supervisor that runs the source",
