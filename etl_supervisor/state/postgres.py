@@ -56,6 +56,9 @@ class PostgresStore:
         )
         return int(self._do(sql, source, int(time.time()))[0][0])
 
+    def restore_epoch(self, source: str, epoch: int) -> None:
+        self._do("INSERT INTO etl.epoch (source, epoch) VALUES (%s, %s) ON CONFLICT DO NOTHING", source, epoch)
+
     def epoch(self, source: str) -> int:
         rows = self._do("SELECT epoch FROM etl.epoch WHERE source = %s", source)
         return int(rows[0][0]) if rows else 0
@@ -65,8 +68,8 @@ class PostgresStore:
         states = [store.load_table(value) for (value,) in rows]
         return {state.table: state for state in states}
 
-    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        self._save_of_table("table_state", source, pipeline, state)
+    def save_table(self, source: str, pipeline: str, state: TableState, writer: store.Writer | None = None) -> None:
+        self._save_of_table("table_state", source, pipeline, state, writer)
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         for kept in ("table_state", "copy_state", "verified"):
@@ -82,8 +85,8 @@ class PostgresStore:
         rows = self._do(sql, source, pipeline, table.schema, table.name)
         return store.load_copy(rows[0][0]) if rows else None
 
-    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        self._save_of_table("copy_state", source, pipeline, state)
+    def save_copy(self, source: str, pipeline: str, state: CopyState, writer: store.Writer | None = None) -> None:
+        self._save_of_table("copy_state", source, pipeline, state, writer)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         sql = (
@@ -133,13 +136,24 @@ class PostgresStore:
             self._connection.close()
             self._connection = None
 
-    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState | Verified) -> None:
+    def _save_of_table(
+        self,
+        kept: str,
+        source: str,
+        pipeline: str,
+        state: TableState | CopyState | Verified,
+        writer: store.Writer | None = None,
+    ) -> None:
         sql = (
-            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
+            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) SELECT %s, %s, %s, %s, %s"
+            " WHERE NOT EXISTS (SELECT FROM etl.epoch WHERE source = %s AND epoch > %s)"
             " ON CONFLICT (source, pipeline, table_schema, table_name)"
-            " DO UPDATE SET value = excluded.value, updated_at = now()"
+            " DO UPDATE SET value = excluded.value, updated_at = now() RETURNING 1"
         )
-        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
+        place = (source, pipeline, state.table.schema, state.table.name)
+        fence = writer or ("", 0)  # no stream has this name
+        if not self._do(sql, *place, store.dump(state).decode(), *fence) and writer is not None:
+            raise store.stale(*writer)
 
     def _do(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """One statement, committed; the connection is made anew when it was lost."""

@@ -38,6 +38,7 @@ from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.store import Writer
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader.heartbeat import Access
@@ -220,7 +221,9 @@ class CopyWorker:
         return progress.owner
 
     def _save(self, state: CopyState) -> None:
-        self._store.save_copy(self._source.name, self._pipeline.name, state)
+        asked = self._context.copies[0]  # by one reader, all of them
+        writer = Writer(asked.source, asked.epoch)
+        self._store.save_copy(self._source.name, self._pipeline.name, state, writer)
         metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
 
     def _fail(self, wanted: CopyWanted, error: EtlError) -> None:

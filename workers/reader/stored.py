@@ -11,13 +11,16 @@ from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import TableState
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 
 
 class StoredTables:
     """The states of one source, by pipeline."""
 
-    def __init__(self, store: StateStore, source: str, pipelines: Iterable[Pipeline]) -> None:
+    def __init__(
+        self, store: StateStore, source: str, pipelines: Iterable[Pipeline], writer: Writer | None = None
+    ) -> None:
+        self._writer = writer
         self._store, self._source, self._pipelines = store, source, list(pipelines)
         self._states = {pipeline.name: store.tables(source, pipeline.name) for pipeline in self._pipelines}
 
@@ -44,7 +47,7 @@ class StoredTables:
     def save(self, pipeline: Pipeline, state: TableState) -> None:
         """Write a table's state."""
         self._states[pipeline.name][state.table] = state
-        self._store.save_table(self._source, pipeline.name, state)
+        self._store.save_table(self._source, pipeline.name, state, self._writer)
 
     def drop(self, pipeline: Pipeline, name: TableName) -> None:
         """Forget a table."""
