@@ -54,6 +54,14 @@ bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 mi
 bench-copy: .installed-dev ## measure first copies: read, stored, a thousand tables, after crashes (15 minutes)
 	@$(BIN)/python -m scripts.bench_copy $(ARGS)
 
+.PHONY: bench-api
+bench-api: .installed-embedded ## measure the lists of the REST API at 200 requests per second (half a minute)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_api.py $(ARGS)
+
+.PHONY: leak
+leak: .installed-embedded ## look for leaks: half an hour of changes, kills and questions
+	@PYTHONPATH=. $(BIN)/python scripts/leak.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done

@@ -5,6 +5,7 @@
              how the children are goes to the config database, for the API
     beside   the WAL monitor and the delivery of its alerts, in threads of their own, once the migrations have run
 
+A pipeline that was deleted is cleaned up when its reader has been told so long ago that it has ended, or was killed.
 A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import selectors
 import signal
 import time
@@ -27,7 +29,7 @@ from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
-from etl_supervisor.repository.removed import done, due
+from etl_supervisor.repository.removed import Removed, done, due
 from etl_supervisor.repository.report import save
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.streams import arrange
@@ -35,6 +37,7 @@ from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 
 WAIT_SECONDS_MAX = 1.0  # the heartbeat's pace
+KILL_SECONDS_MAX = 10.0  # from the end of a reader's grace until the supervisor has killed it
 REPORTS_MISSED_MAX = 3  # a report of the children comes at every poll; when so many are missed, `/ready` says so
 
 log = structlog.get_logger()
@@ -61,6 +64,9 @@ class Monitor:
         self._store = open_store(self._settings, metrics.redis_operation)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
+        self._without: dict[
+            int, float
+        ] = {}  # deleted pipelines that are due -> since when the parent knows that they are gone
         self._next_poll = 0.0
         self._news = False
         self._stopping = False
@@ -113,7 +119,8 @@ class Monitor:
                 self._delivery.start()
                 if self._settings.wal_monitor_enabled:
                     self._wal.start()
-            cleaned = self._clean_up()
+            removed = due(self._settings)
+            cleaned = self._clean_up(removed)
             loaded = load(self._settings)
             desired = Desired(arrange(loaded.specs, self._store))
             self._tell_verified(desired)
@@ -128,6 +135,8 @@ class Monitor:
             self._context.parent.send(desired)
             self._told = desired
             log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
+        now = time.monotonic()
+        self._without = {item.id: self._without.get(item.id, now) for item in removed}
 
     def _tell_verified(self, desired: Desired) -> None:
         """What `verify` has noted; it has no metrics of its own."""
@@ -144,10 +153,11 @@ class Monitor:
             return []
         return [EtlError(Kind.STATE_STORE, "state store", risk, "see `etl-supervisor doctor`")] if risk else []
 
-    def _clean_up(self) -> list[EtlError]:
+    def _clean_up(self, due_now: list[Removed]) -> list[EtlError]:
         """After pipelines that were deleted; why not, where it was not possible yet."""
         troubles = []
-        for removed in due(self._settings):
+        told_before = time.monotonic() - self._settings.shutdown_grace_seconds - KILL_SECONDS_MAX
+        for removed in [item for item in due_now if self._without.get(item.id, math.inf) <= told_before]:
             try:
                 # This package does not import workers: the one that knows the source is named.
                 importlib.import_module("workers.reader.removal").clean_up(self._settings, self._store, removed)

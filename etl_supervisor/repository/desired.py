@@ -51,6 +51,8 @@ UNION ALL SELECT pipeline_id, pipeline, (source->>'id')::bigint FROM app.removed
 ORDER BY id
 """
 
+_NAMED_AGAIN = "SELECT p.id FROM app.pipelines p JOIN app.removed r ON r.pipeline = p.name AND r.pipeline_id <> p.id"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -92,7 +94,12 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
         "SELECT p.*, row_to_json(d) AS destination FROM app.pipelines p JOIN app.destinations d ON d.id = p.destination_id"
         " WHERE p.status = 'START' ORDER BY p.id"
     ).fetchall()
+    early = {row["id"] for row in connection.execute(_NAMED_AGAIN)}
     for row in rows:
+        if row["id"] in early:
+            reason = "an older pipeline of this name was deleted and is not cleaned up yet"
+            troubles.append(EtlError(Kind.CONFIG, f"pipeline {row['name']}", reason, "it starts by itself after that"))
+            continue
         try:
             found = pipeline_of(row, can_hash=can_hash)
         except EtlError as error:

@@ -19,7 +19,6 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
-from psycopg import conninfo
 
 from etl_supervisor.cli.compare import Difference, compare_table
 from etl_supervisor.config.settings import Settings, load
@@ -91,17 +90,7 @@ class Deployment:
     def add(self, name: str, database: Database | None = None, **changes: Any) -> None:
         """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
         database = database or self.source
-        parts = conninfo.conninfo_to_dict(database.dsn)
-        source = {
-            "name": name,
-            "pg_host": parts["host"],
-            "pg_port": int(str(parts["port"])),
-            "pg_database": database.name,
-            "pg_username": parts["user"],
-            "pg_password": parts["password"],
-            "pg_tls_mode": "disable",
-            "publication_name": "p",
-        }
+        source = {"name": name, **database.as_source}
         pipeline: dict[str, Any] = {
             "name": name,
             "status": "START",
@@ -170,6 +159,11 @@ class Deployment:
                 stdout=log,
                 stderr=log,
             )
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines of one event; every line must be JSON."""
+        lines = [orjson.loads(line) for line in self.log.splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     @property
     def copied(self) -> list[str]:

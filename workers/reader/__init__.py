@@ -1,6 +1,8 @@
 """The reader of a source, and the workers of its first copies.
 
 entry       the process: one life of a reader after the other
+beginning   what a source is, and where its stream goes on from, before anything is read
+ending      SIGTERM over all lives of the process
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
 copyboth    frames from the socket, or through libpq

@@ -70,14 +70,14 @@ class Roster:
         self._spec, self._progress, self._epoch = spec, progress, epoch
         self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._handles, self.trouble = 0, ""
+        self._held_seconds = settings.park_after_seconds if spec.source.parked else None
+        self._handles, self.trouble, self._pace = 0, "", Pace()
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
-        self._pace = Pace()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self._copying: dict[tuple[int, TableName], int] = {}  # (pipeline, table) -> handle that asked for the copy
@@ -355,7 +355,7 @@ class Roster:
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
                 case Action.HOLD:
-                    follower.held = True
+                    follower.hold(now, self._held_seconds)
                     self._frontier.hold(follower.handle)
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
@@ -385,7 +385,8 @@ class Roster:
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
         self._handles += 1
-        state = replace(state, storage=state.storage or self._sight.storage_text(table.oid))
+        storage = state.storage or self._sight.storage_text(table.oid)
+        state = replace(state, storage=storage, history=self._progress.generation)
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
         self._followers[follower.handle] = follower
         follower.held = held or not self._admission.mask(follower)
