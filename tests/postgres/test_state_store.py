@@ -20,13 +20,14 @@ from etl_supervisor.model.verified import Verified
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.state.postgres import PostgresStore
 from etl_supervisor.state.redis import RedisStore
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 from tests.support.fix_postgres import Database
 from tests.unit.test_follower import DESTINATION
 from workers.reader.stored import StoredTables
 
 PROGRESS = Progress("7300000000000000000", 1, "etl_stream_1", 1_700_000_000, 2**40)
 STATE = TableState(TableName("public", 'odd "name: x'), 16_384, 1_700_000_000)
+OTHER = TableState(TableName("public", "other"), 16_385, 1_700_000_000)
 PIPELINE = Pipeline(1, "p", 1, DESTINATION, PipelineStatus.START, 1, 1, 1, 1, 1)
 
 
@@ -57,6 +58,32 @@ def test_what_was_written_is_read_back(store: StateStore) -> None:
     report = SourceReport("streaming", 1, 2, 3, 4, 5, 0.5, 6, "", 7.0)
     store.save_report("shop", report)
     assert store.report("shop") == report
+
+
+def test_a_reader_that_was_followed_by_another_writes_nothing_any_more(store: StateStore) -> None:
+    old = Writer("shop", store.next_epoch("shop"))
+    store.save_table("shop", "pipe", STATE, old)
+    new = Writer("shop", store.next_epoch("shop"))
+    for write in (
+        lambda: store.save_table("shop", "pipe", replace(STATE, trouble="old"), old),
+        lambda: store.save_copy("shop", "pipe", CopyState(STATE.table, STATE.generation), old),
+        lambda: store.save_tables("shop", "pipe", [replace(STATE, trouble="old"), OTHER], old),
+        lambda: store.save_copies("shop", "pipe", [CopyState(STATE.table, STATE.generation)], old),
+    ):
+        with pytest.raises(EtlError, match="another reader has taken the source over"):
+            write()
+    assert store.tables("shop", "pipe") == {STATE.table: STATE}
+    assert store.copies("shop", "pipe") == {}
+    newer = replace(STATE, trouble="new")
+    store.save_tables("shop", "pipe", [newer, OTHER], new)
+    assert store.tables("shop", "pipe") == {STATE.table: newer, OTHER.table: OTHER}
+
+
+def test_a_store_that_was_emptied_gets_its_epoch_back(store: StateStore) -> None:
+    store.restore_epoch("shop", 5)
+    store.restore_epoch("shop", 7)
+    assert store.epoch("shop") == 5
+    assert store.next_epoch("shop") > 5
 
 
 def test_several_tables_are_written_at_once(store: StateStore) -> None:

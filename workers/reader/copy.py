@@ -39,6 +39,7 @@ from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.store import Writer
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader.heartbeat import Access
@@ -221,7 +222,9 @@ class CopyWorker:
         return progress.owner
 
     def _save(self, states: list[CopyState]) -> None:
-        self._store.save_copies(self._source.name, self._pipeline.name, states)
+        asked = self._context.copies[0]  # by one reader, all of them
+        writer = Writer(asked.source, asked.epoch)
+        self._store.save_copies(self._source.name, self._pipeline.name, states, writer)
         for state in states:
             metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
 

@@ -354,7 +354,7 @@ class Reader:
         """The state store was emptied while we ran. The epoch comes last: without it the store counts as lost."""
         self._roster.save_all()
         self._store.save_progress(self._spec.source.stream, self._progress, self._epoch)
-        self._epoch = self._store.next_epoch(self._spec.source.stream)
+        self._store.restore_epoch(self._spec.source.stream, self._epoch)
         log.warning("state_written_again", source=self._spec.source.stream)
 
     def _tell_status(self, now: float) -> None:

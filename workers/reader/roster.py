@@ -31,12 +31,12 @@ from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 from workers.reader import pieces
 from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
 from workers.reader.breakers import Breakers
-from workers.reader.follower import Action, Follower, beginning_anew
+from workers.reader.follower import HELD_RETRY_SECONDS, Action, Follower, beginning_anew
 from workers.reader.followers import Followers
 from workers.reader.frontier import Frontier
 from workers.reader.pace import Pace
@@ -71,14 +71,14 @@ class Roster:
         self._spec, self._progress, self._epoch = spec, progress, epoch
         self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._held_seconds = settings.park_after_seconds if spec.source.parked else None
+        self._held_seconds = settings.park_after_seconds if spec.source.parked else HELD_RETRY_SECONDS
         self._handles, self.trouble, self._pace, self.breakers = 0, "", Pace(), Breakers()
         self._followers = Followers()
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
-        self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._stored = StoredTables(store, spec.source.name, spec.pipelines, Writer(spec.source.stream, epoch))
         self.hearing = self._stored.gathered  # around several messages: their states are saved together
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
@@ -288,8 +288,7 @@ class Roster:
                 if became:
                     self._became_ready(moved)
         handle = getattr(message, "handle", 0)
-        follower = self._followers.get(handle)
-        if follower is None:
+        if (follower := self._followers.get(handle)) is None:
             self._retired.received(handle, message)
             return
         self.breakers.note(follower, message, self.followers, now)
@@ -337,7 +336,8 @@ class Roster:
         short = self._publisher.blocked
         for follower in self.followers:
             fence = self._frontier.fence(follower.handle)
-            if follower.settled(fence):
+            if follower.settled(fence) or follower.recovered():
+                self.trouble = ""
                 self._save(follower)
             if keepsake := follower.keepsake(now):
                 self._publisher.keep(keepsake)

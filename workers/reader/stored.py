@@ -15,13 +15,16 @@ from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import TableState
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 
 
 class StoredTables:
     """The states of one source, by pipeline."""
 
-    def __init__(self, store: StateStore, source: str, pipelines: Iterable[Pipeline]) -> None:
+    def __init__(
+        self, store: StateStore, source: str, pipelines: Iterable[Pipeline], writer: Writer | None = None
+    ) -> None:
+        self._writer = writer
         self._store, self._source, self._pipelines = store, source, list(pipelines)
         self._states = {pipeline.name: store.tables(source, pipeline.name) for pipeline in self._pipelines}
         self._names = {
@@ -76,7 +79,7 @@ class StoredTables:
         for pipeline in self._pipelines:
             states = [state for (name, _), state in self._unsaved.items() if name == pipeline.name]
             if states:
-                self._store.save_tables(self._source, pipeline.name, states)
+                self._store.save_tables(self._source, pipeline.name, states, self._writer)
         self._unsaved.clear()
 
     def drop(self, pipeline: Pipeline, name: TableName) -> None:
