@@ -86,7 +86,9 @@ class Deployment:
         """Everything that its supervisors have logged."""
         return (self.folder / "supervisor.log").read_text()
 
-    def add(self, name: str, database: Database | None = None, **changes: Any) -> None:
+    def add(
+        self, name: str, database: Database | None = None, destination: Destination | None = None, **changes: Any
+    ) -> None:
         """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
         database = database or self.source
         parts = conninfo.conninfo_to_dict(database.dsn)
@@ -112,9 +114,11 @@ class Deployment:
         with self.config.connect() as connection:
             keyring = self.settings.keyring()
             source_id = upsert(connection, keyring, "sources", **source)
-            destination_id = self._destination(connection)
+            destination_id = self._destination(connection, destination)
             upsert(connection, keyring, "pipelines", source_id=source_id, destination_id=destination_id, **pipeline)
         self.pipelines[name] = database
+        if destination is not None:
+            self.others[name] = destination
 
     def share(self, name: str, source: str, destination: Destination, **changes: Any) -> None:
         """One more pipeline of a source, into another destination."""
