@@ -2,7 +2,7 @@
 
     make soak MINUTES=15 SEED=4711          a seed of its own where none is given; the same seed makes the same decisions
 
-The report goes to .local/results/soak.json; the log of a run that failed stays beside it.
+The report goes to .local/results/soak.json; the supervisor's log lies beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import orjson
 
-from tests.support.soak.run import Hangs, Soak
+from tests.support.soak.markers import HangError
+from tests.support.soak.run import Soak
 from tests.support.soak.verdict import Verdict
 from tests.support.soak.world import fresh_world
 
@@ -37,12 +38,12 @@ def main() -> int:
         soak = Soak(world, say)
         try:
             verdict = soak.run(wanted.minutes)
-        except (Hangs, AssertionError) as error:
+        except (HangError, AssertionError) as error:
             verdict = Verdict(differences=[f"{type(error).__name__}: {error}"])
+        finally:
+            shutil.copy(world.folder / "supervisor.log", RESULTS / "soak.log")
         report = soak.report(wanted.minutes, verdict)
         (RESULTS / "soak.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
-        if not verdict.good:
-            shutil.copy(world.folder / "supervisor.log", RESULTS / "soak.log")
     sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
     if not verdict.good:
         say(f"failed: make soak MINUTES={wanted.minutes:g} SEED={seed} makes the same decisions again")

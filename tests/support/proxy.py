@@ -1,9 +1,9 @@
 """A TCP proxy that a test can cut, slow down, hold and close to new connections: what a broken network does.
 
-    cut       every connection is reset
-    hold      nothing passes any more and nobody is told (a black hole); `release`: what waited arrives, as after a healed partition
-    slow      every piece waits before it passes on
-    refuse    new connections are reset at once
+cut       every connection is reset
+hold      nothing passes any more and nobody is told (a black hole); `release`: what waited arrives, as after a healed partition
+slow      every piece waits before it passes on
+refuse    new connections are reset at once
 """
 
 from __future__ import annotations

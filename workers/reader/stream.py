@@ -105,9 +105,10 @@ def connection_trouble(error: Exception, source: Source) -> EtlError:
     return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, "check pg_host, pg_port and the network", transient=True)
 
 
-def broken_off(error: psycopg.Error, source: Source) -> EtlError:
+def broken_off(error: psycopg.Error | BrokenOffError, source: Source) -> EtlError:
     """A connection that was made broke off in the middle of something."""
-    reason = f"the connection broke off: {error.diag.message_primary or type(error).__name__}"
+    told = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
+    reason = f"the connection broke off: {told or type(error).__name__}"
     return EtlError(Kind.STREAM, f"source {source.name}", reason, "it is made again by itself", transient=True)
 
 

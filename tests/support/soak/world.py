@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +30,11 @@ from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.embedded.valkey import EmbeddedValkey
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository.migrations import migrate
-from tests.support.fix_deployment import SECRET_KEY, Deployment
+from tests.support.fix_deployment import SECRET_KEY, Deployment, wait_for
 from tests.support.fix_local_snowflake import destination_in
 from tests.support.fix_postgres import FAST_SETTINGS, Database
 from tests.support.proxy import Proxy
+from tests.support.soak.plan import failpoints
 from tests.support.soak.workload import prepare
 
 SOURCES = ("shop", "depot")
@@ -41,7 +44,7 @@ SOAK_VARIABLE = "ETL_SOAK"  # in the environment of every process that is starte
 SETTINGS = {
     "PIPELINE_POLL_INTERVAL_SECS": "1",
     "SNOWFLAKE_ACTOR_POOL_SIZE": "2",
-    "HEARTBEAT_TIMEOUT_SECONDS": "5",
+    "HEARTBEAT_TIMEOUT_SECONDS": "20",
     "SHARED_MEMORY_BUDGET_MB": "8",
     "SPOOL_MEMORY_MB": "1",
     "WAL_MONITOR_INTERVAL_SECONDS": "10",
@@ -62,7 +65,8 @@ class World:
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     proxies: dict[str, Proxy] = field(default_factory=dict)
     starts: int = 0
-    ends: list[int] = field(default_factory=list)  # exit codes of supervisors that ended
+    ends: Counter[int] = field(default_factory=Counter)  # exit codes of supervisors that ended
+    answers: list[dict[str, Any]] = field(default_factory=list)  # what the local Snowflake does wrong now
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -89,21 +93,68 @@ class World:
         """The temporary directory of the supervisor and its children."""
         return self.folder / "scratch"
 
-    def start_supervisor(self) -> None:
-        """Start one; the log goes on."""
+    @property
+    def servers(self) -> dict[str, EmbeddedPostgres | EmbeddedValkey | LocalSnowflake]:
+        """By name."""
+        return {"postgres": self.postgres, "valkey": self.valkey, "snowflake": self.snowflake}
+
+    def start_supervisor(self, *, armed: bool = True) -> None:
+        """Start one; the log goes on. Each has other failpoints armed."""
         self.starts += 1
-        self.deployment.start(ETL_FAILPOINTS_LOG=str(self.folder / f"failpoints-{self.starts}.log"))
+        plan = failpoints(self.seed, self.starts) if armed else ""
+        self.deployment.start(
+            ETL_FAILPOINTS=plan, ETL_FAILPOINTS_LOG=str(self.folder / f"failpoints-{self.starts}.log")
+        )
 
     def revive(self) -> None:
         """Start the supervisor again if it has ended."""
         supervisor = self.deployment.supervisor
         if supervisor is not None and supervisor.poll() is not None:
-            self.ends.append(supervisor.returncode)
+            self.ends[supervisor.returncode] += 1
             self.start_supervisor()
 
+    def landed(self) -> Counter[str]:
+        """Failpoints that have killed a process."""
+        logs = self.folder.glob("failpoints-*.log")
+        return Counter(f"failpoint {line.split()[0]}" for log in logs for line in log.read_text().splitlines())
+
+    def crash(self, name: str) -> None:
+        """A server ends without any order: PostgreSQL by an immediate shutdown, others by SIGKILL."""
+        server = self.servers[name]
+        if not server.running:
+            return
+        os.kill(server.pid, signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
+        wait_for(f"the end of {name}", lambda: not server.running)
+
+    def start_server(self, name: str) -> None:
+        """Start it again, unless it runs."""
+        if not self.servers[name].running:
+            self.servers[name].start()
+            self.behave()
+
     def behave(self) -> None:
-        """The local Snowflake without any fault; it forgets how it was told to behave when it starts again."""
-        self.snowflake.set(commit_delay_s=COMMIT_DELAY_SECONDS, blackhole=False, faults=[])
+        """Tell the local Snowflake its faults: it has forgotten them when it starts again."""
+        with contextlib.suppress(OSError):  # it is down: told when it starts
+            self.snowflake.set(commit_delay_s=COMMIT_DELAY_SECONDS, blackhole=False, faults=self.answers)
+
+    def write_settings(self, changes: dict[str, str]) -> None:
+        """Settings for the children that start from now on."""
+        lines = [f"{name}={value}\n" for name, value in {**SETTINGS, **changes}.items()]
+        (self.folder / ".env").write_text("".join(lines))
+        supervisor = self.deployment.supervisor
+        if supervisor is not None and supervisor.poll() is None:
+            supervisor.send_signal(signal.SIGHUP)
+
+    def heal(self) -> None:
+        """Everything runs and nothing is in the way."""
+        self.answers.clear()
+        for name in self.servers:
+            self.start_server(name)
+        for proxy in self.proxies.values():
+            proxy.delay_seconds, proxy.refusing = 0.0, False
+            proxy.release()
+        self.behave()
+        self.revive()
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         store = urlsplit(self.valkey.url)
