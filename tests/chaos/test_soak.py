@@ -27,7 +27,7 @@ def test_a_seed_decides_faults_and_failpoints() -> None:
 
     assert list(itertools.islice(bursts(7), 50)) == list(itertools.islice(bursts(7), 50))
     assert first(7) != first(8)
-    assert {word for word in first(7)} == {f"{kind} {whom}" for kind, (_, all_) in KINDS.items() for whom in all_}
+    assert set(first(7)) == {f"{kind} {whom}" for kind, (_, all_) in KINDS.items() for whom in all_}
     armed = {item.partition("=")[0] for start in range(100) for item in failpoints(7, start).split(",")}
     assert armed == set(NAMES)
 

@@ -2,7 +2,7 @@
 
 A burst begins; its faults end one by one; then a marker row is committed in every source. The time until each target shows it is the recovery of
 every fault of the burst. The next burst begins when the marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still
-recovering, and both recoveries take longer. Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker
+recovering, and both recoveries take longer. (Half a minute lets a breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker
 that does not come at all is a hang: the soak has failed.
 """
 
@@ -22,7 +22,7 @@ from tests.support.soak.verdict import Verdict, judge
 from tests.support.soak.workload import Workload
 from tests.support.soak.world import SOURCES, World
 
-PATIENCE_SECONDS = 8.0
+PATIENCE_SECONDS = 35.0
 BETWEEN_SECONDS = 0.5  # rows flow before the next burst
 BREAKER = '"event":"breaker_opened"'
 
@@ -115,6 +115,8 @@ class Soak:
         burst_of = self._write(number, tuple(fault for _, _, fault in begun), logged)
         patience = time.monotonic() + PATIENCE_SECONDS
         self._look_until(lambda: burst_of not in self.recovering or time.monotonic() > patience)
+        if burst_of in self.recovering:
+            self.say(f"{number}: {_names(burst_of)}: not yet")
         between = time.monotonic() + BETWEEN_SECONDS
         self._look_until(lambda: time.monotonic() > between)
 
@@ -152,8 +154,11 @@ class Soak:
         seconds = time.monotonic() - burst.marker.written
         cooled = BREAKER in self.world.deployment.log[burst.logged :]
         (self.cooled if cooled else self.recoveries).extend([seconds] * len(burst.faults))
-        names = ", ".join(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults) or "start"
-        self.say(f"{burst.number}: {names}: {seconds:.1f} s{', a breaker was open' if cooled else ''}")
+        self.say(f"{burst.number}: {_names(burst)}: {seconds:.1f} s{', a breaker was open' if cooled else ''}")
+
+
+def _names(burst: Burst) -> str:
+    return ", ".join(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults) or "start"
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:
