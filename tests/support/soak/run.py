@@ -2,8 +2,8 @@
 
 A burst begins; its faults end one by one; then a marker row is committed in every source. The time until each target shows it is the recovery of
 every fault of the burst. The next burst begins when the marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still
-recovering, and both recoveries take longer. (Half a minute lets a breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker
-that does not come at all is a hang: the soak has failed.
+recovering, and both recoveries take longer. (Half a minute lets a breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design,
+and the recovery is listed apart. A marker that does not come at all is a hang: the soak has failed.
 """
 
 from __future__ import annotations
