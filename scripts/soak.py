@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,7 +39,7 @@ def main() -> int:
         soak = Soak(world, say)
         try:
             verdict = soak.run(wanted.minutes)
-        except (HangError, AssertionError) as error:
+        except (HangError, AssertionError, subprocess.TimeoutExpired) as error:
             verdict = Verdict(differences=[f"{type(error).__name__}: {error}"])
         finally:
             shutil.copy(world.folder / "supervisor.log", RESULTS / "soak.log")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 
+from etl_supervisor.cli.metricsdir import metrics_directory
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.exits import Exit
 from etl_supervisor.monitor import logs
@@ -18,9 +17,6 @@ def supervise(
 ) -> Exit:
     """Run until told to stop; SIGHUP calls `reread`. The metrics files live in a private directory that goes with us."""
     logs.configure(settings, process="supervisor")
-    directory = tempfile.mkdtemp(prefix="etl-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    try:
+    with metrics_directory() as directory:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         return Supervisor(settings, on_ready=on_ready, reread=reread).run()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

@@ -175,11 +175,11 @@ class Deployment:
         begun = [line for line in self.log.splitlines() if '"event":"copy_started"' in line]
         return sorted(table for line in begun for table in orjson.loads(line)["tables"])
 
-    def stop(self) -> int:
+    def stop(self, seconds: float = WAIT_SECONDS) -> int:
         """Drain; the exit code."""
         assert self.supervisor is not None
         self.supervisor.send_signal(signal.SIGTERM)
-        return self.supervisor.wait(WAIT_SECONDS)
+        return self.supervisor.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL the supervisor, and see its children go."""
@@ -233,11 +233,11 @@ class Deployment:
         ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
         return lsn.parse(text)
 
-    def caught_up(self, name: str) -> None:
+    def caught_up(self, name: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until everything committed so far is durable, confirmed and applied."""
         end = self.written(name)
-        wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
-        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)))
+        wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end, seconds)
+        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)), seconds)
 
     def _applied(self, there: Destination) -> bool:
         schema = f'"{there.database}"."{there.landing_schema}"'

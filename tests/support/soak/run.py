@@ -22,7 +22,8 @@ from tests.support.soak.verdict import Verdict, judge
 from tests.support.soak.workload import Workload
 from tests.support.soak.world import SOURCES, World
 
-PATIENCE_SECONDS = 35.0
+PATIENCE_SECONDS = 60.0
+REST_SECONDS = 10.0  # a marker that is later than that: the workload waits until it has come
 BETWEEN_SECONDS = 0.5  # rows flow before the next burst
 BREAKER = '"event":"breaker_opened"'
 
@@ -147,6 +148,9 @@ class Soak:
             self.world.revive()
             for marker in self.markers.look():
                 self._recovered(next(burst for burst in self.recovering if burst.marker is marker))
+            late = any(time.monotonic() - burst.marker.written > REST_SECONDS for burst in self.recovering)
+            for workload in self.workloads:
+                workload.resting = late
             time.sleep(POLL_SECONDS)
 
     def _recovered(self, burst: Burst) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 
+from etl_supervisor.cli.metricsdir import remove_unused
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.soak.world import SOAK_VARIABLE, SOURCES, World
@@ -54,7 +55,7 @@ def judge(world: World) -> Verdict:
             verdict.rows_doubled += found.doubled + found.extra
             if found.total:
                 verdict.differences.append(f"{name}: {found}")
-    code = deployment.stop()
+    code = deployment.stop(CALM_SECONDS_MAX)
     if code != 0:
         verdict.leftovers.append(f"the drain ended with exit code {code}")
     verdict.leftovers += left_over(world)
@@ -71,16 +72,15 @@ def calm(world: World, name: str, tables: set[str]) -> None:
         return all(table in states and states[table].phase.name == "READY" for table in tables)
 
     wait_for(f"the tables of {name} to be ready", ready, CALM_SECONDS_MAX)
-    end = deployment.written(name)
-    wait_for(f"{name} to be confirmed", lambda: deployment.confirmed(name) >= end, CALM_SECONDS_MAX)
-    deployment.caught_up(name)
+    deployment.caught_up(name, CALM_SECONDS_MAX)
 
 
 def left_over(world: World) -> list[str]:
     """Processes, files, slots and rows that nobody will ever ask for again."""
     found = [f"process {pid}: {command}" for pid, command in _processes(str(world.folder))]
     found += [f"file {path.name}" for path in Path("/dev/shm").iterdir() if "etl" in path.name]
-    found += [f"file {path.relative_to(world.folder)}" for path in world.scratch.rglob("*")]
+    remove_unused(0.0, world.scratch)  # as the next supervisor to start does
+    found += [f"file {path.name} in the temporary directory" for path in world.scratch.iterdir()]
     slots = "select slot_name, database, active, temporary from pg_replication_slots"
     with psycopg.connect(world.postgres.dsn(), autocommit=True) as connection:
         kept = list(connection.execute(slots))

@@ -52,12 +52,14 @@ def prepare(database: Database) -> None:
 
 @dataclass
 class Workload:
-    """Sessions on one database; `done` counts transactions that were committed, `lost` those that an error took."""
+    """Sessions on one database; `done` counts transactions that were committed, `lost` those that an error took. While `resting` they wait: a machine
+    that is too slow for them could not show a recovery."""
 
     database: Database
     seed: int
     done: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    resting: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -80,6 +82,8 @@ class Workload:
             try:
                 with psycopg.connect(self.database.dsn, options="-c lock_timeout=3s") as connection:
                     while not self._stop.wait(PAUSES[name]):
+                        if self.resting:
+                            continue
                         number += 1
                         self._one(name, connection, transaction, random.Random(f"{self.seed}/{name}/{number}"))
             except psycopg.OperationalError:  # the server is gone: again, from the next transaction on
