@@ -42,7 +42,9 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(here: Path) -> Non
     old, young = left(here, "old", YOUNG_SECONDS + 1), left(here, "young", 0)
     other = here / "somebody-elses"
     other.mkdir()
-    (here / f"{PREFIX}link").symlink_to(other)
+    link = here / f"{PREFIX}link"
+    link.symlink_to(other)
+    os.utime(link, (0, 0), follow_symlinks=False)
     with metrics_directory():
         assert not old.exists()
         assert young.exists(), "it may not be locked yet"

@@ -90,8 +90,8 @@ class Soak:
             "minutes": minutes,
             "faults": self.faults.total(),
             "faults_by_kind": dict(sorted(self.faults.items())),
-            "rows_lost": verdict.rows_lost,
-            "rows_doubled": verdict.rows_doubled,
+            "rows_lost": verdict.rows_lost if verdict.tables else None,  # None: it did not come to a comparison
+            "rows_doubled": verdict.rows_doubled if verdict.tables else None,
             "recovery_p50_s": _quantile(every, 0.5),
             "recovery_p95_s": _quantile(every, 0.95),
             "recovery_max_s": _quantile(every, 1.0),
