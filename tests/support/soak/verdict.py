@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
+from etl_supervisor.cli.compare import Difference
 from etl_supervisor.cli.metricsdir import remove_unused
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
@@ -48,7 +50,7 @@ def judge(world: World) -> Verdict:
     for name in SOURCES:
         keys = keys_of(deployment.pipelines[name])
         calm(world, name, set(keys))
-        for found in deployment.differences(name, **keys):
+        for found in settled(world, name, keys):
             verdict.tables += 1
             verdict.rows += found.source_rows
             verdict.rows_lost += found.missing + found.unequal
@@ -63,7 +65,7 @@ def judge(world: World) -> Verdict:
 
 
 def calm(world: World, name: str, tables: set[str]) -> None:
-    """Wait until a pipeline has every table of its source READY, confirmed and applied."""
+    """Wait until a pipeline has every table of its source READY, and every row of it confirmed."""
     deployment = world.deployment
 
     def ready() -> bool:
@@ -72,7 +74,23 @@ def calm(world: World, name: str, tables: set[str]) -> None:
         return all(table in states and states[table].phase.name == "READY" for table in tables)
 
     wait_for(f"the tables of {name} to be ready", ready, CALM_SECONDS_MAX)
-    deployment.caught_up(name, CALM_SECONDS_MAX)
+    end = deployment.written(name)
+    wait_for(f"{name} to be confirmed", lambda: deployment.confirmed(name) >= end, CALM_SECONDS_MAX)
+
+
+def settled(world: World, name: str, keys: dict[str, tuple[str, ...]]) -> list[Difference]:
+    """Compare until nothing differs: everything is durable, the last applies may be under way. What differs for too long, differs."""
+    found: dict[str, Difference] = {}
+
+    def same() -> bool:
+        for table, key in keys.items():
+            if table not in found or found[table].total:
+                (found[table],) = world.deployment.differences(name, **{table: key})
+        return not any(one.total for one in found.values())
+
+    with contextlib.suppress(AssertionError):
+        wait_for(f"the targets of {name}", same, CALM_SECONDS_MAX)
+    return list(found.values())
 
 
 def left_over(world: World) -> list[str]:
