@@ -23,7 +23,7 @@ ROWS = 600
 LITTLE_MEMORY = "64kB"  # the least that PostgreSQL takes; a transaction with more than that of changes is streamed
 STEP_ROWS = 60
 BAND = 10_000  # ids of the large session's rows
-ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 6, 4
+ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 4, 2
 RECONNECT_SECONDS = 0.2
 PAUSES = {"small": 0.15, "large": 4.0, "shape": 6.0}  # seconds; the local Snowflake has to keep up on two cores
 
