@@ -42,6 +42,7 @@ from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.store import Writer
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
 from etl_supervisor.supervision.spawn import ChildContext
+from workers.reader.copyboth import BrokenOffError
 from workers.reader.heartbeat import Access
 from workers.reader.landing import Landing
 from workers.reader.lane import Lanes, Task
@@ -66,7 +67,7 @@ def main(context: ChildContext) -> int:
         except EtlError as error:
             worker.note(error)
             raise
-        except psycopg.Error as error:
+        except (psycopg.Error, BrokenOffError) as error:
             trouble = broken_off(error, context.spec.source)
             worker.note(trouble)
             raise trouble from None
