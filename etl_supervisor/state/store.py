@@ -10,7 +10,7 @@ Losing the store loses no row: a reader that runs writes everything again, one t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -62,6 +62,11 @@ class StateStore(Protocol):
     def save_table(self, source: str, pipeline: str, state: TableState, writer: Writer | None = None) -> None:
         """Write one table's state. A `writer` with an epoch older than the newest is refused."""
 
+    def save_tables(
+        self, source: str, pipeline: str, states: Collection[TableState], writer: Writer | None = None
+    ) -> None:
+        """Write the states of several tables, each at most once, in about the time of one; all or none of them."""
+
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         """Forget one table, how far its copy was, and that it was verified."""
 
@@ -73,6 +78,11 @@ class StateStore(Protocol):
 
     def save_copy(self, source: str, pipeline: str, state: CopyState, writer: Writer | None = None) -> None:
         """Write how far one copy is; `writer` as above."""
+
+    def save_copies(
+        self, source: str, pipeline: str, states: Collection[CopyState], writer: Writer | None = None
+    ) -> None:
+        """The same of several tables, each at most once."""
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         """Ask for a table to be copied again, or (None) for every table of the pipeline. Asked for twice it is one request."""

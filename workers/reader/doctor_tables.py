@@ -30,6 +30,8 @@ SELECT bool_or(pubinsert), bool_or(pubupdate), bool_or(pubdelete), bool_or(pubtr
 """
 _FACTS = """
 SELECT c.oid::bigint, has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
+       c.relreplident = 'n' OR c.relreplident IN ('d', 'i') AND NOT EXISTS (
+           SELECT FROM pg_index i WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END),
        c.relreplident = 'f', pg_table_size(c.oid), c.reltoastrelid <> 0
 FROM pg_class c WHERE c.oid = ANY(%s)
 """
@@ -43,6 +45,7 @@ class _Facts:
     may_enter: bool
     may_read: bool
     hidden_rows: bool
+    nameless: bool  # no replica identity
     full: bool
     size: int
     toasts: bool
@@ -94,12 +97,12 @@ def _rights(facts: _Facts, table: Table, place: str, user: str) -> Iterator[Find
 
 
 def _identity(facts: _Facts, table: Table, place: str, *, changes: bool) -> Iterator[Finding]:
-    if table.key:
-        return
-    if changes and not facts.full:
+    if changes and facts.nameless:
         reason = "it is published and has no replica identity: PostgreSQL refuses every UPDATE and DELETE of it"
         remedy = f"add a primary key, or ALTER TABLE {table.name} REPLICA IDENTITY FULL (or USING INDEX)"
         yield Finding(Weight.RISK, "replica_identity", place, reason, remedy)
+    if table.key:
+        return
     reason = (
         "it has no key that its changes bring: rows are told apart by all their values, and its copy can't be resumed"
     )

@@ -34,7 +34,9 @@ from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
 from etl_supervisor.state.store import dump
+from workers.reader.change import must_copy
 from workers.reader.masks import NOTHING_MASKED, Masks
+from workers.reader.storage import Storage, rewritten
 
 HELD_RETRY_SECONDS = 3600.0  # the stream begins again for it: the WAL since its last row is read once more
 KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
@@ -280,6 +282,17 @@ class Follower:
             self.doubt = (commit_lsn, reason)
             return None
         return reason
+
+    def why_copy(self, table: Table, storage: Storage | None, first: Position) -> str | None:
+        """Why rows that have the shape `table` from `first` on need another copy; `storage` is where they are now (None: nowhere any more)."""
+        if storage is None:
+            return None  # there is nothing to copy
+        if self.table.name != table.name:
+            return f"it was renamed from {self.table.name}"
+        reason = must_copy(wire.load(Table, self.state.shape), table)
+        if reason is None and self.state.storage:
+            reason = rewritten(Storage.parse(self.state.storage), storage)
+        return self.judged(first.commit_lsn, reason)
 
     def doubted(self) -> str | None:
         """After a copy: why it did not see the last change."""

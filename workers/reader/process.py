@@ -219,16 +219,18 @@ class Reader:
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
         self._watch_stream()
-        for key, _ in self._selector.select(self._seconds_to_wait()):
-            match key.data:
-                case "parent":
-                    self._hear_parent()
-                case "signal":
-                    self._drain()
-                case "stream":
-                    pass  # read in its turn
-                case _:
-                    self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
+        ready = self._selector.select(self._seconds_to_wait())
+        with self._roster.hearing():
+            for key, _ in ready:
+                match key.data:
+                    case "parent":
+                        self._hear_parent()
+                    case "signal":
+                        self._drain()
+                    case "stream":
+                        pass  # read in its turn
+                    case _:
+                        self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
 
     @property
     def _deaf(self) -> bool:
