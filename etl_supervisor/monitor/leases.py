@@ -64,11 +64,16 @@ class Leases:
             self._rounds = Rounds("leases", RENEW_SECONDS, "leases_not_renewed", self._round)
             self._rounds.start()
 
+    def is_elsewhere(self, source: int) -> bool:
+        """Whether another supervisor has this source (id) now. EtlError(CONFIG_DATABASE)."""
+        return self._settings.lease_seconds > 0 and leases.is_elsewhere(self._settings, self._holder, source)
+
     def close(self, *, give_up: bool) -> None:
         """End. `give_up`: nothing of ours runs any more."""
         if self._rounds is None:
             return
         self._rounds.close()
+        self._disconnect()
         if give_up:
             with contextlib.suppress(psycopg.Error, EtlError), connect(self._settings.config_dsn(), **_OPTIONS) as last:
                 leases.give_up(last, self._holder)

@@ -179,6 +179,8 @@ class Monitor:
         told_before = time.monotonic() - self._settings.shutdown_grace_seconds - KILL_SECONDS_MAX
         for removed in [item for item in due_now if self._without.get(item.id, math.inf) <= told_before]:
             try:
+                if self._leases.is_elsewhere(removed.source.id):
+                    continue  # that one's reader may not have ended
                 # This package does not import workers: the one that knows the source is named.
                 importlib.import_module("workers.reader.removal").clean_up(self._settings, self._store, removed)
                 done(self._settings, removed)

@@ -62,6 +62,16 @@ def give_up(connection: psycopg.Connection[Any], holder: str) -> None:
     connection.execute("UPDATE app.leases SET expires_at = now() WHERE holder = %s AND expires_at > now()", [holder])
 
 
+def is_elsewhere(settings: Settings, holder: str, source: int) -> bool:
+    """Whether somebody else holds the lease of this source (id). EtlError(CONFIG_DATABASE)."""
+    query = "SELECT FROM app.leases WHERE source_id = %s AND holder <> %s AND expires_at >= now()"
+    try:
+        with connect(settings.config_dsn()) as connection:
+            return connection.execute(query, [source, holder]).fetchone() is not None
+    except psycopg.Error as error:
+        raise trouble(error) from None
+
+
 def leases(settings: Settings) -> list[Lease]:
     """Every lease, for people. EtlError(CONFIG_DATABASE)."""
     query = (

@@ -159,12 +159,9 @@ class Supervisor:
     # -- starting
 
     def _start_due(self, now: float) -> None:
-        if not self._page.room:
-            if not self._crowded:
-                log.error("children_max", children=SLOTS_MAX, remedy="run some sources at another supervisor")
-            self._crowded = True
-            return
-        self._crowded = False
+        if not self._page.room and not self._crowded:
+            log.error("children_max", children=SLOTS_MAX, remedy="run some sources at another supervisor")
+        self._crowded = not self._page.room
         for post in list(self._posts.values()):
             if not self._blocked(post) and post.may_start(now):
                 self._spawn(post)
@@ -172,9 +169,11 @@ class Supervisor:
 
     def _blocked(self, post: Post) -> bool:
         """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room."""
+        return not self._is_ours(post) or not self._page.room or self._posts.makes_way(post)
+
+    def _is_ours(self, post: Post) -> bool:
         spec = post.spec.source
-        ours = spec is None or self._tenure.holds(spec.source.id, clock())
-        return not ours or not self._page.room or self._posts.makes_way(post)
+        return spec is None or self._tenure.holds(spec.source.id, clock())
 
     def _spawn(self, post: Post) -> None:
         spec = post.spec if self._tenure.always else replace(post.spec, until=self._tenure.until)
@@ -269,8 +268,9 @@ class Supervisor:
             self._on_ready()
 
     def _tell_monitor(self) -> None:
-        """How the children are, when it has changed."""
-        told = Supervised(tuple(post.status() for post in self._posts.values()))
+        """How the children are, when it has changed. Whom another supervisor has is not missed here."""
+        here = (post for post in self._posts.values() if post.child is not None or self._is_ours(post))
+        told = Supervised(tuple(post.status() for post in here))
         monitor = self._posts.child("monitor")
         if told == self._told or monitor is None or not monitor.ready:
             return

@@ -53,6 +53,23 @@ def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deploymen
     assert deploy.stop() == 0
 
 
+def test_a_row_of_the_first_copy_that_kills_is_found_too(deploy: Deployment) -> None:
+    deploy.source.execute("create table items (id int primary key, note text)")
+    deploy.source.execute(
+        f"insert into items select g, case g when 3 then '{POISON}' else 'n' || g end from generate_series(1, 8) g"
+    )
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.encode=poison:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    wait_for("the row to be in the dead letter", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
+    deploy.ready("shop", 1)
+    deploy.caught_up("shop")
+    assert [key for key, _ in dead(deploy)] == ['{"id":3}']
+    assert values(deploy, "ITEMS") == [1, 2, 4, 5, 6, 7, 8]
+    assert len(deploy.copied) == 1, "the copy goes on"
+    assert deploy.stop() == 0
+
+
 def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment) -> None:
     deploy.source.execute("create table items (id int primary key, note text)")
     deploy.source.execute("create publication p for all tables")

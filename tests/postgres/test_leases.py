@@ -39,6 +39,8 @@ def test_a_lease_has_one_holder_until_it_runs_out(settings, database: Database) 
         connection.autocommit = True
         assert leases.take(connection, "a", [1, 2], [], LONG) == {1: 1, 2: 1}
         assert leases.take(connection, "b", [1, 2], [], LONG) == {}
+        assert leases.is_elsewhere(settings, "b", 1)
+        assert not leases.is_elsewhere(settings, "a", 1)
         assert leases.take(connection, "a", [1], [], GONE) == {1: 1}, "who renews keeps the epoch"
         assert leases.take(connection, "b", [1, 2], [], LONG) == {1: 2}, "a lease that has run out is the next one's"
         assert leases.take(connection, "a", [1, 2], [], LONG) == {2: 1}

@@ -202,10 +202,11 @@ def take_slot(connection: psycopg.Connection[Any], source: Source, until: float,
     """
     if until == float("inf") or clock() >= until:
         return
-    ended = connection.execute(
-        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)",
-        [source.slot],
-    ).fetchone()
+    query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)"
+    try:
+        ended = connection.execute(query, [source.slot]).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return  # another user's: START_REPLICATION says that the slot is taken
     if ended is not None:
         log.warning("walsender_ended", source=source.stream, slot=source.slot, pid=ended[0])
         await_free(connection, source.slot, tick)

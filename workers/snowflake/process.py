@@ -109,7 +109,7 @@ class Actor:
         self._jobs = Jobs()
         self._memory = Memory(self._jobs, tools.sessions)
         self._together = Together(self._jobs, tools.sessions)
-        self._solitude = Solitude()
+        self._solitude = Solitude(self._desks)
         self._selector = selectors.DefaultSelector()
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
@@ -249,7 +249,7 @@ class Actor:
             desk.sdk_busy = True
             job, then = partial(desk.channel_job, desk.opening), partial(self._joined, desk)
             yield Errand("open", Lane.CHANNEL, job, then, partial(self._orphaned, desk.opening))
-        if desk.wants_append(now) and desk.sdk is not None and self._solitude.allows(desk, self._desks()):
+        if desk.wants_append(now) and desk.sdk is not None and self._solitude.allows(desk):
             segments = desk.next_segments()
             desk.sdk_busy = True
             guest.send(Begun(desk.opening.handle, segments[-1][0].seq))
