@@ -9,6 +9,7 @@ dead_letter  `dead-letter list|replay|drop`: rows that Snowflake did not take
 running    where the embedded parts of a directory are, for a second terminal
 compare    source against target, row by row, by readers that are not ours
 resync     `resync`: tables are copied again
+retry      `retry`: tables in trouble are tried again now
 verify     `verify`: source and target at one LSN
 status     `status`: pipelines, tables, states, lag; once, as they change, or as JSON
 api        `api`, `api-key`: the REST API alone, and who may use it

@@ -112,6 +112,19 @@ def resync(
 
 
 @app.command()
+def retry(
+    pipeline: Annotated[str, typer.Argument(help="Name")],
+    table: Annotated[
+        str | None, typer.Argument(help="schema.table that is in trouble; every one when not given")
+    ] = None,
+) -> None:
+    """Try tables that are held or wait once more, now: the pipeline's stream begins again at its confirmed position."""
+    from etl_supervisor.cli.retry import request
+
+    request(_configured(), pipeline, table, console)
+
+
+@app.command()
 def verify(
     pipeline: Annotated[str, typer.Argument(help="Name")],
     table: Annotated[str | None, typer.Option(help="schema.table; every table when not given")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ def supervise(
 ) -> Exit:
     """Run until told to stop; SIGHUP calls `reread`. The metrics files live in a private directory that goes with us."""
     logs.configure(settings, process="supervisor")
+    _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))  # its children have it too
     directory = tempfile.mkdtemp(prefix="etl-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     try:

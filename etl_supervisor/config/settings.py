@@ -24,6 +24,7 @@ from etl_supervisor.errors import EtlError, Kind
 
 _ENVIRONMENTS = {"development": "dev", "production": "prod"}
 _PORT_MAX = 65535
+LEASE_SECONDS_MIN = 4  # time for three renewals and a kill
 
 
 def _taking(allowed: str) -> dict[str, Any]:
@@ -122,6 +123,12 @@ class Settings(BaseModel):
     )
     heartbeat_timeout_seconds: float = Field(
         60, ge=2, le=3600, description="A child silent for longer is killed and started again"
+    )
+    lease_seconds: float = Field(
+        6,
+        ge=0,
+        le=3600,
+        description="Fail-over: a supervisor that can't renew its leases for so long stops, another goes on; 0: there is only one",
     )
     wal_monitor_enabled: bool = Field(True, description="WAL monitor: Measure each slot's retained WAL")
     wal_monitor_interval_seconds: int = Field(
@@ -249,6 +256,13 @@ class Settings(BaseModel):
                 good = False
             if not good:
                 raise ValueError("it is no such URL")
+        return value
+
+    @field_validator("lease_seconds")
+    @classmethod
+    def _none_or_some_tries(cls, value: float) -> float:
+        if 0 < value < LEASE_SECONDS_MIN:
+            raise ValueError(f"it is 0 or at least {LEASE_SECONDS_MIN}")
         return value
 
     @field_validator("danger_wal")

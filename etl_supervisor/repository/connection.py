@@ -16,7 +16,7 @@ NOT_OURS = frozenset({"3F000", "42P01", "42703"})  # a schema, table or column t
 def connect(dsn: str, **options: Any) -> psycopg.Connection[Any]:
     """Connect. EtlError(CONFIG_DATABASE) with the remedy."""
     try:
-        return psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, **options)
+        return psycopg.connect(dsn, **{"connect_timeout": CONNECT_SECONDS, **options})
     except psycopg.Error as error:
         raise trouble(error) from None
 

@@ -61,7 +61,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> tls", "etl: nothing -> verified"]
+    assert migrate(settings) == ["app: nothing -> leases", "etl: nothing -> verified"]
     assert migrate(settings) == []
 
 

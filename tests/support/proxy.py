@@ -20,6 +20,8 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self.cuts = 0
+        self._open = threading.Event()
+        self._open.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> int:
@@ -34,8 +36,17 @@ class Proxy:
         self.cuts += len(pairs)
         return len(pairs)
 
+    def hold(self) -> None:
+        """Pass nothing on and say nothing: what a network does that swallows packets."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Pass on again, also what was held."""
+        self._open.set()
+
     def close(self) -> None:
         """No more connections."""
+        self._open.set()
         self._listener.close()
         self.cut()
 
@@ -50,12 +61,13 @@ class Proxy:
                     continue
                 self._pairs.append((near, far))
                 for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_pass, args=(source, sink), daemon=True).start()
+                    threading.Thread(target=_pass, args=(source, sink, self._open), daemon=True).start()
 
 
-def _pass(source: socket.socket, sink: socket.socket) -> None:
+def _pass(source: socket.socket, sink: socket.socket, opened: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(_READ_BYTES):
+            opened.wait()
             sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_RDWR)

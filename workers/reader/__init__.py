@@ -54,6 +54,11 @@ laggards    which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 pieces      batches cut into segments (pure)
+outlets     what a publisher knows of a handle, and how its rows are sent again
+shelf       where the segments are
+trial       which row kills its actor (pure)
+breakers    of destinations: one table knocks, the others wait (pure)
+interest    what a selector looks at
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker: tables of one pipeline at one snapshot
 snapshot    the source at one moment, its tables locked and looked at

@@ -1,6 +1,6 @@
 """How a reader begins: the source is asked what it is, and where its stream goes on from.
 
-    connect ─► check ─► what is known (`recall`, if the store was lost) ─► starting point, or another slot for one that was lost
+    connect ─► check ─► the slot is free ─► what is known (`recall`, if the store was lost) ─► starting point, or another slot for one that was lost
 
 Nothing is read yet, and nothing but a slot is made: a reader that ends here leaves everything as it was.
 """
@@ -53,6 +53,7 @@ def begin(
     primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
     catalog = resources.enter_context(contextlib.closing(connect(source, password)))
     standby = sources.check(catalog, source)
+    sources.take_slot(catalog, source, context.until, tick)
     stream = resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
     identity = stream.identify()
     known = last_progress(context, store, catalog, identity, tick)

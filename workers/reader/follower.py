@@ -197,6 +197,12 @@ class Follower:
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
         return became
 
+    def begin_copy(self) -> None:
+        """A copy is asked for."""
+        self.copying, self.retry_at = True, None
+        if self.state.phase is Phase.INIT:
+            self.state = self.state.to(Phase.DATASYNC)
+
     def copy_ended(self, found: CopyState | None, now: float) -> None:
         """The copy of the table ended; `found` is what its worker wrote to the state store."""
         self.copying = False

@@ -4,8 +4,8 @@
                                                                       │ Durable
     PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────┘
 
-One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
-drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
+One turn: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we drain; seal the
+batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
 
 Order that matters: a position is written to the state store *before* PostgreSQL hears of it, and a table's stream rows are landed from
 the moment it is known, *before* its copy takes a snapshot. What a crash leaves at each step stands in `etl_supervisor/failpoints.py`.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -26,7 +27,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.mailbox import Connection
-from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
+from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
@@ -39,6 +40,7 @@ from workers.reader.ending import Ending
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
 from workers.reader.intake import intake_of
+from workers.reader.interest import watch
 from workers.reader.laggards import Laggards, ailing, oldest
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
@@ -105,8 +107,8 @@ class Reader:
         )
         begun = begin(self._context, self._store, self._resources, self._ending.beat, lost=self._lost)
         self._catalog, self._stream, self._progress = begun.catalog, begun.stream, begun.progress
-        watch = Watch(begun.access, self._progress.slot, standby=begun.standby)
-        self._watch = self._resources.enter_context(contextlib.closing(watch))
+        wal = Watch(begun.access, self._progress.slot, standby=begun.standby)
+        self._watch = self._resources.enter_context(contextlib.closing(wal))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         sight = Sight(self._catalog, source, beat)
         tables = sight.published()
@@ -226,9 +228,7 @@ class Reader:
                 case "stream":
                     pass  # read in its turn
                 case _:
-                    for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
-                        self._roster.received(message, time.monotonic())
-                        self._look_behind(message)
+                    self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
 
     @property
     def _deaf(self) -> bool:
@@ -250,14 +250,7 @@ class Reader:
         """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
         reading = selectors.EVENT_READ if not (self._deaf or self._draining) else 0
         writing = 0 if self._stream.flush() else selectors.EVENT_WRITE
-        watched = self._selector.get_map().get(self._stream)
-        if reading | writing == 0:
-            if watched is not None:
-                self._selector.unregister(self._stream)
-        elif watched is None:
-            self._selector.register(self._stream, reading | writing, "stream")
-        elif watched.events != reading | writing:
-            self._selector.modify(self._stream, reading | writing, "stream")
+        watch(self._selector, self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
         if self._intake.more and not self._deaf and not self._draining:
@@ -300,6 +293,14 @@ class Reader:
         while (found := self._parent.receive()) is not None:
             if isinstance(found[0], CopyEnded):
                 self._roster.copy_ended(found[0], time.monotonic())
+            elif isinstance(found[0], ActorEnded):
+                self._heard(self._publisher.actor_ended(found[0]))
+
+    def _heard(self, messages: Iterable[ToPublisher]) -> None:
+        """What actors say."""
+        for message in messages:
+            self._roster.received(message, time.monotonic())
+            self._look_behind(message)
 
     def _ask_for_copies(self) -> None:
         if self._draining:
@@ -392,6 +393,7 @@ class Reader:
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
             together=self._roster.together.visible,
+            breakers=self._roster.breakers.states,
         )
         self._park_what_is_stuck(now)
         measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

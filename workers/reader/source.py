@@ -34,6 +34,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn, names
 from etl_supervisor.model.pipeline import OnSlotLost, Source
 from etl_supervisor.model.progress import Progress
+from etl_supervisor.model.tenure import clock
 from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
@@ -192,6 +193,22 @@ def begins_anew(error: Exception, source: Source) -> bool:
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:
     """True on a standby."""
     return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
+
+
+def take_slot(connection: psycopg.Connection[Any], source: Source, until: float, tick: Callable[[], None]) -> None:
+    """End the walsender of an older reader: it outlives a reader that was stopped, by wal_sender_timeout.
+
+    The source is ours until `until`: later, or without leases, the walsender may be that of another supervisor's reader, and is left alone.
+    """
+    if until == float("inf") or clock() >= until:
+        return
+    ended = connection.execute(
+        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)",
+        [source.slot],
+    ).fetchone()
+    if ended is not None:
+        log.warning("walsender_ended", source=source.stream, slot=source.slot, pid=ended[0])
+        await_free(connection, source.slot, tick)
 
 
 def await_free(connection: psycopg.Connection[Any], name: str, tick: Callable[[], None]) -> None:

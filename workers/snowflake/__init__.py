@@ -1,6 +1,7 @@
 """The Snowflake actor: brings change-log segments into landing tables, and landing tables into targets.
 
 sessions     SQL sessions, lent to one job at a time
+solitude    rows that may have killed an actor are tried alone
 process      the loop: mailboxes, timers, and jobs that may block in threads
 latency      how long rows need into the target
 guest        one publisher's connection
