@@ -310,6 +310,3 @@ def deploy(
     yield made
     if made.supervisor is not None and made.supervisor.poll() is None:
         made.kill()
-    if LEAST:
-        for source in {id(item): item for item in (database, *made.pipelines.values())}.values():
-            least.drop_role(source, f"reader_{source.name}")

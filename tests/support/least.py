@@ -40,7 +40,7 @@ def source_role(database: Database) -> dict[str, str]:
     found = database.execute(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
     )
-    known = database.execute("select from pg_roles where rolname = %s", role)
+    known = database.execute("select 1 from pg_roles where rolname = %s", role)
     names = {"ETL_READER": role, "'choose one'": f"'{PASSWORD}'", "SHOP": database.name}
     for text in statements("postgres_role.sql"):
         if "CREATE ROLE" in text and known:
@@ -52,7 +52,7 @@ def source_role(database: Database) -> dict[str, str]:
 
 def drop_role(database: Database, role: str) -> None:
     """With what it was granted in this database."""
-    if database.execute("select from pg_roles where rolname = %s", role):
+    if database.execute("select 1 from pg_roles where rolname = %s", role):
         database.execute(f"drop owned by {role} cascade; drop role {role}")
 
 
