@@ -40,6 +40,10 @@ install: .installed-dev ## make .venv and install everything, with the tools for
 test: .installed-dev ## run all tests, WORKERS files at a time
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+.PHONY: test-least
+test-least: .installed-dev ## run the tests of pipelines with exactly the rights of scripts/sql
+	@ETL_TEST_RIGHTS=least $(BIN)/pytest -n $(WORKERS) --dist loadfile tests/pipeline $(ARGS)
+
 .PHONY: test-matrix
 test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
 	@scripts/fetch_postgres_versions.sh
@@ -57,6 +61,14 @@ bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 mi
 bench-copy: .installed-dev ## measure first copies: read, stored, a thousand tables, after crashes (15 minutes)
 	@$(BIN)/python -m scripts.bench_copy $(ARGS)
 
+.PHONY: bench-api
+bench-api: .installed-embedded ## measure the lists of the REST API at 200 requests per second (half a minute)
+	@PYTHONPATH=. $(BIN)/python scripts/bench_api.py $(ARGS)
+
+.PHONY: leak
+leak: .installed-embedded ## look for leaks: half an hour of changes, kills and questions
+	@PYTHONPATH=. $(BIN)/python scripts/leak.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: .installed-fuzz ## try broken bytes on every parser, SECONDS each; what breaks one is kept in .local/fuzz
 	@set -e; for parser in $(PARSERS); do $(BIN)/python -m tests.fuzz.run $$parser $(SECONDS) .local/fuzz/$$parser; done
@@ -66,7 +78,8 @@ bench-load: .installed-embedded ## measure the way into Snowflake: encoder, rows
 	@PYTHONPATH=. $(BIN)/python scripts/bench_load.py $(ARGS)
 
 .PHONY: check
-check: lint ## lint, then the tests that take seconds (unit, property, architecture)
+check: lint ## lint, scan for secrets, then the tests that take seconds (unit, property, architecture)
+	@$(BIN)/python scripts/scan_secrets.py
 	@$(BIN)/pytest -m 'not slow' tests/unit tests/property tests/architecture $(ARGS)
 
 .PHONY: lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
 
 from etl_supervisor.errors import Kind
@@ -37,6 +38,16 @@ _BY_KIND = {
     Kind.COPY: Exit.TEMPORARY,
     Kind.SPOOL: Exit.TEMPORARY,
 }
+
+
+# What a process does to itself: memory that is not its own, an instruction that is none, abort().
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
+
+
+def crashed_by_itself(code: int) -> bool:
+    """Whether an exit code (negative: a signal) tells of a fault in the process. Who sent a signal is not told: SIGKILL, also the kernel's for want
+    of memory, and SIGTERM come from outside."""
+    return -code in _CRASHES
 
 
 def code_of(kind: Kind) -> Exit:

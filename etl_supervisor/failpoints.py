@@ -2,6 +2,7 @@
 
     ETL_FAILPOINTS="reader.before_save=kill@3,reader.after_seal=cut"    the 3rd visit kills this process with SIGKILL; `cut` breaks
                                                                        the connection that the place is about
+    ETL_FAILPOINTS="poison.encode=poison:TEXT"                         a batch with this text in a column is a segmentation fault, every time
     ETL_FAILPOINTS_LOG=/path/log                                       a line per landed kill or cut, written before it
 
 A failpoint fires once per log file: a restarted process whose line is there already passes, so that a test sees one crash and
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Any, Protocol
 
 NAMES: dict[str, str] = {
     "reader.after_seal": "frames of a batch are decoded, nothing handed over: the slot sends them again",
@@ -22,6 +24,9 @@ NAMES: dict[str, str] = {
     "reader.after_confirm": "PostgreSQL told: nothing is in flight",
     "parking.after_slot_copy": "a pipeline's slot is made, its position is not written: the position is taken from the slot",
     "parking.after_join": "a parked position is forgotten, its slot is there: the pipeline is parked again, at what the slot was told",
+    "parking.after_leave": "a slot of an older generation is dropped, its position is known: it leaves again",
+    "removal.after_tables": "a deleted pipeline's tables are forgotten, its slots are there: cleaned up again, or asked for in Snowflake",
+    "removal.after_slots": "its slots are dropped, their positions are known: cleaned up again, or the slot counts as lost",
     "supervisor.after_desired": "readers are known and not started: the next supervisor reads the configuration itself",
     "supervisor.after_spawn": "a child has just been forked: the kernel ends it with its parent",
     "supervisor.after_reap": "a dead child is reaped and not replaced: the next supervisor starts all of them",
@@ -30,6 +35,7 @@ NAMES: dict[str, str] = {
     "copy.after_range": "a range is durable and written down: the next copy goes on with the others",
     "copy.before_finish": "copy durable, not written down: the last range is read again, of the others what has changed",
     "actor.after_open": "channel opened (old owner fenced), reader not told: opened again by the next incarnation",
+    "poison.encode": "a row kills whoever encodes it: found by halves, and brought to the dead letter",
     "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
     "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
     "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",
@@ -42,8 +48,12 @@ NAMES: dict[str, str] = {
     "dead_letter.before_write": "a row that can't be loaded is found, nothing written: found again when it is sent again",
     "dead_letter.after_write": "the dead row is written, its token not passed: written again, which does nothing",
     "actor.before_apply": "durable, target behind: the next Apply covers it",
+    "rotation.before_commit": "a secret is encrypted anew, not committed: it stays under the key before, and the next rotation takes it",
     "actor.after_apply": "target moved, reader not told: the fence has moved, the block does nothing when it comes again",
 }
+
+
+POISON = "poison:"
 
 
 class _Plan:
@@ -52,12 +62,16 @@ class _Plan:
     def __init__(self, text: str) -> None:
         self.left: dict[str, int] = {}
         self.cuts: set[str] = set()
+        self.poison: dict[str, str] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, action = item.partition("=")
             verb, _, visit = action.partition("@")
+            if name in NAMES and action.startswith(POISON):
+                self.poison[name] = action.removeprefix(POISON)
+                continue
             if name not in NAMES or verb not in ("kill", "cut"):
                 raise ValueError(
-                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N]"
+                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N], poison:TEXT"
                 )
             self.left[name] = int(visit or "1")
             self.cuts |= {name} if verb == "cut" else set()
@@ -79,6 +93,22 @@ def failpoint(name: str, cut: Callable[[], None] | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif cut is not None:
         cut()
+
+
+class Batch(Protocol):
+    """Rows with columns (pyarrow's, which is not imported here)."""
+
+    columns: list[Any]
+
+
+def poison(name: str, rows: Batch) -> None:
+    """Die as of a fault in a library, if this place is armed and its text is a value of the rows."""
+    if name not in _plan.poison:
+        assert name in NAMES, name
+        return
+    if any(_plan.poison[name] in column.to_pylist() for column in rows.columns):
+        _record(name)
+        signal.raise_signal(signal.SIGSEGV)  # in this thread, at once; a kill lets others go on for a moment
 
 
 def _has_fired(name: str) -> bool:

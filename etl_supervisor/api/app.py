@@ -20,7 +20,8 @@ from starlette.middleware.cors import CORSMiddleware
 from etl_supervisor.api import faults, guard, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
-from etl_supervisor.api.routes import administration, configured, health, inspection, live, watching
+from etl_supervisor.api.routes import administration, configured, examination, health, inspection, live, watching
+from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import load
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _PARTS = (
     live.destinations,
     configured.pipelines,
     live.pipelines,
+    examination.router,
     watching.router,
     administration.router,
 )
@@ -99,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def from_environment() -> FastAPI:
     """For servers that import it: settings from the environment and .env of the working directory."""
+    forbid_core_dumps()
     return create_app(load())
 
 

@@ -69,8 +69,9 @@ class SourceBody(Body):
     pg_database: Text
     pg_username: Text
     pg_password: Secret | None = None
-    pg_tls_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    pg_tls_mode: Literal["auto", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "auto"
     pg_tls_ca: Text | None = None
+    pg_channel_binding: Literal["prefer", "require", "disable"] = "prefer"
     publication_name: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_listed)]
     replication_id: Id | None = Field(None, description="Names the slot; the id when not given; can't be changed later")
     stream_in_progress: bool = True

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import psycopg
 import sqlalchemy
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
 from etl_supervisor.repository.connection import connect
 
@@ -30,7 +32,7 @@ class Pool:
         dsn, options = settings.config_dsn(), f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
         self._engine = sqlalchemy.create_engine(
             "postgresql+psycopg://",
-            creator=lambda: connect(dsn, options=options, application_name="etl-stream api"),
+            creator=lambda: _connection(dsn, options),
             pool_size=settings.db_pool_size,
             max_overflow=settings.db_max_overflow,
             pool_timeout=settings.db_pool_timeout,
@@ -64,3 +66,9 @@ class Pool:
     def close(self) -> None:
         """Give the idle ones up."""
         self._engine.dispose()
+
+
+def _connection(dsn: str, options: str) -> psycopg.Connection[Any]:
+    connection = connect(dsn, options=options, application_name="etl-stream api")
+    set_json_loads(orjson.loads, connection)  # half of the time that a page of pipelines takes to read
+    return connection

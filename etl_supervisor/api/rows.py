@@ -18,7 +18,7 @@ from etl_supervisor.api import audit, faults
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.config.secrets import Keyring
-from etl_supervisor.repository.desired import context
+from etl_supervisor.repository.secrets import context
 
 VERSION = "_version"
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from psycopg import conninfo
 
 from etl_supervisor.model.naming import IdentifierCase
 from etl_supervisor.model.pipeline import Destination
@@ -93,9 +96,14 @@ def _source(
     ]
     settings = "SET timezone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = hex;"
     query = f"{settings} SELECT * FROM {_quoted(table.schema, table.name)}"
+    place = conninfo.conninfo_to_dict(url)
+    password = {"PGPASSWORD": str(place.pop("password", ""))}  # an argument would show in `ps`
     done = subprocess.run(
-        [*command, "-d", url, "-c", query], capture_output=True, check=True
-    )  # as bytes: text mode would change \r\n
+        [*command, "-d", conninfo.make_conninfo("", **place), "-c", query],
+        env=os.environ | password,
+        capture_output=True,  # as bytes: text mode would change \r\n
+        check=True,
+    )
     head, *records = done.stdout.decode().removesuffix("\n").split(RECORD)
     columns = head.split(FIELD)
     places = [columns.index(name) for name in key]

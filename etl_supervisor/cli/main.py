@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import Settings, load
 from etl_supervisor.errors import EtlError
 from etl_supervisor.exits import Exit, code_of
@@ -43,15 +44,33 @@ def run() -> None:
 
 
 @app.command()
-def migrate(which: Annotated[str, typer.Argument(help="app, etl or all")] = "all") -> None:
+def migrate(
+    which: Annotated[Literal["app", "etl", "all"], typer.Argument(help="Schema app, schema etl, or both")] = "all",
+    revert: Annotated[
+        int | None, typer.Option(min=1, help="Take so many steps of one schema back, with their data")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only show the steps; + has been run")] = False,
+) -> None:
     """Bring the config database (app) and the state tables (etl) to their newest version."""
-    from etl_supervisor.repository.migrations import migrate as run_migrations
+    from etl_supervisor.cli import migrations
 
-    chains: dict[str, Literal["app", "etl", "all"]] = {"app": "app", "etl": "etl", "all": "all"}
-    if which not in chains:
-        raise typer.BadParameter("choose app, etl or all")
-    for step in run_migrations(_configured(), chains[which]) or ["nothing to do"]:
-        console.print(step)
+    if revert is not None and (which == "all" or show):
+        raise typer.BadParameter("give app or etl with --revert, and no --show")
+    if show:
+        migrations.show(_configured(), which, console)
+    elif revert is not None and which != "all":
+        migrations.back(_configured(), which, revert, console)
+    else:
+        migrations.forward(_configured(), which, console)
+
+
+@app.command("rotate-secrets")
+def rotate_secrets() -> None:
+    """Encrypt every stored secret under SECRET_KEY; SECRET_KEY_PREVIOUS opens the older ones. Exit 1 when one does not open (docs/security.md)."""
+    from etl_supervisor.cli.secrets import run as rotate
+
+    if not rotate(_configured(), console):
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()
@@ -88,6 +107,19 @@ def resync(
 ) -> None:
     """Copy a table, or all of a pipeline, again while the rest streams; the target is replaced in one step."""
     from etl_supervisor.cli.resync import request
+
+    request(_configured(), pipeline, table, console)
+
+
+@app.command()
+def retry(
+    pipeline: Annotated[str, typer.Argument(help="Name")],
+    table: Annotated[
+        str | None, typer.Argument(help="schema.table that is in trouble; every one when not given")
+    ] = None,
+) -> None:
+    """Try tables that are held or wait once more, now: the pipeline's stream begins again at its confirmed position."""
+    from etl_supervisor.cli.retry import request
 
     request(_configured(), pipeline, table, console)
 
@@ -248,6 +280,7 @@ def _configured() -> Settings:
 
 def main() -> None:
     """Entry point: an EtlError is one line and an exit code."""
+    forbid_core_dumps()
     try:
         app()
     except EtlError as error:

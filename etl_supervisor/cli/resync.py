@@ -18,7 +18,7 @@ from etl_supervisor.state.choose import open_store
 
 def request(settings: Settings, pipeline: str, table: str | None, console: Console) -> None:
     """Write the request down. EtlError(CONFIG) for a pipeline or table that is not known."""
-    source, started = _source_of(settings, pipeline)
+    source, started = source_of(settings, pipeline)
     with contextlib.closing(open_store(settings)) as store:
         name = None
         if table is not None:
@@ -29,7 +29,7 @@ def request(settings: Settings, pipeline: str, table: str | None, console: Conso
     console.print(f"{what} of pipeline {pipeline} is copied again {when}", markup=False, soft_wrap=True)
 
 
-def _source_of(settings: Settings, pipeline: str) -> tuple[str, bool]:
+def source_of(settings: Settings, pipeline: str) -> tuple[str, bool]:
     """The source of a pipeline, and whether the pipeline is started."""
     sql = "SELECT s.name, p.status FROM app.pipelines p JOIN app.sources s ON s.id = p.source_id WHERE p.name = %s"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 
 from etl_supervisor.cli.metricsdir import metrics_directory
@@ -17,6 +18,8 @@ def supervise(
 ) -> Exit:
     """Run until told to stop; SIGHUP calls `reread`. The metrics files live in a private directory that goes with us."""
     logs.configure(settings, process="supervisor")
+    _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))  # its children have it too
     with metrics_directory() as directory:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         return Supervisor(settings, on_ready=on_ready, reread=reread).run()

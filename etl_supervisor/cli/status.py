@@ -21,6 +21,7 @@ from rich.text import Text
 from etl_supervisor.cli import copies, dead_letter
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError
+from etl_supervisor.ipc.messages import ChildStatus
 from etl_supervisor.model import lsn
 from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import SourceSpec
@@ -28,7 +29,10 @@ from etl_supervisor.model.progress import SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.model.verified import Verified
+from etl_supervisor.monitor.holder import host_of
 from etl_supervisor.repository.desired import load
+from etl_supervisor.repository.leases import Lease, leases
+from etl_supervisor.repository.report import find as find_report
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.streams import arrange
 
@@ -46,6 +50,8 @@ class Status:
     )
     verified: dict[tuple[str, TableName], Verified] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    children: tuple[ChildStatus, ...] = ()
+    leases: list[Lease] = field(default_factory=list)
 
     @property
     def copies(self) -> list[tuple[str, CopyState]]:
@@ -61,14 +67,19 @@ class Status:
 def read(settings: Settings) -> Status:
     """Ask the config database and the state store."""
     loaded = load(settings)
-    found = Status(troubles=[error.line for error in loaded.troubles])
+    found = Status(troubles=[error.line for error in loaded.troubles], leases=leases(settings))
+    reported = find_report(settings)
+    if reported is not None and reported.fresh:
+        found.children = reported.children
+        found.troubles += [_breaks(child) for child in found.children if child.breaker != "closed"]
     with contextlib.closing(open_store(settings)) as store:
         for spec in arrange(loaded.specs, store):
             source = spec.source.stream
-            report = store.report(source)
-            found.sources.append((spec, report))
-            found.troubles += [report.trouble] if report is not None and report.trouble else []
-            found.troubles += [_waits(item) for item in (report.together if report is not None else ()) if item.waits]
+            told = store.report(source)
+            found.sources.append((spec, told))
+            found.troubles += [told.trouble] if told is not None and told.trouble else []
+            found.troubles += [_waits(item) for item in (told.together if told is not None else ()) if item.waits]
+            found.troubles += [_refuses(source, *item) for item in (told.breakers if told is not None else {}).items()]
             for name in (pipeline.name for pipeline in spec.pipelines):
                 states = store.tables(spec.source.name, name)
                 known = store.verified(spec.source.name, name)
@@ -76,6 +87,17 @@ def read(settings: Settings) -> Status:
                 found.pipelines.append((name, source, states, store.copies(spec.source.name, name)))
                 found.troubles += [state.trouble for _, state in sorted(states.items()) if state.trouble]
     return found
+
+
+def _breaks(child: ChildStatus) -> str:
+    return f"child {child.name}: its breaker is {child.breaker.replace('_', '-')} after {child.restarts} restarts"
+
+
+def _refuses(source: str, destination: str, state: str) -> str:
+    """Empty while all is well."""
+    if state == "closed":
+        return ""
+    return f"destination {destination}: the breaker of source {source} is {state.replace('_', '-')}; its stopped tables wait"
 
 
 def _waits(found: Visible) -> str:
@@ -89,7 +111,7 @@ def show(settings: Settings, console: Console) -> None:
     console.print(_tables(found))
     for pipeline, _, states, _ in found.pipelines:
         found.troubles += _dead_rows(settings, pipeline, states)
-    for line in dict.fromkeys(found.troubles):
+    for line in filter(None, dict.fromkeys(found.troubles)):
         console.print(line, style="yellow", markup=False)
 
 
@@ -99,7 +121,7 @@ def watch(settings: Settings, console: Console, seconds: float = math.inf) -> No
     with Live(console=console, auto_refresh=False) as live:
         while True:
             found = read(settings)
-            lines = (Text(line, style="yellow") for line in dict.fromkeys(found.troubles))
+            lines = (Text(line, style="yellow") for line in filter(None, dict.fromkeys(found.troubles)))
             live.update(Group(_tables(found), copies.bars(found.copies), *lines), refresh=True)
             if time.monotonic() >= until:
                 return
@@ -118,7 +140,9 @@ def as_json(settings: Settings) -> str:
                 for pipeline, source, states, known in found.pipelines
                 for name, state in sorted(states.items())
             ],
-            "troubles": list(dict.fromkeys(found.troubles)),
+            "children": [asdict(child) for child in found.children],
+            "leases": [{**asdict(lease), "holder": host_of(lease.holder)} for lease in found.leases],
+            "troubles": list(filter(None, dict.fromkeys(found.troubles))),
         },
         option=orjson.OPT_INDENT_2,
     ).decode()
@@ -155,10 +179,15 @@ def _verified_facts(found: Verified | None) -> dict[str, Any]:
 
 
 def _tables(found: Status) -> Group:
-    sources = Table("source", "state", "confirmed", "lag", "rows", title="Sources", title_justify="left")
+    sources = Table("source", "state", "confirmed", "lag", "rows", "runs at", title="Sources", title_justify="left")
     tables = Table("pipeline", "table", "state", "copied", "verified", title="Tables", title_justify="left")
     for spec, report in found.sources:
-        sources.add_row(*_source_row(spec, report))
+        held = [
+            host_of(lease.holder)
+            for lease in found.leases
+            if lease.source == spec.source.name and lease.seconds_left > 0
+        ]
+        sources.add_row(*_source_row(spec, report), *held)
     for pipeline, _, states, known in found.pipelines:
         _table_rows(tables, pipeline, states, known, found.verified)
     return Group(sources, tables)

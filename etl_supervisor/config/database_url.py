@@ -1,13 +1,13 @@
 """The forms of database URLs that are accepted. What is wrong is said without the text: it may hold a password.
 
-libpq_url   `postgres://`, `postgresql://`, and SQLAlchemy's with a driver in it
+libpq_url   `postgres://`, `postgresql://`, and SQLAlchemy's with a driver in it; with an authority (sslrootcert) the server is verified
 redis_url   `redis://`, `rediss://` (TLS), `unix://`
 """
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 _POSTGRES = re.compile(r"^(postgres|postgresql)(\+[a-z0-9_]+)?://", re.IGNORECASE)
 _REDIS = ("redis://", "rediss://", "unix://")
@@ -17,7 +17,9 @@ def libpq_url(url: str) -> str:
     """The URL as libpq takes it. ValueError when it is no PostgreSQL URL."""
     if not _POSTGRES.match(url):
         raise ValueError("a database URL begins with postgres://, postgresql:// or postgresql+driver://")
-    return _POSTGRES.sub("postgresql://", url)
+    url = _POSTGRES.sub("postgresql://", url)
+    query = parse_qs(url.partition("?")[2])
+    return f"{url}&sslmode=verify-full" if "sslrootcert" in query and "sslmode" not in query else url
 
 
 def redis_url(url: str) -> str:

@@ -3,7 +3,8 @@
     v1:<key id>:<base64 of nonce (12) and ciphertext with tag (16)>
 
 The context ("sources/shop/pg_password") is authenticated with the text: a ciphertext that is moved to another row or column does not open. The key
-id tells which key was used, so that SECRET_KEY can be changed while SECRET_KEY_OLD still opens what was written before.
+id tells which key was used, so that SECRET_KEY can be changed while SECRET_KEY_PREVIOUS still opens what was written before; `repository.secrets`
+writes it anew.
 """
 
 from __future__ import annotations
@@ -61,9 +62,7 @@ class Keyring:
             opened = self._keys[key_id].decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], secret.context.encode())
         except (ValueError, KeyError, InvalidTag):
             reason = "the stored secret does not open with SECRET_KEY"
-            remedy = (
-                "restore the SECRET_KEY it was written under (or set it as SECRET_KEY_OLD), or store the secret again"
-            )
+            remedy = "restore the SECRET_KEY it was written under (or set it as SECRET_KEY_PREVIOUS), or store the secret again"
             raise EtlError(Kind.CONFIG, secret.context, reason, remedy) from None
         return opened.decode()
 

@@ -24,6 +24,7 @@ from etl_supervisor.errors import EtlError, Kind
 
 _ENVIRONMENTS = {"development": "dev", "production": "prod"}
 _PORT_MAX = 65535
+LEASE_SECONDS_MIN = 4  # time for three renewals and a kill
 
 
 def _taking(allowed: str) -> dict[str, Any]:
@@ -59,6 +60,10 @@ class Settings(BaseModel):
         SecretStr("redis://127.0.0.1:6379"),
         description="State store",
         json_schema_extra=_taking("redis://, rediss:// or unix://"),
+    )
+    redis_tls_ca: str | None = Field(
+        None,
+        description="Authority (PEM file, relative to the .env) of a rediss:// server; the machine's authorities without it",
     )
     state_store: Literal["auto", "redis", "postgres"] = Field("auto", description="Where state is kept; auto is Redis")
     snowflake_actor_pool_size: int = Field(
@@ -119,6 +124,12 @@ class Settings(BaseModel):
     heartbeat_timeout_seconds: float = Field(
         60, ge=2, le=3600, description="A child silent for longer is killed and started again"
     )
+    lease_seconds: float = Field(
+        6,
+        ge=0,
+        le=3600,
+        description="Fail-over: a supervisor that can't renew its leases for so long stops, another goes on; 0: there is only one",
+    )
     wal_monitor_enabled: bool = Field(True, description="WAL monitor: Measure each slot's retained WAL")
     wal_monitor_interval_seconds: int = Field(
         300, ge=1, le=86400, description="WAL monitor: Seconds between measurements"
@@ -161,9 +172,9 @@ class Settings(BaseModel):
         description="WAL alerts: Minutes that trouble must last before it is told",
     )
     secret_key: SecretStr | None = Field(None, description="Encrypts secrets at rest", json_schema_extra=_KEY)
-    secret_key_old: SecretStr | None = Field(
+    secret_key_previous: SecretStr | None = Field(
         None,
-        description="The SECRET_KEY before; needed until one poll has encrypted everything under the new one",
+        description="The SECRET_KEY before: opens what was written under it, until `etl-supervisor rotate-secrets` has encrypted everything anew",
         json_schema_extra=_KEY,
     )
     masking_secret: SecretStr | None = Field(
@@ -215,6 +226,14 @@ class Settings(BaseModel):
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         return SecretStr(redis_url(value.get_secret_value()))
 
+    @field_validator("redis_tls_ca")
+    @classmethod
+    def _of_a_tls_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url: SecretStr | None = info.data.get("redis_url")
+        if value is not None and url is not None and not url.get_secret_value().startswith("rediss://"):
+            raise ValueError("REDIS_URL is no rediss:// URL")
+        return value
+
     @field_validator("metrics_addr", "api_addr")
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
@@ -239,6 +258,13 @@ class Settings(BaseModel):
                 raise ValueError("it is no such URL")
         return value
 
+    @field_validator("lease_seconds")
+    @classmethod
+    def _none_or_some_tries(cls, value: float) -> float:
+        if 0 < value < LEASE_SECONDS_MIN:
+            raise ValueError(f"it is 0 or at least {LEASE_SECONDS_MIN}")
+        return value
+
     @field_validator("danger_wal")
     @classmethod
     def _not_below_the_warning(cls, value: int, info: ValidationInfo) -> int:
@@ -246,7 +272,7 @@ class Settings(BaseModel):
             raise ValueError("it is below WARNING_WAL")
         return value
 
-    @field_validator("secret_key", "secret_key_old", "masking_secret")
+    @field_validator("secret_key", "secret_key_previous", "masking_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < SECRET_KEY_LENGTH_MIN:
@@ -300,7 +326,7 @@ class Settings(BaseModel):
                 f"set SECRET_KEY (at least {SECRET_KEY_LENGTH_MIN} characters), for example from: openssl rand -hex 32"
             )
             raise EtlError(Kind.CONFIG, "SECRET_KEY", "secrets at rest need a key", remedy)
-        old = [self.secret_key_old.get_secret_value()] if self.secret_key_old else []
+        old = [self.secret_key_previous.get_secret_value()] if self.secret_key_previous else []
         return Keyring(self.secret_key.get_secret_value(), *old)
 
 

@@ -26,6 +26,11 @@ class HeartbeatPage:
         self._memory = mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES)
         self._free = list(range(SLOTS_MAX - 1, -1, -1))
 
+    @property
+    def room(self) -> bool:
+        """Whether there is a slot for one more child."""
+        return bool(self._free)
+
     def allot(self) -> Heartbeat:
         """A slot for a child that is about to be forked. RuntimeError when there are more than SLOTS_MAX children."""
         if not self._free:

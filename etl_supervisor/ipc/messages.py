@@ -9,6 +9,7 @@ publisher's slab) and Welcome; after that every message on it belongs to these t
     OpenTable                       ───►                      ensure landing, target, owner
                                     ◄───   TableOpened        applied; with `prove` also what is committed
     Segment (seq 1, 2, …)           ───►                      open the channel if it is not; filter, encode, append
+                                    ◄───   Begun              a thread takes the rows of every seq up to this one in hand
                                     ◄───   Accepted           the SDK has the rows of every seq up to this one
                                     ◄───   Durable            committed up to the end of this seq; its slots may be reused
     Hurry(seq)                      ───►                      rows that wait to share a file do not wait any more
@@ -37,6 +38,7 @@ from dataclasses import dataclass, field
 
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
+from etl_supervisor.model.burial import Bury
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table, TableName
 
@@ -57,14 +59,12 @@ class Hello:
 class OpenTable:
     """Make `table` ready for segments in `channel`, create or alter what is missing in Snowflake.
 
-    `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of
-    an older reader. A copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that
-    Snowflake already has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is
-    accounted for. `fill_ms` is how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon.
-    `load` is the path that the rows take, `policy` is how the table is applied. `former` is an owner from whom the table may be taken over.
-    `channels` is how many channels the table has; `channel` is the first. `prove`: the channel is opened before TableOpened, which tells its tokens;
-    otherwise with the first rows.
-    """
+    `owner` is `system_identifier/slot` of the source: a landing table belongs to one (pipeline, owner). `epoch` fences applies of an older reader. A
+    copy opens the table with a channel of its own. `since` is the token of the place from which `table` is the shape; a shape that Snowflake already
+    has from a later place on is left as it is. `errors` is the channel's error counter up to which every refused row is accounted for. `fill_ms` is
+    how long the pipeline fills a batch (0: a copy): who fills it shortly wants its rows soon. `load` is the path that the rows take, `policy` is how
+    the table is applied. `former` is an owner from whom the table may be taken over. `channels` is how many channels the table has; `channel` is the
+    first. `prove`: the channel is opened before TableOpened, which tells its tokens; otherwise with the first rows."""
 
     handle: int
     pipeline_id: int
@@ -96,11 +96,10 @@ class ReshapeTable:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes.
-
-    `slot` is OVERSIZE_SLOT when the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its
-    first and last row. `seq` counts the segments of a handle from 1.
-    """
+    """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes. `slot` is OVERSIZE_SLOT when
+    the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its first and last row. `seq` counts
+    the segments of a handle from 1. `rows` rows are meant, from `start` on. On `trial` they are to be alone in the actor until they are durable:
+    they may be what killed the one before (`workers.reader.trial`)."""
 
     handle: int
     seq: int
@@ -111,6 +110,9 @@ class Segment:
     first: str
     last: str
     version: int
+    start: int = 0
+    trial: bool = False
+    bury: Bury = Bury.NO
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,7 @@ class Hurry:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Bring the target up to `fence`: all rows with commit_lsn < fence are durable, and it is a transaction's end. The rows of the copy have
-    the commit_lsn `copied`."""
+    """Bring the target up to `fence`, a transaction's end: all rows below are durable. The rows of the copy have the commit_lsn `copied`."""
 
     handle: int
     fence: int
@@ -208,9 +209,9 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class TableOpened:
-    """The table takes segments. Tokens are None when there are none or they were not asked for; `errors` is the channel's error counter
-    as far as known; `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation), `shown` the generation of the
-    rows in the target (0: none)."""
+    """The table takes segments. Tokens are None when there are none or they were not asked for; `errors` is the channel's error counter as far as
+    known; `applied` is the target's watermark (exclusive commit_lsn; 0: never applied in this generation), `shown` the generation of the rows in the
+    target (0: none)."""
 
     handle: int
     version: int
@@ -219,6 +220,14 @@ class TableOpened:
     errors: int
     applied: int
     shown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job has the rows of every segment up to `seq` in hand. If the actor dies now, it may be of them."""
+
+    handle: int
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +240,8 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """Every row of every segment up to `seq` is committed in Snowflake, or in the dead letter.
-
-    `errors` is the error counter up to which every refused row is accounted for; `dead` how many rows of the table the dead letter
-    holds (None: no row came into it since the table was opened).
-    """
+    """Every row of every segment up to `seq` is committed in Snowflake, or in the dead letter. `errors` is the error counter up to which every
+    refused row is accounted for; `dead` how many rows of the table the dead letter holds (None: no row came into it since the table was opened)."""
 
     handle: int
     seq: int
@@ -273,8 +279,8 @@ class TableClosed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The table is stopped at this actor. `operation` is open, append, commit, apply or close.
-    `transient` says that another OpenTable may help without a person."""
+    """The table is stopped at this actor. `operation` is open, append, commit, apply or close. `transient` says that another OpenTable may help
+    without a person."""
 
     handle: int
     operation: str
@@ -295,8 +301,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """What is known of one table: its generation, its shape (as `wire` writes it) and the token since which that holds, and the state that
-    was kept in this generation ("": none)."""
+    """What is known of one table: its generation, its shape (as `wire` writes it) and the token since which that holds, and the state that was kept
+    in this generation ("": none)."""
 
     schema: str
     table: str
@@ -316,9 +322,8 @@ class Recalled:
     trouble: str
 
 
-ToPublisher = (
-    AppliedTogether | Kept | Recalled | Welcome | TableOpened | Accepted | Durable | Applied | TableClosed | Failed
-)
+_OfTables = TableOpened | Begun | Accepted | Durable | Applied | TableClosed | Failed
+ToPublisher = AppliedTogether | Kept | Recalled | Welcome | _OfTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,11 +334,17 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class CopyWanted:
-    """A reader asks the parent to have one table of one pipeline copied.
+class Leased:
+    """The monitor's word to the parent: these sources (ids) are its to run, until this moment (`model.tenure.clock`), and no others."""
 
-    `bytes` is its size, 0 while nobody has looked: a copy worker that was given several tables asks for the large ones again, with their sizes.
-    """
+    sources: tuple[int, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class CopyWanted:
+    """A reader asks the parent to have one table of one pipeline copied. `bytes` is its size, 0 while nobody has looked: a copy worker that was
+    given several tables asks for the large ones again, with their sizes."""
 
     source: str
     pipeline_id: int
@@ -346,13 +357,21 @@ class CopyWanted:
 
 @dataclass(frozen=True, slots=True)
 class CopyEnded:
-    """The copy of a table has ended, well or not; the state store has the result. A worker tells the parent, the parent (also for
-    a worker that died) tells the reader."""
+    """The copy of a table has ended, well or not; the state store has the result. A worker tells the parent, the parent (also for a worker that
+    died) tells the reader."""
 
     pipeline_id: int
     schema: str
     table: str
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActorEnded:
+    """The parent's word to publishers: an actor is dead. `crashed`: by itself, so that a row may be why."""
+
+    actor: int
+    crashed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +406,6 @@ class Supervised:
     children: tuple[ChildStatus, ...]
 
 
-ToParent = Desired | CopyWanted | CopyEnded | Trouble | Ready
-FromParent = CopyEnded | Supervised
+ToParent = Desired | Leased | CopyWanted | CopyEnded | Trouble | Ready
+FromParent = ActorEnded | CopyEnded | Supervised
 Message = ToActor | ToPublisher | ToParent | FromParent

@@ -72,6 +72,11 @@ class SlabWriter:
         place = self._memory[start : start + run.count * self.slot_bytes]
         return run, arrow.write(pa.py_buffer(place), batch)
 
+    def batch(self, run: Run, length: int) -> pa.RecordBatch:
+        """What was written to a run; a view."""
+        start = run.slot * self.slot_bytes
+        return arrow.read(pa.py_buffer(self._memory[start : start + length]))
+
     def _acquire(self, count: int) -> Run | None:
         for i, (slot, available) in enumerate(self._free):
             if available >= count:

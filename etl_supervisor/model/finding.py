@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 
 class Weight(StrEnum):
@@ -12,6 +13,19 @@ class Weight(StrEnum):
     WRONG = "wrong"  # something does not work, or will not
     RISK = "risk"  # something may be lost or may stop
     ADVICE = "advice"  # it works; it could work better
+
+
+class Fault(Protocol):
+    """What an `EtlError` says (this package knows nothing of errors)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +37,11 @@ class Finding:
     place: str
     reason: str
     remedy: str = ""
+
+    @classmethod
+    def of(cls, error: Fault) -> Finding:
+        """What an error says, as a finding."""
+        return cls(Weight.WRONG, str(error.kind), error.place, error.reason, error.remedy)
 
     @property
     def line(self) -> str:

@@ -5,6 +5,8 @@
     parked, paused        nobody reads; the slot keeps its WAL
     parked, started       a reader of its own, reader-<source>@<pipeline>, decodes for it alone
     near the shared one   both readers end; the shared one comes to the parked position if need be, and goes on with the pipeline
+    the source got a new generation     the parked position counts no more: the slot is dropped, and the tables begin anew with the shared stream
+    its own slot was lost               as any slot: by policy it is replaced, everything is copied again apart, then it comes back
 
 A parked slot on the server *is* what makes a pipeline parked: a position that the state store has lost is taken from it. Being behind costs
 nothing but decoding: what was landed is filtered by the channels' tokens.
@@ -27,13 +29,23 @@ def apart(spec: SourceSpec, pipeline: Pipeline | PipelineName) -> SourceSpec:
     return SourceSpec(source, (pipeline,) if isinstance(pipeline, Pipeline) else ())
 
 
+def overtaken(shared: Progress | None, parked: Progress) -> bool:
+    """Whether the source has begun anew since: the parked position, though its slot may be there, is of a history that is over."""
+    return shared is not None and parked.generation < shared.generation
+
+
 def may_join(shared: Progress | None, parked: Progress) -> bool:
-    """Whether a parked pipeline is so near that the shared stream takes it back. One that broke must first have moved."""
-    if shared is None or parked.confirmed <= parked.stuck_at:
+    """Whether a parked pipeline is so near that the shared stream takes it back, or has nowhere else to go on from.
+
+    One that broke must first have moved; one that was promoted must have proved what it has. A later generation is its own business: its tables
+    have begun anew in the same history.
+    """
+    if shared is None or overtaken(shared, parked):
+        return shared is not None
+    if parked.confirmed <= parked.stuck_at or parked.forked_at:
         return False
-    same = (shared.system_identifier, shared.timeline, shared.generation)
-    history = (parked.system_identifier, parked.timeline, parked.generation)
-    return same == history and shared.confirmed - parked.confirmed <= JOIN_BYTES_MAX
+    same = (shared.system_identifier, shared.timeline) == (parked.system_identifier, parked.timeline)
+    return same and shared.confirmed - parked.confirmed <= JOIN_BYTES_MAX
 
 
 def arranged(spec: SourceSpec, shared: Progress | None, parked: Mapping[str, Progress]) -> list[SourceSpec]:

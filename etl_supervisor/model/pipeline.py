@@ -74,8 +74,9 @@ class PipelineName:
 class Source:
     """One PostgreSQL database that changes are read from. `publication_name` may be a comma-separated list.
 
-    `heartbeat_seconds` is how often a quiet source gets a WAL message (0: never); `primary_url` (a libpq connection string) is the primary of a
-    source that is a standby. `parked` is the pipeline that streams from a slot of its own (see `model.parking`); None for the shared stream.
+    `pg_tls_mode` is `auto` or an sslmode of libpq (see `tls`). `heartbeat_seconds` is how often a quiet source gets a WAL message (0: never);
+    `primary_url` (a libpq connection string) is the primary of a source that is a standby. `parked` is the pipeline that streams from a slot of its
+    own (see `model.parking`); None for the shared stream.
     """
 
     id: int
@@ -95,7 +96,15 @@ class Source:
     primary_url: EncryptedText | None = None
     slot_failover: bool = False
     on_slot_lost: OnSlotLost = OnSlotLost.ASK
+    pg_channel_binding: str = "prefer"
     parked: PipelineName | None = None
+
+    @property
+    def tls(self) -> dict[str, str]:
+        """libpq's parameters: with an authority the server is verified unless `pg_tls_mode` says otherwise."""
+        mode = self.pg_tls_mode if self.pg_tls_mode != "auto" else "verify-full" if self.pg_tls_ca else "prefer"
+        authority = {"sslrootcert": self.pg_tls_ca} if self.pg_tls_ca else {}
+        return {"sslmode": mode, "channel_binding": self.pg_channel_binding, **authority}
 
     @property
     def slot(self) -> str:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from etl_supervisor.model import names
 
@@ -59,7 +59,8 @@ class SourceReport:
 
     LSNs are ints; `lag_bytes` is the source's WAL end minus confirmed; `lag_seconds` the age of the oldest change that is not
     durable (0 when there is none); `trouble` the line of the last error, empty when all is well. `wal_status` of the slot is reserved, extended,
-    unreserved or lost; `safe_wal_bytes` may be written until it is lost (None: PostgreSQL sets no limit).
+    unreserved or lost; `safe_wal_bytes` may be written until it is lost (None: PostgreSQL sets no limit). `breakers`: destination -> closed, open or
+    half_open.
     """
 
     state: str
@@ -75,6 +76,7 @@ class SourceReport:
     wal_status: str = ""
     safe_wal_bytes: int | None = None
     together: tuple[Visible, ...] = ()
+    breakers: dict[str, str] = field(default_factory=dict)
 
     @property
     def lag_bytes(self) -> int:

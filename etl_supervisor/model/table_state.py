@@ -50,6 +50,7 @@ class TableState:
     before it are of an older one. A place is `<commit_lsn>-<lsn>` in hexadecimal, in text order. `storage` is where the rows were (`reader.storage`).
     `channels` is how many channels the stream has in this generation.
     `masks` is what its columns are masked by (`reader.masks`).
+    `history` is the generation of the source in which it was followed last (0: not known).
     `kept` is the digest of what Snowflake keeps of this state, for a store that is lost.
     """
 
@@ -73,6 +74,7 @@ class TableState:
     kept: str = ""
     channels: int = 1
     masks: str = ""
+    history: int = 0
 
     @property
     def copied_from(self) -> int:

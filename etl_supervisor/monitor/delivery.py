@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import ssl
-import threading
 from collections.abc import Callable
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ import psycopg
 import structlog
 import urllib3
 
-from etl_supervisor.errors import EtlError
+from etl_supervisor.monitor.rounds import Rounds
 from etl_supervisor.repository import wal as books
 from etl_supervisor.repository.connection import connect, trouble
 from etl_supervisor.repository.wal import Waiting
@@ -38,7 +37,6 @@ SEND_SECONDS_MAX = 10.0
 PAUSE_SECONDS = 10.0  # after the first failure
 PAUSE_SECONDS_MAX = 3600.0
 PAUSE_DOUBLINGS_MAX = 20
-CLOSE_SECONDS_MAX = 1.0
 SMTP_PORT, SMTPS_PORT = 587, 465
 
 log = structlog.get_logger()
@@ -70,33 +68,19 @@ class Delivery:
         """`count` gets the channel and `delivered` or `failed`, once per try."""
         self._settings = settings
         self._count = count
-        self._ending = threading.Event()
-        self._said = ""
-        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+        self._rounds = Rounds("alerts", LOOK_SECONDS, "alerts_not_delivered", self._deliver_all)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def close(self) -> None:
         """End; what is being sent is left to the process's end and sent again by the next one."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_SECONDS_MAX)
+        self._rounds.close()
 
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            try:
-                while not self._ending.is_set() and self.deliver():
-                    pass
-                self._said = ""
-            except EtlError as error:
-                if self._said != error.line:
-                    log.warning("alerts_not_delivered", reason=error.line)
-                self._said = error.line
-            except Exception:
-                log.exception("alerts_not_delivered")
-            self._ending.wait(LOOK_SECONDS)
+    def _deliver_all(self) -> None:
+        while not self._rounds.ending.is_set() and self.deliver():
+            pass
 
     def deliver(self) -> int:
         """One try at the first alert of each channel; how many have arrived. EtlError(CONFIG_DATABASE)."""

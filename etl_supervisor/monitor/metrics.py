@@ -84,6 +84,12 @@ SLOT_SAFE_WAL_BYTES = Gauge(
     ["source"],
     multiprocess_mode="mostrecent",
 )
+DESTINATION_BREAKER_OPEN = Gauge(
+    "etl_destination_breaker_open",
+    "1 while a source's breaker of a destination is not closed: its failed tables wait",
+    ["source", "destination"],
+    multiprocess_mode="mostrecent",
+)
 SHARED_MEMORY_BYTES = Gauge("etl_shared_memory_used_bytes", "Slab in use", ["source"], multiprocess_mode="mostrecent")
 VERIFIED_LSN = Gauge(
     "etl_verified_through_lsn",
@@ -219,6 +225,8 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     LAG_BYTES.labels(source).set(report.lag_bytes)
     LAG_SECONDS.labels(source).set(report.lag_seconds)
     SHARED_MEMORY_BYTES.labels(source).set(shared_memory_used)
+    for destination, state in report.breakers.items():
+        DESTINATION_BREAKER_OPEN.labels(source, destination).set(state != "closed")
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)

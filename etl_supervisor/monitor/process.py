@@ -3,8 +3,9 @@
     start    migrations (retried until the config database answers), metrics endpoint
     poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed;
              how the children are goes to the config database, for the API
-    beside   the WAL monitor and the delivery of its alerts, in threads of their own, once the migrations have run
+    beside   the WAL monitor, the delivery of its alerts and the leases, in threads of their own, once the migrations have run
 
+A pipeline that was deleted is cleaned up when its reader has been told so long ago that it has ended, or was killed.
 A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
 """
 
@@ -12,22 +13,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import selectors
 import signal
+import threading
 import time
 
 import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
-from etl_supervisor.ipc.messages import Desired, Ready, Supervised
+from etl_supervisor.ipc.messages import Desired, Leased, Ready, Supervised
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.monitor.collectors import SupervisedCollector, WalCollector
 from etl_supervisor.monitor.delivery import Delivery
+from etl_supervisor.monitor.leases import Leases
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
-from etl_supervisor.repository.removed import done, due
+from etl_supervisor.repository.removed import Removed, done, due
 from etl_supervisor.repository.report import save
 from etl_supervisor.state.choose import open_store
 from etl_supervisor.state.streams import arrange
@@ -35,6 +39,7 @@ from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 
 WAIT_SECONDS_MAX = 1.0  # the heartbeat's pace
+KILL_SECONDS_MAX = 10.0  # from the end of a reader's grace until the supervisor has killed it
 REPORTS_MISSED_MAX = 3  # a report of the children comes at every poll; when so many are missed, `/ready` says so
 
 log = structlog.get_logger()
@@ -56,11 +61,16 @@ class Monitor:
         self._supervised = SupervisedCollector()
         self._wal = WalMonitor(self._settings)
         self._delivery = Delivery(self._settings, metrics.alert_tried)
+        self._sending = threading.Lock()
+        self._leases = Leases(self._settings, self._tell)
         self._serving = False
         self._migrated = False
         self._store = open_store(self._settings, metrics.redis_operation)
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
+        self._without: dict[
+            int, float
+        ] = {}  # deleted pipelines that are due -> since when the parent knows that they are gone
         self._next_poll = 0.0
         self._news = False
         self._stopping = False
@@ -72,7 +82,7 @@ class Monitor:
             selector.register(inbox, selectors.EVENT_READ)
             selector.register(self._context.parent, selectors.EVENT_READ)
             self._serve()
-            self._context.parent.send(Ready())
+            self._tell(Ready())
             while not self._stopping:
                 self._context.heartbeat.beat()
                 if time.monotonic() >= self._next_poll:
@@ -82,9 +92,22 @@ class Monitor:
                 selector.select(max(0.0, min(WAIT_SECONDS_MAX, self._next_poll - time.monotonic())))
                 self._take(inbox.take())
                 self._hear()
+            self._hear()
         inbox.close()
+        self._leases.close(give_up=self._at_rest)
         self._wal.close()
         self._delivery.close()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether it is known that no child moves rows."""
+        children = self._supervised.told.children
+        return bool(children) and not any(c.running for c in children if c.name.startswith(("reader-", "copy-")))
+
+    def _tell(self, message: Desired | Leased | Ready) -> None:
+        """To the parent, from any thread."""
+        with self._sending:
+            self._context.parent.send(message)
 
     def _take(self, signals: list[signal.Signals]) -> None:
         self._stopping |= signal.SIGTERM in signals
@@ -100,6 +123,8 @@ class Monitor:
     def _report(self) -> None:
         """How the children are, for the API's `/ready`. One that can't be written is missed there; the poll says why."""
         self._news = False
+        if self._leases.standby:
+            return  # the other one's children are those that matter
         good_seconds = REPORTS_MISSED_MAX * self._settings.pipeline_poll_interval_secs
         with contextlib.suppress(EtlError):
             save(self._settings, self._supervised.told, good_seconds)
@@ -113,8 +138,10 @@ class Monitor:
                 self._delivery.start()
                 if self._settings.wal_monitor_enabled:
                     self._wal.start()
-            cleaned = self._clean_up()
+            removed = due(self._settings)
+            cleaned = self._clean_up(removed)
             loaded = load(self._settings)
+            self._leases.want({spec.source.id for spec in loaded.specs})
             desired = Desired(arrange(loaded.specs, self._store))
             self._tell_verified(desired)
         except EtlError as error:
@@ -125,9 +152,11 @@ class Monitor:
         self._say([*loaded.troubles, *cleaned, *self._risks()])
         self._report()
         if desired != self._told:
-            self._context.parent.send(desired)
+            self._tell(desired)
             self._told = desired
             log.info("configuration_read", sources=[spec.source.stream for spec in desired.sources])
+        now = time.monotonic()
+        self._without = {item.id: self._without.get(item.id, now) for item in removed}
 
     def _tell_verified(self, desired: Desired) -> None:
         """What `verify` has noted; it has no metrics of its own."""
@@ -144,10 +173,11 @@ class Monitor:
             return []
         return [EtlError(Kind.STATE_STORE, "state store", risk, "see `etl-supervisor doctor`")] if risk else []
 
-    def _clean_up(self) -> list[EtlError]:
+    def _clean_up(self, due_now: list[Removed]) -> list[EtlError]:
         """After pipelines that were deleted; why not, where it was not possible yet."""
         troubles = []
-        for removed in due(self._settings):
+        told_before = time.monotonic() - self._settings.shutdown_grace_seconds - KILL_SECONDS_MAX
+        for removed in [item for item in due_now if self._without.get(item.id, math.inf) <= told_before]:
             try:
                 # This package does not import workers: the one that knows the source is named.
                 importlib.import_module("workers.reader.removal").clean_up(self._settings, self._store, removed)

@@ -28,6 +28,7 @@ from etl_supervisor.model.wal import Level, Outlook, SlotMeasure, SourceState, o
 from etl_supervisor.monitor import logs
 from etl_supervisor.monitor.alerts import MB, Alert, Thresholds, step, worst
 from etl_supervisor.monitor.delivery import channels_of
+from etl_supervisor.monitor.rounds import Rounds
 from etl_supervisor.repository import wal as books
 from etl_supervisor.repository.connection import connect, trouble
 from etl_supervisor.repository.wal import Watched
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 AT_ONCE = 16  # connections to sources at a time; a dead server holds one for the time limit
 PAUSE_SECONDS = 1.0  # before the first try again; doubled each time
 PAUSE_SECONDS_MAX = 30.0
-CLOSE_SECONDS_MAX = 1.0  # what is under way dies with the process: nothing is half written
 
 log = structlog.get_logger()
 
@@ -57,34 +57,20 @@ class WalMonitor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ending = threading.Event()
+        seconds = settings.wal_monitor_interval_seconds
+        self._rounds = Rounds("wal", seconds, "wal_not_measured", self.begin_round)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._under_way: set[int] = set()
         self._failing: dict[int, str] = {}
-        self._said = ""
         self.newest: dict[str, SourceWal] = {}
-        self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
 
     def start(self) -> None:
         """Begin, with a look at once."""
-        self._thread.start()
+        self._rounds.start()
 
     def close(self) -> None:
         """End; what hangs is left to the process's end."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_SECONDS_MAX)
-
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            try:
-                self.begin_round()
-                self._said = ""
-            except EtlError as error:
-                if error.line != self._said:
-                    logs.error_line(log, "wal_not_measured", error)
-                self._said = error.line
-            self._ending.wait(self._settings.wal_monitor_interval_seconds)
+        self._rounds.close()
 
     def begin_round(self) -> None:
         """Have every source measured that is not being measured. EtlError(CONFIG_DATABASE)."""
@@ -92,7 +78,7 @@ class WalMonitor:
         names = {item.source.name for item in found}
         self.newest = {name: wal for name, wal in self.newest.items() if name in names}
         for item in sorted(found, key=lambda item: item.source.id in self._failing):
-            if item.source.id not in self._under_way and not self._ending.is_set():
+            if item.source.id not in self._under_way and not self._rounds.ending.is_set():
                 self._places.acquire()
                 self._under_way.add(item.source.id)
                 # Not a pool of concurrent.futures: a process's end would wait for its threads.
@@ -119,10 +105,10 @@ class WalMonitor:
         password = settings.keyring().decrypt(source.pg_password) if source.pg_password is not None else None
         tries = 1 if source.id in self._failing else 1 + settings.wal_monitor_max_retries
         again = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(tries) | tenacity.stop_when_event_set(self._ending),
+            stop=tenacity.stop_after_attempt(tries) | tenacity.stop_when_event_set(self._rounds.ending),
             wait=tenacity.wait_random_exponential(PAUSE_SECONDS, PAUSE_SECONDS_MAX),
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EtlError) and error.transient),
-            sleep=tenacity.sleep_using_event(self._ending),
+            sleep=tenacity.sleep_using_event(self._rounds.ending),
             reraise=True,
         )
         # This package does not import workers: the one that knows the source is named.

@@ -3,6 +3,8 @@
 connection    a connection, and why there is none
 migrations    both chains of migrations, under a lock
 desired       sources with their started pipelines, in one snapshot; secrets written in clear are encrypted on the way
+secrets       where secrets stand, encrypting them in place, and again under another key
+leases        which supervisor runs which source
 report        how the supervisor's children are, for the API
 selecting     which tables a pipeline takes, and what becomes of columns
 removed       pipelines that were deleted and are not cleaned up yet

@@ -10,12 +10,13 @@ from etl_supervisor.errors import EtlError, Kind
 
 CONNECT_SECONDS = 5
 PLACE = "config database"
+NOT_OURS = frozenset({"3F000", "42P01", "42703"})  # a schema, table or column that is not there
 
 
 def connect(dsn: str, **options: Any) -> psycopg.Connection[Any]:
     """Connect. EtlError(CONFIG_DATABASE) with the remedy."""
     try:
-        return psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, **options)
+        return psycopg.connect(dsn, **{"connect_timeout": CONNECT_SECONDS, **options})
     except psycopg.Error as error:
         raise trouble(error) from None
 
@@ -31,6 +32,9 @@ def trouble(error: psycopg.Error) -> EtlError:
         )
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return EtlError(Kind.CONFIG, PLACE, "the connection string can't be read", "correct DATABASE_URL")
+    if error.sqlstate in NOT_OURS:
+        reason = f"its tables are not those that this program needs: {text}"
+        return EtlError(Kind.CONFIG_DATABASE, PLACE, reason, "run `etl-supervisor migrate`")
     if error.sqlstate:
         return EtlError(Kind.CONFIG_DATABASE, PLACE, text, "see the server's log")
     remedy = "check host and port in DATABASE_URL (or CONFIG_DB_*), and that the server runs"

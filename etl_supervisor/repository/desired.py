@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import structlog
-from psycopg import sql
 from psycopg.rows import dict_row
 
-from etl_supervisor.config.secrets import Keyring, is_encrypted
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import names
 from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy, Deletes, TablePolicy
@@ -35,6 +32,7 @@ from etl_supervisor.model.pipeline import (
 )
 from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.secrets import context, encrypt_in_place
 from etl_supervisor.repository.selecting import selection
 
 if TYPE_CHECKING:
@@ -45,7 +43,6 @@ APPLY_COLUMNS = frozenset(
     {"apply", "apply_delete", "apply_history", "apply_interval_seconds_max", "landing_retention_hours"}
 )
 DESTINATION_TYPES = frozenset({"snowflake"})
-SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
 
 # One that was deleted is as good as paused until its grace is over.
 _PAUSED = """
@@ -54,7 +51,7 @@ UNION ALL SELECT pipeline_id, pipeline, (source->>'id')::bigint FROM app.removed
 ORDER BY id
 """
 
-log = structlog.get_logger()
+_NAMED_AGAIN = "SELECT p.id FROM app.pipelines p JOIN app.removed r ON r.pipeline = p.name AND r.pipeline_id <> p.id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,29 +86,6 @@ def slots(settings: Settings) -> set[str]:
     return {names.slot(source, pipeline) for source, own in rows for pipeline in (None, own)}
 
 
-def encrypt_in_place(connection: psycopg.Connection[Any], keyring: Keyring) -> None:
-    """Encrypt the secrets that stand in clear; the rows are locked, so two supervisors do not cross."""
-    for table, column in SECRETS:
-        parts = {"table": sql.Identifier("app", table), "column": sql.Identifier(column)}
-        found = connection.execute(
-            sql.SQL(
-                "SELECT id, name, {column} AS secret FROM {table} WHERE {column} IS NOT NULL AND {column} NOT LIKE 'v1:%'"
-                " FOR UPDATE SKIP LOCKED"
-            ).format(**parts)
-        ).fetchall()
-        for row in found:
-            if not is_encrypted(row["secret"]):
-                stored = keyring.encrypt(row["secret"], context(table, row["name"], column)).ciphertext
-                update = sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**parts)
-                connection.execute(update, [stored, row["id"]])
-                log.info("secret_encrypted", table=table, row=row["name"], column=column)
-
-
-def context(table: str, name: str, column: str) -> str:
-    """Where a secret stands; bound into its encryption."""
-    return f"{table}/{name}/{column}"
-
-
 def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
     troubles: list[EtlError] = []
     pipelines: dict[int, list[Pipeline]] = {}
@@ -120,7 +94,12 @@ def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:
         "SELECT p.*, row_to_json(d) AS destination FROM app.pipelines p JOIN app.destinations d ON d.id = p.destination_id"
         " WHERE p.status = 'START' ORDER BY p.id"
     ).fetchall()
+    early = {row["id"] for row in connection.execute(_NAMED_AGAIN)}
     for row in rows:
+        if row["id"] in early:
+            reason = "an older pipeline of this name was deleted and is not cleaned up yet"
+            troubles.append(EtlError(Kind.CONFIG, f"pipeline {row['name']}", reason, "it starts by itself after that"))
+            continue
         try:
             found = pipeline_of(row, can_hash=can_hash)
         except EtlError as error:
@@ -159,6 +138,7 @@ def source_of(row: dict[str, Any]) -> Source:
         primary_url=_secret("sources", row, "primary_url"),
         slot_failover=row["slot_failover"],
         on_slot_lost=OnSlotLost(row["on_slot_lost"]),
+        pg_channel_binding=row["pg_channel_binding"],
     )
 
 

@@ -1,8 +1,11 @@
 """Pipelines that were deleted and are not cleaned up yet (app.removed, filled by a trigger).
 
-younger than the grace   as if it were paused: parked while others of its source run, so that a row inserted again with its id goes on
-older, or its name is in use again, by another id      cleaned up: slots are dropped, state is forgotten, then the row is deleted
-inserted again with its id                             nothing was deleted: the row is deleted
+younger than the grace       as if it were paused: parked while others of its source run, so that a row inserted again with its id goes on
+older                        cleaned up: slots are dropped, state is forgotten, then the row is deleted
+its name is in use again     the same at once; the new pipeline waits for that (`desired`), for state is kept by name
+inserted again with its id   nothing was deleted: the row is deleted
+
+Nothing is cleaned up while a reader may have it: the monitor waits until one that was told to end has ended or was killed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.repository.desired import SECRETS, context
+from etl_supervisor.repository.secrets import SECRETS, context
 
 ConfigTable = Literal["sources", "destinations", "pipelines"]
 

@@ -23,7 +23,8 @@ def open_store(settings: Settings, observe: Observe = unobserved) -> StateStore:
         return PostgresStore(settings.state_dsn())
     from etl_supervisor.state.redis import RedisStore
 
-    return RedisStore(settings.redis_url.get_secret_value(), observe)
+    authority = settings.directory / settings.redis_tls_ca if settings.redis_tls_ca else None
+    return RedisStore(settings.redis_url.get_secret_value(), observe, authority)
 
 
 def leave_word(settings: Settings, source: str, error: EtlError) -> None:

@@ -13,8 +13,10 @@ counts the server is asked to have it on disk (WAITAOF), where it can.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -55,10 +57,11 @@ T = TypeVar("T")
 class RedisStore:
     """See `store.StateStore`."""
 
-    def __init__(self, url: str, observe: store.Observe = store.unobserved) -> None:
+    def __init__(self, url: str, observe: store.Observe = store.unobserved, authority: Path | None = None) -> None:
         self._observe = observe
         self._redis: Any = redis.Redis.from_url(
             url,
+            **(_tls(authority) if url.startswith("rediss://") else {}),
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
@@ -157,7 +160,7 @@ class RedisStore:
 
     def risk(self) -> str:
         try:
-            found = self._do("config", lambda: self._redis.config_get("append*"))
+            found = self._do("config", lambda: self._redis.config_get("append*", "maxmemory*"))
         except redis.ResponseError:
             return "Redis does not tell how it persists (CONFIG is not allowed)"
         settings = {_text(key): _text(value) for key, value in found.items()}
@@ -165,6 +168,8 @@ class RedisStore:
             return "Redis keeps no append-only file: a restart loses what was written since its last snapshot"
         if settings.get("appendfsync") != "always":
             return f"Redis writes its append-only file {settings.get('appendfsync')}: a crash of the machine loses the last of it"
+        if settings.get("maxmemory") != "0" and (policy := settings.get("maxmemory-policy")) != "noeviction":
+            return f"Redis forgets keys when its memory is full (maxmemory-policy {policy})"
         return ""
 
     def forget(self, source: str) -> None:
@@ -202,11 +207,23 @@ class RedisStore:
         except redis.ResponseError:
             raise
         except redis.RedisError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                remedy = "set REDIS_TLS_CA to the authority that signed it, and the host in REDIS_URL as it has it"
+                raise EtlError(Kind.CONFIG, "Redis", "the server's certificate is not good", remedy) from None
             reason = f"{operation} failed: {type(error).__name__}"
             remedy = "check REDIS_URL and the server; rows go on, confirmations wait"
             raise EtlError(Kind.STATE_STORE, "Redis", reason, remedy, transient=True) from None
         finally:
             self._observe(operation, time.monotonic() - began, good)
+
+
+def _tls(authority: Path | None) -> dict[str, Any]:
+    """The server is verified by its certificate and name; a URL may say otherwise (`?ssl_cert_reqs=none`)."""
+    if authority is not None and not os.access(authority, os.R_OK):
+        remedy = "set it to a PEM file that this user may read"
+        raise EtlError(Kind.CONFIG, "REDIS_TLS_CA", f"{authority} can't be read", remedy)
+    verified: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    return verified | ({"ssl_ca_certs": str(authority)} if authority else {})
 
 
 def _key(*parts: str) -> str:

@@ -7,6 +7,7 @@ post        one name that a child fills, over all its restarts
 intensity   how often a child may be restarted, and how long to wait before it
 breaker     closed, open, half-open
 decide      what is wanted against what runs: start, stop, restart, copy (pure)
+copying     copies that wait for a worker
 signals     signals as bytes on a socket
 notify      systemd's READY, WATCHDOG and STOPPING
 supervisor  the loop

@@ -1,4 +1,4 @@
-"""The circuit breaker of one child: it stops restarts that can't help, and tries now and then by itself.
+"""The circuit breaker of one child, or of one destination (`workers.reader.breakers`): it stops what can't help, and tries now and then by itself.
 
 CLOSED ──too many, or a failure that needs a person──► OPEN ──cool-down over: one trial──► HALF_OPEN
   ▲                                                      ▲                                   │
@@ -35,6 +35,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CLOSED, Event.READY): State.CLOSED,
     (State.OPEN, Event.TRIPPED): State.OPEN,
     (State.OPEN, Event.COOLED): State.HALF_OPEN,
+    (State.OPEN, Event.READY): State.CLOSED,  # a destination's: somebody else has got through
     (State.HALF_OPEN, Event.TRIPPED): State.OPEN,
     (State.HALF_OPEN, Event.READY): State.CLOSED,
 }
@@ -42,7 +43,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 @dataclass(slots=True)
 class Breaker:
-    """One child's breaker; `retry_at` is when the next trial is due while it is open (monotonic seconds)."""
+    """One breaker; `retry_at` is when the next trial is due while it is open (monotonic seconds)."""
 
     state: State = State.CLOSED
     cool_down_seconds: float = COOL_DOWN_SECONDS

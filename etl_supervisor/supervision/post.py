@@ -112,6 +112,7 @@ class Posts(dict[str, Post]):
         base = [post.child for post in self.values() if post.spec.kind in (ChildKind.MONITOR, ChildKind.ACTOR)]
         return all(child is not None and child.ready for child in base)
 
-    def due_at(self) -> float:
-        """When something may have to be done for one of them by time alone."""
-        return min((post.due_at() for post in self.values()), default=float("inf"))
+    def due_at(self, blocked: Callable[[Post], bool]) -> float:
+        """When something may have to be done for one of them by time alone; a child that is `blocked` is not started by time."""
+        timed = (post.due_at() for post in self.values() if post.child is not None or not blocked(post))
+        return min(timed, default=float("inf"))

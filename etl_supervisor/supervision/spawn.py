@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ChildContext:
-    """What a child gets. `incarnation` rises over restarts and over supervisors: it is the nanosecond of the fork."""
+    """What a child gets. `incarnation` rises over restarts and over supervisors: it is the nanosecond of the fork; `until` as in ChildSpec."""
 
     name: str
     slot: int
@@ -58,13 +58,14 @@ class ChildContext:
     actor_addresses: tuple[bytes, ...]
     spec: SourceSpec | None
     copies: tuple[CopyWanted, ...]
+    until: float = float("inf")
 
 
 @dataclass(slots=True)
 class Child:
     """A child that runs: its process, the descriptor that tells its end, our end of its connection.
 
-    `copying` are the tables that a copy worker has not reported yet.
+    `copying` are the tables that a copy worker has not reported yet; `fenced`: killed, because its source is not ours any more.
     """
 
     spec: ChildSpec
@@ -76,6 +77,7 @@ class Child:
     started: float
     ready: bool = False
     stopping: bool = False
+    fenced: bool = False
     kill_at: float = float("inf")
     copying: list[CopyWanted] = field(default_factory=list)
 
@@ -123,6 +125,7 @@ def spawn(
         actor_addresses=tuple(mailbox.address(item) for item in listeners),
         spec=spec.source,
         copies=spec.copies,
+        until=spec.until,
     )
     parent = os.getpid()
 

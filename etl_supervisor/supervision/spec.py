@@ -23,7 +23,8 @@ class ChildKind(StrEnum):
 class ChildSpec:
     """One child. `entry` is `module:function`, imported after the fork; the function takes a ChildContext and returns an exit code.
 
-    `permanent` children are restarted when they end; a copy worker is not: its reader decides.
+    `permanent` children are restarted when they end; a copy worker is not: its reader decides. `until` is when the lease of its source runs out, if
+    nothing is heard meanwhile (`model.tenure`); infinite without leases.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ChildSpec:
     actor: int = -1
     source: SourceSpec | None = None
     copies: tuple[CopyWanted, ...] = ()
+    until: float = float("inf")
 
 
 ENTRIES: dict[ChildKind, str] = {

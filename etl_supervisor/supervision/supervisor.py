@@ -7,6 +7,7 @@ One turn: wait for a signal, the end of a child (pidfd) or a message; then look 
     death     back-off, then again; too many, or a failure that needs a person: the breaker opens, one trial per cool-down
     silence   no heartbeat for `heartbeat_timeout_seconds` (SIGSTOP, a loop that hangs): SIGABRT, a moment later SIGKILL, then as a death
     SIGHUP    the settings are read again, for the children that start from then on; the monitor looks at the configuration now
+    lease     no reader of a source runs that another supervisor may have (`model.tenure`); one that runs when our time is over is killed
     drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor and the API
     second    SIGTERM or Ctrl-C: SIGKILL to all. Nothing is lost: what was not confirmed comes again from the slot
 
@@ -15,24 +16,28 @@ If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The paren
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.exits import Exit
+from etl_supervisor.exits import Exit, crashed_by_itself
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
-from etl_supervisor.ipc.heartbeat import HeartbeatPage
-from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Ready, Supervised, Trouble
+from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
+from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
-from etl_supervisor.supervision.decide import changes, copies, table_of
+from etl_supervisor.model.tenure import Tenure, clock
+from etl_supervisor.supervision.copying import Copying, no_longer
+from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
 from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
@@ -43,12 +48,11 @@ from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reade
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a core or a traceback, if somebody wants one) and SIGKILL
+ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a traceback, if somebody wants one) and SIGKILL
 DRAIN_MARGIN_SECONDS = (
     5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
 )
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
-GATHER_SECONDS = 1.0  # tables become known one after the other: copies that are asked for meanwhile share a worker
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR, ChildKind.API))
 
@@ -74,10 +78,10 @@ class Supervisor:
         self._chance = chance
         self._page = HeartbeatPage()
         self._posts = Posts()
-        self._copies: tuple[CopyWanted, ...] = ()
-        self._copies_since = float("inf")
+        self._copying = Copying()
+        self._tenure = Tenure(always=settings.lease_seconds == 0)
         self._draining = False
-        self._killed = False
+        self._killed = self._crowded = False
         self._announced = False
         self._drain_until = float("inf")
         self._next_watchdog = 0.0
@@ -118,6 +122,7 @@ class Supervisor:
         if now - self._turned > FROZEN_SECONDS:
             self._awake_since = now
         self._turned = now
+        self._fence()
         self._kill_overdue(now)
         self._kill_silent(now)
         if self._draining:
@@ -131,10 +136,8 @@ class Supervisor:
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
-        due = min(self._posts.due_at(), self._drain_until, self._next_watchdog)
-        if self._copies:
-            due = min(due, self._copies_since + GATHER_SECONDS)
-        return max(0.0, min(TURN_SECONDS_MAX, due - now))
+        due = min(self._posts.due_at(self._blocked), self._drain_until, self._next_watchdog, self._copying.due_at())
+        return max(0.0, min(TURN_SECONDS_MAX, due - now, self._tenure.seconds_left(clock())))
 
     def _take_signals(self) -> None:
         for number in self._inbox.take():
@@ -156,13 +159,26 @@ class Supervisor:
     # -- starting
 
     def _start_due(self, now: float) -> None:
+        if not self._page.room:
+            if not self._crowded:
+                log.error("children_max", children=SLOTS_MAX, remedy="run some sources at another supervisor")
+            self._crowded = True
+            return
+        self._crowded = False
         for post in list(self._posts.values()):
-            if post.may_start(now) and not self._posts.makes_way(post):
+            if not self._blocked(post) and post.may_start(now):
                 self._spawn(post)
         self._start_copies()
 
+    def _blocked(self, post: Post) -> bool:
+        """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room."""
+        spec = post.spec.source
+        ours = spec is None or self._tenure.holds(spec.source.id, clock())
+        return not ours or not self._page.room or self._posts.makes_way(post)
+
     def _spawn(self, post: Post) -> None:
-        child = spawn(post.spec, self._settings, self._page.allot(), self._listeners, self._forget_in_child)
+        spec = post.spec if self._tenure.always else replace(post.spec, until=self._tenure.until)
+        child = spawn(spec, self._settings, self._page.allot(), self._listeners, self._forget_in_child)
         post.child = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
         self._selector.register(child.connection, selectors.EVENT_READ, child)
@@ -178,16 +194,11 @@ class Supervisor:
 
     def _start_copies(self) -> None:
         """Copies that were asked for, as far as their pipelines allow."""
-        if not self._copies:
-            self._copies_since = float("inf")
-            return
-        if time.monotonic() < self._copies_since + GATHER_SECONDS:
-            return
         readers = self._posts.sources(lambda post: post.child is not None and not post.child.stopping)
-        decided = copies(self._copies, readers, self._posts.copies())
-        self._copies = decided.wait
-        self._copies_since = time.monotonic()
-        for wanted in decided.start:
+        for wanted in self._copying.take(readers, self._posts.copies()):
+            if not self._page.room:
+                self._copying.ask(*wanted)
+                continue
             name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
             source = readers[wanted[0].source]
             spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copies=wanted)
@@ -210,11 +221,12 @@ class Supervisor:
         match message:
             case Desired(sources=sources):
                 self._follow(sources)
+            case Leased(sources=held, until=until) if not self._tenure.always:
+                self._tenure = Tenure(held, until)
             case CopyWanted() if not self._draining:
-                self._no_longer_copies(child, message)
-                self._copies += (message,)
-                self._copies_since = min(self._copies_since, time.monotonic())
-            case CopyEnded(ok=ok) if (wanted := self._no_longer_copies(child, message)) is not None:
+                no_longer(child, message)
+                self._copying.ask(message)
+            case CopyEnded(ok=ok) if (wanted := no_longer(child, message)) is not None:
                 self._tell_copy_ended(wanted, ok=ok)
             case Ready():
                 self._posts[child.spec.name].ready()
@@ -283,6 +295,9 @@ class Supervisor:
         expected = child.stopping or self._draining or not child.spec.permanent
         event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
         event("child_ended", child=child.spec.name, pid=child.pid, code=code)
+        if child.spec.kind is ChildKind.ACTOR:
+            crashed = crashed_by_itself(code) and not child.stopping and child.kill_at == float("inf")
+            self._tell_all(ActorEnded(child.spec.actor, crashed), ChildKind.READER, ChildKind.COPY)
         if child.spec.kind is ChildKind.MONITOR:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
@@ -303,18 +318,15 @@ class Supervisor:
 
     def _end_copies(self, source: str) -> None:
         """A reader's copies go with it, also those that wait: the next reader asks for them anew."""
-        self._copies = tuple(wanted for wanted in self._copies if wanted.source != source)
+        self._copying.forget(source)
         for child in self._posts.children():
             if child.spec.copies and child.spec.copies[0].source == source:
                 self._end(child)
 
-    def _no_longer_copies(self, child: Child, message: CopyWanted | CopyEnded) -> CopyWanted | None:
-        """A copy worker is done with a table, well or not; what it had been asked. None from a reader, or for a reader that is gone."""
-        for wanted in child.copying:
-            if table_of(wanted) == table_of(message):
-                child.copying.remove(wanted)
-                return None if child.stopping else wanted
-        return None
+    def _tell_all(self, message: ActorEnded, *kinds: ChildKind) -> None:
+        for child in self._posts.children(*kinds):
+            with contextlib.suppress(ConnectionError):
+                child.connection.send(message)
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))
@@ -323,6 +335,18 @@ class Supervisor:
                 reader.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
             except ConnectionError:
                 return
+
+    def _fence(self) -> None:
+        """Whoever works at a source that is not ours any more is killed; with the last source the actors, too: they may have orders left."""
+        now = clock()
+        lost = [child for child in self._posts.children() if child.spec.source is not None]
+        lost = [child for child in lost if not self._tenure.holds(child.spec.source.source.id, now)]  # type: ignore[union-attr]
+        if lost and len(lost) == len(self._posts.children(ChildKind.READER, ChildKind.COPY)):
+            lost += self._posts.children(ChildKind.ACTOR)
+        for child in (child for child in lost if not child.fenced):
+            log.error("child_fenced", child=child.spec.name, pid=child.pid)
+            child.fenced = child.stopping = True
+            child.signal(signal.SIGKILL)
 
     def _kill_silent(self, now: float) -> None:
         for child in self._posts.children():
@@ -352,7 +376,7 @@ class Supervisor:
         self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
         notify("STOPPING=1")
         log.info("draining", seconds=self._settings.shutdown_grace_seconds)
-        self._copies = ()
+        self._copying.forget()
         for name in [post.spec.name for post in self._posts.values() if post.child is None]:
             del self._posts[name]
 

@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 import pytest
-from psycopg import conninfo
 
 from tests.api.test_resources import error
 from tests.support.fix_api import Api
@@ -23,16 +22,9 @@ create publication p for table public.orders
 def source(api: Api, database: Database) -> str:
     """The path of a source that works."""
     database.execute(SHOP)
-    parts = conninfo.conninfo_to_dict(database.dsn)
     body = {
         "name": "shop",
-        "pg_host": parts["host"],
-        "pg_port": int(str(parts["port"])),
-        "pg_database": database.name,
-        "pg_username": parts["user"],
-        "pg_password": parts["password"],
-        "pg_tls_mode": "disable",
-        "publication_name": "p",
+        **database.as_source,
         "replication_id": uuid.uuid4().int % 1_000_000_000,
     }
     made = api.post("/api/v1/sources", json=body)

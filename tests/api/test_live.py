@@ -133,7 +133,13 @@ def test_a_destination_is_tested_and_its_dead_rows_are_listed(api: Api, destinat
     assert (done["status"], done["result"]["ok"]) == ("succeeded", True), done
     assert api.get("/api/v1/pipelines/1/dead-letters").json() == []
     checked = over(api, api.post("/api/v1/pipelines/1/validate"))["result"]
-    assert (checked["ok"], [item["kind"] for item in checked["findings"]]) == (False, ["source_unreachable"])
+    wrong = [item for item in checked["findings"] if item["weight"] == "wrong"]
+    assert (checked["ok"], [item["kind"] for item in wrong]) == (False, ["source_unreachable"])
+    assert wrong[0]["remedy"] == "check pg_host, pg_port and the network"
+    everything = over(api, api.post("/api/v1/doctor"))["result"]
+    assert "source_unreachable" not in {item["kind"] for item in everything["findings"]}  # its pipeline is paused
+    with api.as_("admin", tenant="default") as admin_of_a_tenant:
+        assert admin_of_a_tenant.post("/api/v1/doctor").status_code == 403
     api.patch("/api/v1/destinations/1", json={"snowflake_private_key_path": "nothing.p8"})
     broken = over(api, api.post("/api/v1/destinations/1/test"))["result"]
     assert broken["ok"] is False

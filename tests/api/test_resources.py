@@ -56,6 +56,13 @@ def test_every_column_can_be_seen(api: Api, table: str) -> None:
     assert shown >= {name for (name,) in columns}
 
 
+@pytest.mark.parametrize("table", ["sources", "destinations", "pipelines"])
+def test_a_list_shows_what_one_answer_shows(api: Api, table: str) -> None:
+    api.filled()
+    (item,) = api.get(f"/api/v1/{table}").json()["items"]
+    assert item == api.get(f"/api/v1/{table}/1").json()
+
+
 def test_the_defaults_are_those_of_the_database(api: Api) -> None:
     api.filled()
     with api.database.connect() as connection:

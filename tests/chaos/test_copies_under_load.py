@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -18,6 +15,7 @@ from tests.chaos.test_crashes import landed
 from tests.pipeline.test_apply_modes import rows_of, source_of
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
+from tests.support.load import load_on
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -67,28 +65,6 @@ def change(connection: psycopg.Connection, chance: random.Random) -> None:
                 connection.execute(f"update {table} set note = 'n' || {chance.random()} where id = {number}")
 
 
-@contextmanager
-def load_on(database: Database, seed: int) -> Iterator[list[int]]:
-    """A session that changes rows all the time; the list counts its transactions."""
-    done, stop, chance = [0], threading.Event(), random.Random(seed)
-
-    def work() -> None:
-        with psycopg.connect(database.dsn) as connection:
-            while not stop.is_set():
-                change(connection, chance)
-                connection.commit()
-                done[0] += 1
-                stop.wait(0.01)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield done
-    finally:
-        stop.set()
-        worker.join()
-
-
 @pytest.mark.parametrize("path", ["streaming", "snowpipe", "copy"])
 def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mode(
     deploy: Deployment, path: str
@@ -99,7 +75,7 @@ def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mo
     deploy.add("shop", apply_tables=MODES, table_error_retry_max_attempts=50, **paths)
     assert set(KILLS) == {name for name in NAMES if name.startswith("copy.")}
     armed = ",".join(f"{name}=kill@{visit}" for name, visit in KILLS.items())
-    with load_on(deploy.source, 5) as done:
+    with load_on(deploy.source, change, seed=5) as done:
         deploy.start(ETL_FAILPOINTS=armed, COPY_RANGE_PAGES="4", SHARED_MEMORY_BUDGET_MB="4")
         for number, child in enumerate(("etl-actor-0", "etl-reader-shop", "etl-actor-1"), start=1):
             wait_for("kills of the copy", lambda n=number: len(landed(deploy)) >= n, 150)  # type: ignore[misc]

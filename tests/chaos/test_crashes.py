@@ -6,10 +6,7 @@ import os
 import random
 import re
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -18,6 +15,7 @@ import pytest
 from etl_supervisor.failpoints import NAMES
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
+from tests.support.load import load_on
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -38,28 +36,6 @@ def make_tables(database: Database) -> None:
     )
     database.execute("insert into pairs select g, 'b' || g, g / 3.0 from generate_series(1, 500) g")
     database.execute("create publication p for all tables")
-
-
-@contextmanager
-def load_on(database: Database) -> Iterator[list[int]]:
-    """A session that changes rows all the time; the list counts its transactions."""
-    done, stop, chance = [0], threading.Event(), random.Random(11)
-
-    def work() -> None:
-        with psycopg.connect(database.dsn) as connection:
-            while not stop.is_set():
-                change(connection, chance)
-                connection.commit()
-                done[0] += 1
-                stop.wait(0.01)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield done
-    finally:
-        stop.set()
-        worker.join()
 
 
 def change(connection: psycopg.Connection, chance: random.Random) -> None:
@@ -115,7 +91,7 @@ def test_every_failpoint_of_a_process_may_kill_it(deploy: Deployment, who: str, 
         environment["ETL_FAILPOINTS"] = ",".join(f"{name}=kill@{visits[name]}" for name in names)
         environment |= {"COPY_RANGE_PAGES": "4", "SHARED_MEMORY_BUDGET_MB": "4"}
     deploy.start(**environment)
-    with load_on(deploy.source):
+    with load_on(deploy.source, change):
         wait_for(f"all kills at {who}", lambda: landed(deploy) == names, 150)
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
@@ -131,7 +107,7 @@ def test_the_replication_connection_may_be_cut_at_every_failpoint(deploy: Deploy
     deploy.add("shop")
     armed = [f"{name}=cut@{2 + 4 * number}" for number, name in enumerate(sorted(names))]
     deploy.start(ETL_FAILPOINTS=",".join(armed))
-    with load_on(deploy.source):
+    with load_on(deploy.source, change):
         wait_for("all cuts", lambda: landed(deploy) == names, 150)
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
@@ -146,7 +122,7 @@ def test_a_new_supervisor_takes_over_from_one_killed_at_a_failpoint(deploy: Depl
     make_tables(deploy.source)
     deploy.server.set(commit_delay_s=0.3)
     deploy.add("shop")
-    with load_on(deploy.source):
+    with load_on(deploy.source, change):
         for name, visit in zip(names, (1, 5, 1), strict=True):
             deploy.start(ETL_FAILPOINTS=f"{name}=kill@{visit}")
             assert deploy.supervisor is not None
@@ -165,7 +141,7 @@ def test_kill_9_of_actor_reader_and_supervisor_under_load(deploy: Deployment) ->
     deploy.add("shop")
     deploy.start()
     deploy.ready("shop", 2)
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         for name in ("etl-actor-0", "etl-actor-1", "etl-reader-shop"):
             before, pid = done[0], deploy.children()[name]
             os.kill(pid, signal.SIGKILL)
@@ -187,7 +163,7 @@ def test_a_cut_replication_connection_is_made_again(deploy: Deployment) -> None:
     deploy.add("shop", pg_host="127.0.0.1", pg_port=proxy.port)
     deploy.start()
     deploy.ready("shop", 2)
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         for _ in range(3):
             before = done[0]
             wait_for("load", lambda b=before: done[0] > b + 50)  # type: ignore[misc]
@@ -206,7 +182,7 @@ def test_a_channel_that_breaks_is_opened_again_and_nothing_is_lost(deploy: Deplo
     deploy.start()
     deploy.ready("shop", 2)
     broken = {"path": "/(rows|filebuffer)$", "count": 3, "status": 400, "body": {"code": "ERR_INJECTED", "message": ""}}
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         for apply in (False, True):
             deploy.server.set(faults=[{**broken, "apply": apply}])
             before = done[0]

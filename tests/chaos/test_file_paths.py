@@ -8,8 +8,9 @@ import signal
 import pytest
 
 from etl_supervisor.failpoints import NAMES
-from tests.chaos.test_crashes import KEYS, landed, load_on, make_tables
+from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.load import load_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -33,7 +34,7 @@ def finish(deploy: Deployment) -> None:
 def test_an_actor_may_die_at_every_step_of_a_file(deploy: Deployment, path: str) -> None:
     add(deploy, path)
     deploy.start(ETL_FAILPOINTS=",".join(f"{name}=kill@{2 + number}" for number, name in enumerate(STEPS)))
-    with load_on(deploy.source):
+    with load_on(deploy.source, change):
         wait_for("all kills", lambda: landed(deploy) == set(STEPS), 200)
     finish(deploy)
 
@@ -42,7 +43,7 @@ def test_an_actor_may_die_at_every_step_of_a_file(deploy: Deployment, path: str)
 def test_everything_may_die_while_files_are_under_way(deploy: Deployment, path: str) -> None:
     add(deploy, path)
     names = ["files.after_plan", "files.after_upload", "files.after_load"]
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         for name in names:
             deploy.start(ETL_FAILPOINTS=f"{name}=kill@4")
             wait_for(f"a kill at {name}", lambda n=name: n in landed(deploy), 100)  # type: ignore[misc]
@@ -61,7 +62,7 @@ def test_answers_that_are_lost_or_wrong_double_nothing(deploy: Deployment) -> No
     deploy.start()
     deploy.ready("shop", 2)
     paths = ("insertFiles", "insertReport", "__stage")
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         for apply in (False, True):
             for status in (400, 503):
                 fault = {"count": 2, "status": status, "apply": apply, "body": {}}

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from etl_supervisor.model import lsn
-from tests.chaos.test_crashes import KEYS, landed, load_on, make_tables
+from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
+from tests.support.load import load_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -106,7 +107,7 @@ def test_transactions_that_come_in_pieces_survive_the_death_of_reader_and_actors
     deploy.add("shop", table_error_retry_max_attempts=20, batch_max_size=500)
     deploy.start(SPOOL_MEMORY_MB="1")
     deploy.ready("shop", 2)
-    with load_on(deploy.source), large_transactions_on(deploy.source) as done:
+    with load_on(deploy.source, change), large_transactions_on(deploy.source) as done:
         wait_for("large transactions", lambda: done[0] > 5)
         deploy.kill()
         deploy.start(SPOOL_MEMORY_MB="1", ETL_FAILPOINTS=",".join(f"{name}=kill@3" for name in KILLS))

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from tests.chaos.test_crashes import KEYS, change, load_on, make_tables
+from tests.chaos.test_crashes import KEYS, change, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.load import load_on
 
 
 def channels(deploy: Deployment, table: str) -> dict[str, int]:
@@ -82,7 +83,7 @@ def test_deaths_between_the_appends_of_a_segment_lose_and_double_nothing(deploy:
         path = deploy.folder / "failpoints.log"
         return {line.split()[0] for line in path.read_text().splitlines()} if path.exists() else set()
 
-    with load_on(deploy.source) as done:
+    with load_on(deploy.source, change) as done:
         wait_for("all kills", lambda: landed() == names, 150)
         before = done[0]
         wait_for("load afterwards", lambda: done[0] > before + 50)

@@ -29,7 +29,7 @@ def kinds(found: list[dict[str, Any]], source: str = "shop") -> set[tuple[str, s
     return {(item["weight"], item["kind"], item["place"]) for item in found if source in item["place"]}
 
 
-def test_a_healthy_source_has_only_advice(deploy: Deployment) -> None:
+def test_a_healthy_source_has_no_fault(deploy: Deployment) -> None:
     deploy.source.execute("create table items (id int primary key, n int)")
     deploy.source.execute("create table notes (id int primary key, body text)")
     deploy.source.execute("create table log (line text); create publication p for all tables")
@@ -40,6 +40,8 @@ def test_a_healthy_source_has_only_advice(deploy: Deployment) -> None:
         ("advice", "toast", "source shop, table public.notes"),
         ("advice", "toast", "source shop, table public.log"),
         ("advice", "no_key", "source shop, table public.log"),
+        ("risk", "replica_identity", "source shop, table public.log"),
+        ("advice", "wal_limit", "source shop"),
     }
     assert "geheim" not in repr(found)
 
@@ -66,7 +68,7 @@ def test_orphan_slots_rights_and_masks_are_named(deploy: Deployment) -> None:
 def test_a_source_that_can_not_be_read_is_one_finding(deploy: Deployment) -> None:
     deploy.add("shop", publication_name="missing")
     code, found = doctor(deploy)
-    (item,) = [item for item in found if "shop" in item["place"]]
+    (item,) = [item for item in found if "shop" in item["place"] and item["weight"] == "wrong"]
     assert (code, item["weight"], item["kind"]) == (1, "wrong", "source_setup")
     assert "CREATE PUBLICATION missing" in item["remedy"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
 import pytest
 import redis
 
@@ -43,11 +42,6 @@ def prepared(deploy: Deployment) -> None:
     wait_for("the states to be kept", lambda: all(state.kept for state in deploy.states("shop").values()))
 
 
-def lines(deploy: Deployment, event: str) -> list[dict[str, object]]:
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return [line for line in found if line["event"] == event]
-
-
 def landed(deploy: Deployment, table: str) -> int:
     name = f'"{deploy.destination.database}"."{deploy.destination.landing_schema}"."LANDING_{table.upper()}"'
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
@@ -72,16 +66,16 @@ def test_a_store_that_is_emptied_while_everything_runs_is_written_again(deploy: 
     prepared(deploy)
     generations = {name: state.generation for name, state in deploy.states("shop").items()}
     lose()
-    wait_for("the state to be written again", lambda: lines(deploy, "state_written_again"))
+    wait_for("the state to be written again", lambda: deploy.events("state_written_again"))
     goes_on(deploy, 2, generations)
     assert deploy.stop() == 0
     deploy.start()
-    wait_for("the second reader", lambda: len(lines(deploy, "reader_started")) == 2)
+    wait_for("the second reader", lambda: len(deploy.events("reader_started")) == 2)
     deploy.source.execute("update items set note = 'in the second life' where id = 7")
     deploy.caught_up("shop")
     deploy.same("shop", items=("id",))
     assert len(deploy.copied) == 2
-    assert not lines(deploy, "state_rebuilt")
+    assert not deploy.events("state_rebuilt")
     assert deploy.stop() == 0
 
 
@@ -99,7 +93,7 @@ def test_a_store_that_is_emptied_while_nothing_runs_is_filled_from_snowflake(
     deploy.source.execute("update items set note = 'not landed yet' where id between 105 and 115")
     lose()
     deploy.start()
-    (line,) = wait_for("the state to be rebuilt", lambda: lines(deploy, "state_rebuilt"))
+    (line,) = wait_for("the state to be rebuilt", lambda: deploy.events("state_rebuilt"))
     assert (line["tables"], line["copied_again"]) == (2, 0)
     deploy.caught_up("shop")
     goes_on(deploy, 2, generations)
@@ -116,7 +110,7 @@ def test_a_table_that_was_not_ready_is_copied_again_and_the_others_are_not(deplo
     deploy.source.execute("delete from items where id < 50")
     lose()
     deploy.start()
-    (line,) = wait_for("the state to be rebuilt", lambda: lines(deploy, "state_rebuilt"))
+    (line,) = wait_for("the state to be rebuilt", lambda: deploy.events("state_rebuilt"))
     assert (line["tables"], line["copied_again"]) == (2, 1)
     deploy.ready("shop", 2)
     deploy.caught_up("shop")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import orjson
 import pytest
 
 from etl_supervisor.model.naming import IdentifierCase, Naming, SchemaMapping
@@ -126,11 +125,9 @@ def test_schemas_that_meet_and_a_case_that_changes_are_refused_with_a_clear_line
 
 
 def ready(deploy: Deployment) -> set[str]:
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return {line["table"] for line in found if line["event"] == "table_ready"}
+    return {line["table"] for line in deploy.events("table_ready")}
 
 
 def stopped(deploy: Deployment) -> dict[str, str]:
     """Table -> why it was stopped."""
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return {line["table"]: line["reason"] for line in found if line["event"] == "table_stopped"}
+    return {line["table"]: line["reason"] for line in deploy.events("table_stopped")}

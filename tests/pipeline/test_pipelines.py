@@ -5,9 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import urllib.request
-from typing import Any
 
-import orjson
 import pytest
 
 from tests.support.fix_deployment import Deployment, wait_for
@@ -20,12 +18,6 @@ def simple(database: Database, rows: int = 10) -> None:
     database.execute("create table items (id int primary key, note text)")
     database.execute(f"insert into items select g, 'n' || g from generate_series(1, {rows}) g")
     database.execute("create publication p for all tables")
-
-
-def lines(deploy: Deployment, event: str) -> list[dict[str, Any]]:
-    """The log's lines of one event; every line must be JSON."""
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return [line for line in found if line["event"] == event]
 
 
 def test_wrong_sources_are_one_clear_line_each_and_the_good_one_goes_on(deploy: Deployment) -> None:
@@ -44,8 +36,8 @@ def test_wrong_sources_are_one_clear_line_each_and_the_good_one_goes_on(deploy: 
         "reader-wrong-publication": ("source_setup", "CREATE PUBLICATION missing FOR ALL TABLES"),
         "reader-unreachable": ("source_unreachable", "check pg_host"),
     }
-    wait_for("all four lines", lambda: {line["process"] for line in lines(deploy, "child_failed")} >= set(expected))
-    for line in lines(deploy, "child_failed"):
+    wait_for("all four lines", lambda: {line["process"] for line in deploy.events("child_failed")} >= set(expected))
+    for line in deploy.events("child_failed"):
         kind, remedy = expected[line["process"]]
         assert line["kind"] == kind
         assert remedy in line["remedy"]
@@ -87,11 +79,11 @@ def test_a_poll_that_fails_changes_nothing(deploy: Deployment) -> None:
     deploy.ready("shop")
     before = deploy.children()
     deploy.config.execute("alter table app.pipelines rename to hidden")
-    wait_for("the trouble to be said", lambda: lines(deploy, "configuration_trouble"))
+    wait_for("the trouble to be said", lambda: deploy.events("configuration_trouble"))
     deploy.source.execute("insert into items values (77, 'still running')")
     deploy.caught_up("shop")
     assert deploy.children() == before
-    assert len(lines(deploy, "configuration_trouble")) == 1
+    assert len(deploy.events("configuration_trouble")) == 1
     deploy.config.execute("alter table app.hidden rename to pipelines")
     deploy.same("shop", items=("id",))
     assert deploy.stop() == 0
@@ -173,7 +165,7 @@ def test_a_wrong_key_is_one_line_and_is_tried_again(deploy: Deployment) -> None:
     deploy.add("shop")
     deploy.config.execute("update app.destinations set snowflake_private_key_path = 'missing.p8'")
     deploy.start()
-    (line, *_) = wait_for("the line", lambda: lines(deploy, "table_stopped"))
+    (line, *_) = wait_for("the line", lambda: deploy.events("table_stopped"))
     assert line["kind"] == "config"
     assert line["reason"] == "private key missing.p8 can't be read: No such file or directory"
     assert line["remedy"] == "correct snowflake_private_key_path, or the file's permissions"
@@ -197,6 +189,6 @@ def test_a_second_source_that_was_forgotten_is_slot_lost_and_not_silently_copied
     )
     deploy.source.execute("select pg_drop_replication_slot(%s)", slot)
     deploy.start()
-    (line, *_) = wait_for("the line", lambda: lines(deploy, "child_failed"))
+    (line, *_) = wait_for("the line", lambda: deploy.events("child_failed"))
     assert (line["kind"], line["reason"]) == ("slot_lost", f"slot {slot} does not exist any more")
     assert deploy.stop() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 import pytest
 
 from tests.support.fix_deployment import Deployment, wait_for
@@ -38,8 +37,7 @@ def ids(deploy: Deployment, table: str, column: str = "ID") -> list[int]:
 
 
 def reasons(deploy: Deployment) -> list[str]:
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return [line["reason"] for line in found if line["event"] == "table_copied_again"]
+    return [line["reason"] for line in deploy.events("table_copied_again")]
 
 
 @pytest.mark.parametrize(

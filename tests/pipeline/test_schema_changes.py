@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 import pytest
 
 from etl_supervisor.model import lsn
@@ -58,11 +55,6 @@ def prepared(deploy: Deployment) -> None:
     deploy.caught_up("shop")
 
 
-def lines(deploy: Deployment, event: str) -> list[dict[str, Any]]:
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return [line for line in found if line["event"] == event]
-
-
 def same(deploy: Deployment, key: str = "id", table: str = "t") -> None:
     """Wait until the table is ready and shows what the source has (a table that is copied again is ready for a moment before)."""
     ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
@@ -87,7 +79,7 @@ def test_a_change_is_followed_between_two_changes_of_a_transaction(deploy: Deplo
         connection.execute("update t set m = 'sad' where id = 5")
     deploy.source.execute(f"update t set {column} = {value} where id = 8")
     same(deploy, "k2" if change == "another key" else "id")
-    assert bool(lines(deploy, "table_copied_again")) == (change in COPIED_AGAIN)
+    assert bool(deploy.events("table_copied_again")) == (change in COPIED_AGAIN)
     assert deploy.stop() == 0
 
 
@@ -118,7 +110,7 @@ def test_changes_that_follow_each_other_in_one_transaction_keep_large_values(dep
         connection.execute("alter table t drop column b")
         connection.execute("update t set a = null where id = 4")
     same(deploy)
-    assert not lines(deploy, "table_copied_again")
+    assert not deploy.events("table_copied_again")
     assert deploy.stop() == 0
 
 
@@ -132,9 +124,9 @@ def test_a_rewrite_without_any_row_is_noticed_and_one_that_changes_nothing_is_no
     deploy.source.execute("update t set price = 7 where id = 1")
     same(deploy)
     deploy.source.execute("alter table t alter a type text using upper(a)")
-    wait_for("the rewrite to be noticed", lambda: lines(deploy, "table_copied_again"))
+    wait_for("the rewrite to be noticed", lambda: deploy.events("table_copied_again"))
     same(deploy)
-    (line,) = lines(deploy, "table_copied_again")
+    (line,) = deploy.events("table_copied_again")
     assert line["reason"] == "its rows were rewritten"
     assert deploy.stop() == 0
 
@@ -144,7 +136,7 @@ def test_a_rewritten_table_is_held_where_the_policy_says_so(deploy: Deployment) 
     prepared(deploy)
     deploy.source.execute("alter table t alter n type bigint using n * 2")
     deploy.source.execute("update t set n = 7 where id = 1")
-    (line,) = wait_for("the table to be held", lambda: lines(deploy, "table_held"))
+    (line,) = wait_for("the table to be held", lambda: deploy.events("table_held"))
     assert line["reason"] == "column n is of another type"
     wait_for("the state to say so", lambda: deploy.states("shop")["t"].phase == "ERRORED")
     deploy.config.execute("update app.pipelines set status = 'PAUSE'")
@@ -187,7 +179,7 @@ def test_a_table_made_anew_under_its_name_replaces_the_old_rows(deploy: Deployme
     deploy.source.execute("insert into t select g, g, 'f' from generate_series(20, 40) g")
     if killed:
         deploy.start()
-    wait_for("the second copy", lambda: len(lines(deploy, "copy_finished")) == 2)
+    wait_for("the second copy", lambda: len(deploy.events("copy_finished")) == 2)
     same(deploy)
     assert deploy.stop() == 0
 
@@ -203,7 +195,7 @@ def test_a_table_that_is_dropped_is_let_go_and_its_target_stays(deploy: Deployme
     deploy.source.execute("insert into u values (2)")
     deploy.caught_up("shop")
     deploy.same("shop", u=("id",))
-    assert not lines(deploy, "table_stopped")
+    assert not deploy.events("table_stopped")
     assert deploy.stop() == 0
 
 
@@ -232,7 +224,7 @@ def test_partitions_that_change_without_an_event_are_noticed(deploy: Deployment,
     deploy.caught_up("shop")
     deploy.same("shop", m=("id",))
     deploy.source.execute(PARTITIONS[reason])
-    (line,) = wait_for("it to be noticed", lambda: lines(deploy, "table_copied_again"))
+    (line,) = wait_for("it to be noticed", lambda: deploy.events("table_copied_again"))
     assert line["reason"] == reason
     same(deploy, table="m")
     assert deploy.stop() == 0
@@ -254,12 +246,12 @@ def test_a_key_that_a_table_of_full_identity_gets_or_loses_is_noticed(deploy: De
     deploy.source.execute("update t set note = 'after' where id = 3; update t set id = 104 where id = 4")
     if not in_order:
         deploy.start()
-    wait_for("the line", lambda: lines(deploy, "table_copied_again"))
+    wait_for("the line", lambda: deploy.events("table_copied_again"))
     same(deploy)
     deploy.source.execute("delete from t where id = 5; insert into t values (21, 'new')")
     same(deploy)
-    assert [line["reason"] for line in lines(deploy, "table_copied_again")] == ["its key is another one"]
+    assert [line["reason"] for line in deploy.events("table_copied_again")] == ["its key is another one"]
     deploy.source.execute("alter table t drop constraint t_pkey; insert into t values (21, 'twice')")
-    wait_for("the second line", lambda: len(lines(deploy, "table_copied_again")) == 2)
+    wait_for("the second line", lambda: len(deploy.events("table_copied_again")) == 2)
     deploy.ready("shop")
     assert deploy.stop() == 0

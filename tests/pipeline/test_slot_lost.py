@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import pytest
 
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
@@ -31,11 +30,6 @@ class Own:
 def own(open_folder: Path) -> Iterator[Own]:
     with EmbeddedPostgres(open_folder / "own", settings=FAST_SETTINGS | LIMITS) as server:
         yield Own(server, Database(server, "postgres"))
-
-
-def lines(deploy: Deployment, event: str) -> list[dict[str, str]]:
-    found = [orjson.loads(line) for line in deploy.log.splitlines()]
-    return [line for line in found if line["event"] == event]
 
 
 def prepared(deploy: Deployment, database: Database) -> None:
@@ -66,7 +60,7 @@ def test_a_slot_that_was_dropped_is_replaced_and_rows_deleted_in_the_gap_disappe
     deploy.source.execute("delete from items where id < 20")
     deploy.source.execute("insert into items values (100, 'in the gap')")
     deploy.start()
-    (line,) = wait_for("the slot to be replaced", lambda: lines(deploy, "slot_replaced"))
+    (line,) = wait_for("the slot to be replaced", lambda: deploy.events("slot_replaced"))
     assert (line["slot"], line["old"]) == (slot, None)
     assert line["ours"] < line["new"]
     deploy.source.execute("insert into items values (101, 'after it')")
@@ -90,8 +84,8 @@ def test_a_slot_that_was_invalidated_while_nothing_ran_is_replaced(deploy: Deplo
         lambda: own.database.execute("select 1 from pg_replication_slots where wal_status = 'lost'"),
     )
     deploy.start()
-    wait_for("the slot to be replaced", lambda: lines(deploy, "slot_replaced"))
-    wait_for("the reader to go on", lambda: lines(deploy, "reader_started")[1:])
+    wait_for("the slot to be replaced", lambda: deploy.events("slot_replaced"))
+    wait_for("the reader to go on", lambda: deploy.events("reader_started")[1:])
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
     deploy.same("shop", items=("id",), others=("id",))
@@ -112,7 +106,7 @@ def test_a_database_that_was_restored_from_an_older_state_is_noticed_and_copied_
         shutil.chown(path, owner.st_uid, owner.st_gid)
     own.server.start()
     deploy.start()
-    wait_for("the second reader", lambda: len(lines(deploy, "reader_started")) == 2)
+    wait_for("the second reader", lambda: len(deploy.events("reader_started")) == 2)
     own.database.execute("insert into items values (200, 'only before the restore')")
     own.database.execute("update others set note = 'only before the restore'")
     deploy.caught_up("shop")
@@ -122,9 +116,9 @@ def test_a_database_that_was_restored_from_an_older_state_is_noticed_and_copied_
     backup.rename(own.server.data_dir)
     own.server.start()
     deploy.start()
-    wait_for("the slot to be replaced", lambda: lines(deploy, "slot_replaced"))
+    wait_for("the slot to be replaced", lambda: deploy.events("slot_replaced"))
     assert "it is of an older state" in deploy.log
-    wait_for("the third reader", lambda: len(lines(deploy, "reader_started")) == 3)
+    wait_for("the third reader", lambda: len(deploy.events("reader_started")) == 3)
     own.database.execute("insert into items values (300, 'after the restore')")
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
@@ -140,10 +134,10 @@ def test_another_cluster_takes_over_the_tables_only_where_the_policy_says_so(dep
     own.database.execute("create publication p for all tables")
     deploy.add("shop", own.database, on_slot_lost="ask")
     deploy.start()
-    (line, *_) = wait_for("the line", lambda: lines(deploy, "child_failed"))
+    (line, *_) = wait_for("the line", lambda: deploy.events("child_failed"))
     assert (line["kind"], line["reason"][:31]) == ("slot_lost", "this is another database cluste")
     deploy.add("shop", own.database, on_slot_lost="resync")
-    wait_for("the slot to be made", lambda: lines(deploy, "slot_replaced"))
+    wait_for("the slot to be made", lambda: deploy.events("slot_replaced"))
     wait_for("the table to be ready", lambda: set(deploy.states("shop")) == {"items"})
     deploy.ready("shop")
     deploy.caught_up("shop")

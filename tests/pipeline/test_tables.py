@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
 import pytest
 from psycopg import sql
 
@@ -250,8 +249,7 @@ def test_names_that_become_one_in_snowflake_are_refused_with_a_clear_line(deploy
     deploy.source.execute("insert into items values (2, 'mine too')")
 
     def stopped() -> dict[str, str]:
-        found = [orjson.loads(line) for line in deploy.log.splitlines()]
-        return {line["table"]: line["reason"] for line in found if line["event"] == "table_stopped"}
+        return {line["table"]: line["reason"] for line in deploy.events("table_stopped")}
 
     wait_for("three lines", lambda: len(stopped()) == 3)
     assert stopped() == {

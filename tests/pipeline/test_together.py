@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from tests.pipeline.test_resync import resync
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.fix_postgres import Database
+from tests.support.load import load_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -51,28 +51,6 @@ def transfer(connection: psycopg.Connection[Any], chance: random.Random) -> None
     if chance.random() < 0.1:
         connection.execute(f"update {other} set id = id + 1000 where id = %s", [taker])
         connection.execute(f"update {other} set id = id - 1000 where id > 1000")
-
-
-@contextmanager
-def transfers(database: Database) -> Iterator[list[int]]:
-    """A session that moves money all the time; the list counts its transactions."""
-    done, stop, chance = [0], threading.Event(), random.Random(5)
-
-    def work() -> None:
-        with psycopg.connect(database.dsn, prepare_threshold=None) as connection:
-            while not stop.is_set():
-                transfer(connection, chance)
-                connection.commit()
-                done[0] += 1
-                stop.wait(0.01)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield done
-    finally:
-        stop.set()
-        worker.join()
 
 
 class Auditor:
@@ -113,7 +91,7 @@ def test_money_is_never_seen_twice_or_nowhere(deploy: Deployment) -> None:
     deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1)
     deploy.start()
     deploy.ready("shop", len(BANKS))
-    with auditor(deploy) as audit, transfers(deploy.source) as done:
+    with auditor(deploy) as audit, load_on(deploy.source, transfer, seed=5, prepare_threshold=None) as done:
         wait_for("a first sight", audit.look)
         wait_for("many moves", lambda: audit.look() and len(set(audit.seen)) > 8 and done[0] > 200)
     deploy.caught_up("shop")
@@ -136,7 +114,7 @@ def test_crashes_before_and_after_the_block_leave_no_half_of_a_transfer(deploy: 
     }
     deploy.start(ETL_FAILPOINTS=",".join(f"{name}=kill@{visit}" for name, visit in armed.items()))
     deploy.ready("shop", len(BANKS))
-    with auditor(deploy) as audit, transfers(deploy.source) as done:
+    with auditor(deploy) as audit, load_on(deploy.source, transfer, seed=5, prepare_threshold=None) as done:
         wait_for("all kills", lambda: audit.look() and landed(deploy) == set(armed), 120)
         os.kill(wait_for("a reader", lambda: deploy.children().get("etl-reader-shop")), signal.SIGKILL)
         before, moves = done[0], len(set(audit.seen))
@@ -165,7 +143,7 @@ def test_a_table_that_comes_later_or_again_comes_at_the_moment_of_the_others(dep
     deploy.source.execute("drop publication p; create publication p for table north, south")
     deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1)
     deploy.start()
-    with transfers(deploy.source):
+    with load_on(deploy.source, transfer, seed=5, prepare_threshold=None):
         deploy.ready("shop", 2)
         deploy.source.execute("alter publication p add table east")
         deploy.ready("shop", 3)
@@ -188,7 +166,7 @@ def test_a_table_that_is_stopped_stops_the_others_and_says_so(deploy: Deployment
     deploy.add("shop", consistency="transaction", apply_interval_seconds_max=1, landing_retention_hours=0)
     deploy.start()
     deploy.ready("shop", len(BANKS))
-    with auditor(deploy) as audit, transfers(deploy.source):
+    with auditor(deploy) as audit, load_on(deploy.source, transfer, seed=5, prepare_threshold=None):
         audit.moves_on()
         deploy.source.execute("alter table south alter money type bigint")
         told = "it waits: table public.south is stopped: schema at pipeline shop, table public.south"

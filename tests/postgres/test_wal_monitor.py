@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import alembic.command
-import psycopg
 import pytest
 import sqlalchemy
 from alembic.config import Config
@@ -42,18 +41,8 @@ def made(folder: Path, config: Database, **environment: str) -> Settings:
 
 
 def add_source(settings: Settings, config: Database, database: Database, name: str = "shop", **changes: Any) -> int:
-    parts = psycopg.conninfo.conninfo_to_dict(database.dsn)
-    columns = {
-        "pg_host": parts["host"],
-        "pg_port": int(str(parts["port"])),
-        "pg_database": database.name,
-        "pg_username": parts["user"],
-        "pg_password": parts["password"],
-        "pg_tls_mode": "disable",
-        "publication_name": "p",
-    }
     with config.connect() as connection:
-        return upsert(connection, settings.keyring(), "sources", name=name, **columns, **changes)
+        return upsert(connection, settings.keyring(), "sources", name=name, **database.as_source, **changes)
 
 
 def start_pipeline(settings: Settings, config: Database, source_id: int) -> None:

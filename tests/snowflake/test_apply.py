@@ -99,6 +99,18 @@ def test_an_older_readers_apply_is_refused(session: Any, destination: Destinatio
     assert target(session, destination) == {1: (1, "x", None)}
 
 
+def test_what_a_newer_reader_has_opened_is_closed_to_the_older_one(session: Any, destination: Destination) -> None:
+    mark = ddl.ensure(session, opening(destination)).watermark
+    insert(session, destination, [("I", 100, 10, 1, 0, None, None, 1, 1, "x", None)])
+    newer = opening(destination, epoch=2)
+    assert ddl.ensure(session, newer).watermark.applied == 0
+    assert apply(session, opening(destination, epoch=1), mark, 20).applied == 0
+    assert target(session, destination) == {}
+    with pytest.raises(EtlError, match="epoch 1 is not the newest \\(2\\)"):
+        ddl.ensure(session, opening(destination, epoch=1))
+    assert apply(session, newer, mark, 20).applied == 20
+
+
 def test_a_new_generation_replaces_the_target(session: Any, destination: Destination) -> None:
     mark = ddl.ensure(session, opening(destination)).watermark
     insert(session, destination, [("I", 100, 10, n, 0, None, None, n, 1, "x", None) for n in range(5)])

@@ -19,7 +19,6 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
-from psycopg import conninfo
 
 from etl_supervisor.cli.compare import Difference, compare_table
 from etl_supervisor.config.settings import Settings, load
@@ -32,6 +31,7 @@ from etl_supervisor.model.table_state import Phase
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.choose import open_store
+from tests.support import least
 from tests.support.fix_local_snowflake import destination_in, sql_session
 from tests.support.fix_postgres import Database
 from workers.snowflake.identifiers import quoted
@@ -51,6 +51,7 @@ SOURCE_COLUMNS = (
     "warning_wal",
     "danger_wal",
 )  # how they begin
+LEAST = os.environ.get("ETL_TEST_RIGHTS") == "least"  # exactly the rights of scripts/sql, see `make test-least`
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 
 
@@ -91,17 +92,7 @@ class Deployment:
     ) -> None:
         """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
         database = database or self.source
-        parts = conninfo.conninfo_to_dict(database.dsn)
-        source = {
-            "name": name,
-            "pg_host": parts["host"],
-            "pg_port": int(str(parts["port"])),
-            "pg_database": database.name,
-            "pg_username": parts["user"],
-            "pg_password": parts["password"],
-            "pg_tls_mode": "disable",
-            "publication_name": "p",
-        }
+        source = {"name": name, **database.as_source}
         pipeline: dict[str, Any] = {
             "name": name,
             "status": "START",
@@ -109,6 +100,8 @@ class Deployment:
             "batch_max_fill_ms": 100,
             "table_error_retry_delay_ms": 300,
         }
+        if LEAST and "pg_username" not in changes:
+            source |= least.source_role(database)
         for key, value in changes.items():
             (source if key.startswith(SOURCE_COLUMNS) else pipeline)[key] = value
         with self.config.connect() as connection:
@@ -147,6 +140,8 @@ class Deployment:
             snowflake_schema=there.schema,
             snowflake_private_key_path=there.private_key_path,
             snowflake_host=there.host,
+            snowflake_role=there.role,
+            snowflake_warehouse=there.warehouse,
             snowflake_apply_interval_seconds=0.5,
             settings=there.settings,
             identifier_case=there.naming.case,
@@ -168,6 +163,11 @@ class Deployment:
                 stdout=log,
                 stderr=log,
             )
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines of one event; every line must be JSON."""
+        lines = [orjson.loads(line) for line in self.log.splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     @property
     def copied(self) -> list[str]:
@@ -303,9 +303,13 @@ def deploy(
     }
     settings = load(tmp_path, environment)
     migrate(settings)
-    made = Deployment(
-        second_database, database, local_snowflake, destination_in(local_snowflake), settings, environment, tmp_path
-    )
+    there = destination_in(local_snowflake)
+    if LEAST:
+        there = least.snowflake_role(there, tmp_path)
+    made = Deployment(second_database, database, local_snowflake, there, settings, environment, tmp_path)
     yield made
     if made.supervisor is not None and made.supervisor.poll() is None:
         made.kill()
+    if LEAST:
+        for source in {id(item): item for item in (database, *made.pipelines.values())}.values():
+            least.drop_role(source, f"reader_{source.name}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from etl_supervisor.embedded.pg_programs import BINDIR_VARIABLE, probe
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
@@ -52,6 +52,20 @@ class Database:
     def url(self) -> str:
         """The same as a URL."""
         return self.server.url(self.name)
+
+    @property
+    def as_source(self) -> dict[str, Any]:
+        """The columns of a source that say where it is."""
+        parts = conninfo.conninfo_to_dict(self.dsn)
+        return {
+            "pg_host": parts["host"],
+            "pg_port": int(str(parts["port"])),
+            "pg_database": self.name,
+            "pg_username": parts["user"],
+            "pg_password": parts["password"],
+            "pg_tls_mode": "disable",
+            "publication_name": "p",
+        }
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """A connection in autocommit mode unless told otherwise. The caller closes it."""

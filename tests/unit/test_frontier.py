@@ -92,3 +92,17 @@ def test_durable_only_rises_and_is_exact(batches, chance):
         expected = max([e for number, e in ends if e is not None and number < oldest], default=0)
         assert before <= frontier.durable == expected
         before = frontier.durable
+
+
+def test_the_oldest_batch_of_a_pipeline_is_that_of_its_tables_and_before_all_others_when_one_is_held():
+    frontier = Frontier(10)
+    assert frontier.oldest([1, 2]) is None
+    frontier.sealed(20, [(1, 1)])
+    frontier.sealed(30, [(2, 1), (1, 2)])
+    assert (frontier.oldest([1]), frontier.oldest([2]), frontier.oldest([1, 2])) == (1, 2, 1)
+    frontier.completed(1, 2)
+    assert (frontier.oldest([1]), frontier.oldest([1, 2])) == (None, 2)
+    frontier.hold(2)
+    assert frontier.oldest([1, 2]) == 0
+    frontier.forget(2)
+    assert frontier.oldest([1, 2]) is None

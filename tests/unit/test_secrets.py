@@ -36,7 +36,7 @@ def test_a_ciphertext_that_was_moved_does_not_open() -> None:
     moved = EncryptedText(keyring.encrypt("geheim", PLACE).ciphertext, "sources/other/pg_password")
     assert refused(keyring, moved) == (
         "config at sources/other/pg_password: the stored secret does not open with SECRET_KEY (restore the SECRET_KEY it was"
-        " written under (or set it as SECRET_KEY_OLD), or store the secret again)"
+        " written under (or set it as SECRET_KEY_PREVIOUS), or store the secret again)"
     )
 
 

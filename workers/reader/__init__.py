@@ -1,6 +1,8 @@
 """The reader of a source, and the workers of its first copies.
 
 entry       the process: one life of a reader after the other
+beginning   what a source is, and where its stream goes on from, before anything is read
+ending      SIGTERM over all lives of the process
 process     the loop: frames in, segments out, positions confirmed
 stream      the replication connection, never blocking
 copyboth    frames from the socket, or through libpq
@@ -47,10 +49,16 @@ admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted
 doctor      what `doctor` looks at in a source
+doctor_tables  ... and in its tables
 laggards    which pipelines hold the others back (pure)
 frontier    which positions are complete (pure)
 retired     handles that end
 pieces      batches cut into segments (pure)
+outlets     what a publisher knows of a handle, and how its rows are sent again
+shelf       where the segments are
+trial       which row kills its actor (pure)
+breakers    of destinations: one table knocks, the others wait (pure)
+interest    what a selector looks at
 publisher   segments to the actors, kept until their rows are durable
 copy        the copy worker: tables of one pipeline at one snapshot
 snapshot    the source at one moment, its tables locked and looked at

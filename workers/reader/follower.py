@@ -169,9 +169,9 @@ class Follower:
         """Rows are durable; True when the counters in the state have changed with it."""
         self.outages = 0  # not when it was opened: its channel is opened for the first rows
         dead = self.state.dead if message.dead is None else message.dead
-        changed = (message.errors, dead) != (self.state.errors, self.state.dead)
-        self.state = replace(self.state, errors=message.errors, dead=dead)
-        return changed
+        attempts = 0 if self.policy.mode is ApplyMode.APPEND else self.state.attempts  # else an apply has to go well
+        before, self.state = self.state, replace(self.state, errors=message.errors, dead=dead, attempts=attempts)
+        return self.state != before
 
     def published(self, commit_lsn: int, rows: int = 1) -> None:
         """So many rows up to this one were handed over: the target will be behind."""
@@ -196,6 +196,12 @@ class Follower:
         phase = Phase.READY if became else self.state.phase
         self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
         return became
+
+    def begin_copy(self) -> None:
+        """A copy is asked for."""
+        self.copying, self.retry_at = True, None
+        if self.state.phase is Phase.INIT:
+            self.state = self.state.to(Phase.DATASYNC)
 
     def copy_ended(self, found: CopyState | None, now: float) -> None:
         """The copy of the table ended; `found` is what its worker wrote to the state store."""
@@ -227,6 +233,12 @@ class Follower:
         attempts = self.state.attempts + 1
         self.state = self.state.to(Phase.ERRORED, trouble=error.line, resume=resume, attempts=attempts)
         self.retry_at = None if attempts >= self._attempts_max else now + self._delay()
+
+    def hold(self, now: float, again_seconds: float | None) -> None:
+        """Its attempts are used up, or memory is short: it stops. With `again_seconds` it is tried again: nobody else waits for that."""
+        self.held = True
+        if self.retry_at is None and again_seconds is not None:
+            self.retry_at = now + again_seconds
 
     def settled(self, fence: int) -> bool:
         """A table that is appended only has no target to build: READY as soon as its copy and stream meet. True when it changed."""

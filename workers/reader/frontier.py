@@ -75,9 +75,9 @@ class Frontier:
         return self._end_before(queue[0][0]) if queue else self.decoded
 
     def oldest(self, handles: Iterable[int]) -> int | None:
-        """The number of the oldest batch in which one of these tables has rows in flight; None without any."""
-        queues = (self._open.get(handle) for handle in handles)
-        return min((queue[0][0] for queue in queues if queue), default=None)
+        """The number of the oldest batch in which one of these tables has rows in flight; None without any, 0 when one is held."""
+        found = [0 if handle in self._pins else self._open[handle][0][0] for handle in handles if self._waits(handle)]
+        return min(found, default=None)
 
     def hold(self, handle: int) -> None:
         """This table stops here: nothing after its last complete position may be confirmed."""
@@ -90,6 +90,9 @@ class Frontier:
         self._pins.pop(handle, None)
         self._open.pop(handle, None)
         self._forget()
+
+    def _waits(self, handle: int) -> bool:
+        return handle in self._pins or bool(self._open.get(handle))
 
     def _oldest(self) -> int:
         return min((queue[0][0] for queue in self._open.values() if queue), default=self._number + 1)

@@ -68,7 +68,7 @@ def connect_primary(source: Source, url: str, system: str) -> psycopg.Connection
     primary = _named(source, url)
     limits: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS_MAX, "application_name": APPLICATION_NAME, **LIMITS}
     try:
-        connection = psycopg.connect(url, autocommit=True, **limits)
+        connection = psycopg.connect(_with_tls(source, url), autocommit=True, **limits)
     except psycopg.Error as error:
         raise connection_trouble(error, primary) from None
     row = connection.execute("SELECT pg_is_in_recovery(), system_identifier::text FROM pg_control_system()").fetchone()
@@ -106,6 +106,12 @@ def nudging(access: Access, beat: Callable[[], None], *, standby: bool) -> Itera
         aside.close()
 
 
+def _with_tls(source: Source, url: str) -> str:
+    """The URL, with the source's TLS where it says nothing of it."""
+    named = conninfo.conninfo_to_dict(url)
+    return conninfo.make_conninfo(url, **{key: value for key, value in source.tls.items() if key not in named})
+
+
 def _named(source: Source, url: str) -> Source:
     """The primary as a source, for what errors say of it."""
     try:
@@ -121,5 +127,6 @@ def _named(source: Source, url: str) -> Source:
         pg_port=int(port),
         pg_username=str(parts.get("user") or source.pg_username),
         pg_database=str(parts.get("dbname") or source.pg_database),
-        pg_tls_mode=str(parts.get("sslmode") or "prefer"),
+        pg_tls_mode=str(parts.get("sslmode") or source.pg_tls_mode),
+        pg_tls_ca=str(parts["sslrootcert"]) if parts.get("sslrootcert") else source.pg_tls_ca,
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import Durable, Failed, OpenTable, TableClosed
+from etl_supervisor.ipc.messages import ActorEnded, Durable, Failed, OpenTable, TableClosed
 from etl_supervisor.model import names
 from etl_supervisor.model.copy_state import PAGE_BYTES
 from etl_supervisor.model.pipeline import LoadPath, Pipeline
@@ -59,6 +59,7 @@ class Landing:
     def watch(self, lanes: Lanes) -> None:
         """Let `turn` wake up when there is a piece."""
         self._selector.register(lanes, selectors.EVENT_READ)
+        self._selector.register(self._context.parent, selectors.EVENT_READ)
 
     def close(self) -> None:
         """Give everything back; what is not durable is not there."""
@@ -91,10 +92,14 @@ class Landing:
     def turn(self, seconds: float) -> None:
         """Wait for what the actors or the lanes say, at most so long."""
         self._context.heartbeat.beat()
+        self._publisher.pump()
         self._publisher.hurry([handle for handle in self._opened if self._tables[handle].all_read])
         for key, _ in self._selector.select(seconds):
             if isinstance(key.fileobj, Lanes):
                 key.fileobj.hear()
+                continue
+            if key.fileobj is self._context.parent:
+                self._hear_parent()
                 continue
             for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
                 self._received(message)
@@ -110,6 +115,11 @@ class Landing:
             self._publisher.close_table(table.handle, drop=True)
 
     # -- inside
+
+    def _hear_parent(self) -> None:
+        while (found := self._context.parent.receive()) is not None:
+            for message in self._publisher.actor_ended(found[0]) if isinstance(found[0], ActorEnded) else []:
+                self._received(message)
 
     def _in_flight(self, budget_bytes: int) -> int:
         size = sum(table.found.pages for table in self._tables.values()) * PAGE_BYTES

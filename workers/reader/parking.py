@@ -2,8 +2,11 @@
 
     park    copy the slot ─► write the position      a crash between: the slot is there, the position is taken from it
     join    forget the position ─► drop the slot     a crash between: it is parked again, at what the slot was told last
+    leave   drop the slot ─► forget the position     a crash between: the position is still of an older generation, it leaves again
 
-Both happen while the shared stream is ours and before it confirms anything: a pipeline that must be parked has everything up to the shared position,
+To leave is what remains to a pipeline whose source has begun anew meanwhile: its tables begin anew, too, in the shared stream.
+
+They happen while the shared stream is ours and before it confirms anything: a pipeline that must be parked has everything up to the shared position,
 and the copied slot is not beyond it.
 """
 
@@ -20,8 +23,8 @@ from psycopg import sql
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.model import lsn
-from etl_supervisor.model.parking import apart, may_join
-from etl_supervisor.model.pipeline import Pipeline, PipelineName, SourceSpec
+from etl_supervisor.model.parking import apart, may_join, overtaken
+from etl_supervisor.model.pipeline import Pipeline, PipelineName, Source, SourceSpec
 from etl_supervisor.model.progress import Progress
 from etl_supervisor.state.store import StateStore
 from workers.reader.slot import read_slot
@@ -41,7 +44,7 @@ class Parking:
         if self._spec.source.parked is not None:
             return self._spec
         for paused in self._spec.paused:
-            if self._position(paused, shared) is None and self._store.tables(self._spec.source.name, paused.name):
+            if self._position(paused, shared, tick) is None and self._goes_on(paused, shared):
                 self.park(paused, shared)
         together = tuple(p for p in self._spec.pipelines if self._joins(p, shared, tick))
         if not together:
@@ -59,10 +62,16 @@ class Parking:
 
     # -- inside
 
-    def _position(self, pipeline: Pipeline | PipelineName, shared: Progress) -> Progress | None:
-        """Where a parked pipeline is; None for one that is not parked."""
+    def _position(
+        self, pipeline: Pipeline | PipelineName, shared: Progress, tick: Callable[[], None]
+    ) -> Progress | None:
+        """Where a parked pipeline is; None for one that is not parked, now at the latest."""
         own = apart(self._spec, pipeline).source
         known = self._store.progress(own.stream)
+        if known is not None and overtaken(shared, known):
+            await_free(self._connection, own.slot, tick)
+            self._leave(own, pipeline.name, shared)
+            return None
         if known is not None and known.slot == own.slot:
             return known
         slot = read_slot(self._connection, own.slot)
@@ -72,17 +81,35 @@ class Parking:
         self._write(own.stream, found)
         return found
 
+    def _leave(self, own: Source, name: str, shared: Progress) -> None:
+        """Tables that it had begun anew by itself since then do not count either: rows between its position and the shared one are missing."""
+        for state in self._store.tables(own.name, name).values():
+            if state.generation >= shared.generation:
+                self._store.drop_table(own.name, name, state.table)
+        drop_slot(self._connection, own.slot)
+        failpoint("parking.after_leave")
+        self._store.forget(own.stream)
+        log.warning("pipeline_begins_anew", pipeline=name, slot=own.slot, reason="its source got a new slot")
+
+    def _goes_on(self, pipeline: PipelineName, shared: Progress) -> bool:
+        """Whether a pipeline has a table that would miss rows; those of an older generation begin anew whenever it starts."""
+        states = self._store.tables(self._spec.source.name, pipeline.name)
+        return any(state.generation >= shared.generation for state in states.values())
+
     def _joins(self, pipeline: Pipeline, shared: Progress, tick: Callable[[], None]) -> bool:
         """Whether a started pipeline is in the shared stream, now at the latest."""
-        parked = self._position(pipeline, shared)
+        own = apart(self._spec, pipeline).source
+        written = self._store.progress(own.stream) is not None
+        parked = self._position(pipeline, shared, tick)
         if parked is None:
             return True
         if not may_join(shared, parked):
             return False
-        if parked.confirmed < shared.confirmed:  # it was found to be parked just now: `near` brings it here first
+        if (
+            parked.confirmed < shared.confirmed or not written
+        ):  # found to be parked just now: `near` brings it here first
             place = f"source {self._spec.source.name}"
             raise EtlError(Kind.STREAM, place, f"pipeline {pipeline.name} joins", "it starts again", transient=True)
-        own = apart(self._spec, pipeline).source
         await_free(self._connection, own.slot, tick)
         self._store.forget(own.stream)
         failpoint("parking.after_join")
@@ -96,14 +123,19 @@ class Parking:
 
 
 def near(store: StateStore, spec: SourceSpec) -> list[tuple[SourceSpec, int]]:
-    """The pipelines that have to come a little further before they join, with the position to come to."""
+    """The pipelines that have to come a little further before they join, with the position to come to.
+
+    One whose tables the store has lost must come in any case: a reader that begins with it alone asks Snowflake for them.
+    """
     shared = store.progress(spec.source.stream)
     if shared is None or spec.source.parked is not None:
         return []
     found = []
     for own in (apart(spec, pipeline) for pipeline in spec.pipelines):
         parked = store.progress(own.source.stream)
-        if parked is not None and may_join(shared, parked) and parked.confirmed < shared.confirmed:
+        if parked is None or overtaken(shared, parked) or not may_join(shared, parked):
+            continue
+        if parked.confirmed < shared.confirmed or not store.tables(own.source.name, own.pipelines[0].name):
             found.append((own, shared.confirmed))
     return found
 

@@ -4,8 +4,8 @@
                                                                       │ Durable
     PostgreSQL ◄─ status(confirmed) ◄─ state store ◄─ frontier ◄──────┘
 
-One turn of the loop: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we
-drain; seal the batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
+One turn: beat; wait for a socket or a timer; take what the actors and the parent say; read frames, unless memory is short or we drain; seal the
+batch if it is full or old; carry out what the tables need; confirm what is durable; tell the walsender.
 
 Order that matters: a position is written to the state store *before* PostgreSQL hears of it, and a table's stream rows are landed from
 the moment it is known, *before* its copy takes a snapshot. What a crash leaves at each step stands in `etl_supervisor/failpoints.py`.
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import signal
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -27,31 +27,29 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.mailbox import Connection
-from etl_supervisor.ipc.messages import CopyEnded, Ready, ToPublisher
+from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, Ready, ToPublisher
 from etl_supervisor.model.pipeline import Transfer
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.monitor import metrics
 from etl_supervisor.state.choose import open_store
-from etl_supervisor.supervision.signals import SignalInbox
 from etl_supervisor.supervision.spawn import ChildContext
 from workers.reader import parking
 from workers.reader import source as sources
+from workers.reader.beginning import begin, still_kept
+from workers.reader.ending import Ending
 from workers.reader.frame import Chunk
 from workers.reader.frontier import Frontier
-from workers.reader.heartbeat import Access, nudging
 from workers.reader.intake import intake_of
-from workers.reader.laggards import Laggards
+from workers.reader.interest import watch
+from workers.reader.laggards import Laggards, ailing, oldest
 from workers.reader.lineage import Lineage
 from workers.reader.pgoutput import Decoder
 from workers.reader.publisher import Publisher
-from workers.reader.recall import last_progress
 from workers.reader.relations import Relations
 from workers.reader.report import measure, tell
 from workers.reader.roster import Roster, StreamAgain
 from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
-from workers.reader.stored import StoredTables
-from workers.reader.stream import ReplicationStream, connect
 from workers.reader.transfer import BinaryForms, Manner, choose
 from workers.reader.watch import Watch
 
@@ -70,10 +68,12 @@ log = structlog.get_logger()
 class Reader:
     """Everything one reader holds; `run` is its life."""
 
-    def __init__(self, context: ChildContext, manner: Manner, *, lost: bool = False, until: int | None = None) -> None:
-        """`lost`: the slot is to be replaced. `until`: it ends at this position, or when that takes too long."""
+    def __init__(
+        self, context: ChildContext, ending: Ending, manner: Manner, *, lost: bool = False, until: int | None = None
+    ) -> None:
+        """`ending` tells of SIGTERM. `lost`: the slot is to be replaced. `until`: it ends at this position, or when that takes too long."""
         assert context.spec is not None
-        self._context = context
+        self._context, self._ending = context, ending
         self._manner, self._lost, self._until = manner, lost, until
         self._spec = context.spec
         self._settings = context.settings
@@ -89,7 +89,6 @@ class Reader:
 
     def __enter__(self) -> Reader:
         try:
-            self._watch_signals()
             self._start()
         except BaseException:
             self._resources.close()  # nobody calls __exit__
@@ -102,27 +101,14 @@ class Reader:
     # -- start
 
     def _start(self) -> None:
-        source, beat, keyring = self._spec.source, self._context.heartbeat.beat, self._settings.keyring()
-        password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
-        primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
+        source, beat = self._spec.source, self._context.heartbeat.beat
         self._store = self._resources.enter_context(
             contextlib.closing(open_store(self._settings, metrics.redis_operation))
         )
-        self._catalog = self._resources.enter_context(contextlib.closing(connect(source, password)))
-        standby = sources.check(self._catalog, source)
-        self._stream = self._resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
-        identity = self._stream.identify()
-        known = last_progress(self._context, self._store, self._catalog, identity)
-        access = Access(source, password, primary_url, identity[0])
-        with nudging(access, beat, standby=standby) as tick:
-            if self._lost and known is not None:
-                newest = StoredTables(self._store, source.name, self._spec.pipelines).newest_generation
-                last = replace(known, generation=max(known.generation, newest))
-                self._progress = sources.replacement(self._catalog, self._stream, source, last, tick)
-            else:
-                self._progress = sources.starting_point(self._catalog, self._stream, source, known, tick)
-        watch = Watch(access, self._progress.slot, standby=standby)
-        self._watch = self._resources.enter_context(contextlib.closing(watch))
+        begun = begin(self._context, self._store, self._resources, self._ending.beat, lost=self._lost)
+        self._catalog, self._stream, self._progress = begun.catalog, begun.stream, begun.progress
+        wal = Watch(begun.access, self._progress.slot, standby=begun.standby)
+        self._watch = self._resources.enter_context(contextlib.closing(wal))
         # Who streams the slot has the source: only then is an older reader's epoch passed.
         sight = Sight(self._catalog, source, beat)
         tables = sight.published()
@@ -138,10 +124,10 @@ class Reader:
             streaming=self._manner.in_progress and source.stream_in_progress,
         )
         self._epoch = parking.next_epoch(self._store, self._spec)
-        self._progress = sources.newer(self._progress, self._store.progress(source.stream), source)
+        self._progress = sources.newer(self._progress, still_kept(self._store, self._spec, begun.known), source)
         self._store.save_progress(source.stream, self._progress, self._epoch)
         self._parking = parking.Parking(self._catalog, self._store, self._spec)
-        self._spec = self._parking.settle(self._progress, beat)
+        self._spec = self._parking.settle(self._progress, self._ending.beat)
         self._laggards = Laggards(self._settings.park_after_seconds)
         self._frontier = Frontier(self._progress.confirmed)
         self._publisher = Publisher(
@@ -162,8 +148,9 @@ class Reader:
             sight,
             self._settings,
         )
+        still_kept(self._store, self._spec, self._progress)  # the roster has read the tables' states
         self._rounds = self._resources.enter_context(
-            contextlib.closing(Rounds(self._spec, access, sight, self._store, self._roster))
+            contextlib.closing(Rounds(self._spec, begun.access, sight, self._store, self._roster))
         )
         self._relations = Relations(sight.table, self._roster.remembered)
         self._decoder = Decoder(self._relations, forms if binary else None)
@@ -176,6 +163,7 @@ class Reader:
         self._note_proof()
         self._selector.register(self._stream, selectors.EVENT_READ, "stream")
         self._selector.register(self._parent, selectors.EVENT_READ, "parent")
+        self._selector.register(self._ending, selectors.EVENT_READ, "signal")
         self._received = self._progress.confirmed
         self._parent.send(Ready())
         log.info(
@@ -186,13 +174,8 @@ class Reader:
             transfer=Transfer.BINARY if binary else Transfer.TEXT,
         )
 
-    def _watch_signals(self) -> None:
-        self._inbox = SignalInbox((signal.SIGTERM,))
-        self._resources.callback(self._inbox.close)
-        self._selector.register(self._inbox, selectors.EVENT_READ, "signal")
-
-    def _drain(self, signals: list[signal.Signals]) -> None:
-        if signal.SIGTERM in signals:
+    def _drain(self) -> None:
+        if self._ending.asked() and not self._draining:
             self._draining, self._drain_until = True, time.monotonic() + self._settings.shutdown_grace_seconds
 
     # -- life
@@ -241,13 +224,11 @@ class Reader:
                 case "parent":
                     self._hear_parent()
                 case "signal":
-                    self._drain(self._inbox.take())
+                    self._drain()
                 case "stream":
                     pass  # read in its turn
                 case _:
-                    for message in self._publisher.ready(key.fileobj):  # type: ignore[arg-type]
-                        self._roster.received(message, time.monotonic())
-                        self._look_behind(message)
+                    self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
 
     @property
     def _deaf(self) -> bool:
@@ -269,14 +250,7 @@ class Reader:
         """Look at the walsender's socket only when we would read from it: a full socket would wake us without end."""
         reading = selectors.EVENT_READ if not (self._deaf or self._draining) else 0
         writing = 0 if self._stream.flush() else selectors.EVENT_WRITE
-        watched = self._selector.get_map().get(self._stream)
-        if reading | writing == 0:
-            if watched is not None:
-                self._selector.unregister(self._stream)
-        elif watched is None:
-            self._selector.register(self._stream, reading | writing, "stream")
-        elif watched.events != reading | writing:
-            self._selector.modify(self._stream, reading | writing, "stream")
+        watch(self._selector, self._stream, reading | writing, "stream")
 
     def _seconds_to_wait(self) -> float:
         if self._intake.more and not self._deaf and not self._draining:
@@ -319,6 +293,14 @@ class Reader:
         while (found := self._parent.receive()) is not None:
             if isinstance(found[0], CopyEnded):
                 self._roster.copy_ended(found[0], time.monotonic())
+            elif isinstance(found[0], ActorEnded):
+                self._heard(self._publisher.actor_ended(found[0]))
+
+    def _heard(self, messages: Iterable[ToPublisher]) -> None:
+        """What actors say."""
+        for message in messages:
+            self._roster.received(message, time.monotonic())
+            self._look_behind(message)
 
     def _ask_for_copies(self) -> None:
         if self._draining:
@@ -338,6 +320,8 @@ class Reader:
         self._next_confirm = now + CONFIRM_SECONDS
         failpoint("reader.before_save", self._stream.cut)
         advanced = self._progress.advanced(durable)
+        if self._spec.source.parked is not None and ailing(self._roster.followers):
+            advanced = replace(advanced, stuck_at=durable)  # the others would have it back only to park it again
         try:
             self._store.save_progress(self._spec.source.stream, advanced, self._epoch)
         except EtlError as error:
@@ -356,11 +340,8 @@ class Reader:
 
     def _park_what_is_stuck(self, now: float) -> None:
         """A pipeline that holds the others back goes on from here by itself, and we without it."""
-        handles: dict[str, list[int]] = {pipeline.name: [] for pipeline in self._spec.pipelines}
-        for follower in self._roster.followers:
-            handles[follower.pipeline.name].append(follower.handle)
-        oldest = {name: self._frontier.oldest(found) for name, found in handles.items()}
-        stuck = self._laggards.stuck(oldest, now, blocked=self._publisher.blocked)
+        found = oldest(self._spec.pipelines, self._roster.followers, self._frontier)
+        stuck = self._laggards.stuck(found, now, blocked=self._publisher.blocked)
         for pipeline in self._spec.pipelines:
             if pipeline.name in stuck:
                 self._parking.park(pipeline, self._progress, stuck=True)
@@ -412,6 +393,7 @@ class Reader:
             rows=self._rows,
             trouble=self._roster.trouble or self._rounds.trouble or self._watch.trouble,
             together=self._roster.together.visible,
+            breakers=self._roster.breakers.states,
         )
         self._park_what_is_stuck(now)
         measure(name, tell(self._store, name, report, self._watch.facts), self._publisher.used_bytes, self._intake)

@@ -8,29 +8,32 @@ A handle is one table in one pipeline (or one copy). Its home actor is chosen by
 at one actor. A batch for several pipelines is written once; its run comes back when the last of them is durable.
 
 What a death leaves: when an actor dies its connection ends; we connect to the same address, say Hello, open its tables again and send
-again every segment that was not durable. The actor filters what its channel has. When we die, the next publisher reads from the
+again every segment that was not durable. The actor filters what its channel has. Before that we wait for the parent's word how it died: after a
+crash the segments that it had in hand are tried one by one (`trial`). When we die, the next publisher reads from the
 slot again. Nothing here blocks: sockets queue, a full slab makes `blocked` true.
 """
 
 from __future__ import annotations
 
-import os
 import selectors
+import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import structlog
 
-from etl_supervisor.ipc import mailbox, segment
+from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.messages import (
     OVERSIZE_SLOT,
     Accepted,
+    ActorEnded,
     AppliedTogether,
     Apply,
     ApplyTogether,
+    Begun,
     CloseTable,
     Durable,
     Failed,
@@ -48,40 +51,13 @@ from etl_supervisor.ipc.messages import (
     ToPublisher,
 )
 from etl_supervisor.model.table import Table
+from workers.reader.outlets import Handle, Outlet, Sending, accuse
 from workers.reader.pieces import position, split
+from workers.reader.shelf import Memory, Shelf
 
-SEGMENT_BYTES_MAX = 4 << 20  # the SDK encodes an append in one go: a few MB keep its other channels moving
+log = structlog.get_logger()
 
-
-class Outlet(Enum):
-    """Whether a handle takes segments."""
-
-    OPEN = auto()  # OpenTable was sent; the actor queues until it is done
-    FAILED = auto()  # stopped by the actor; `reopen` sends everything again
-    HELD = auto()  # stopped for good in this life: segments are dropped, the frontier is pinned
-
-
-@dataclass(slots=True)
-class _Memory:
-    """Where the bytes of a segment are; shared by the handles it goes to."""
-
-    run: segment.Run | None
-    fd: int | None
-    length: int
-    users: int
-
-
-@dataclass(slots=True)
-class _Handle:
-    opening: OpenTable  # in the shape of the oldest row in flight
-    actor: int
-    state: Outlet = Outlet.OPEN
-    seq: int = 0
-    accepted: int = 0
-    in_flight: deque[tuple[Segment, _Memory]] = field(default_factory=deque)
-    reshapes: deque[ReshapeTable] = field(default_factory=deque)  # the shapes since, in order
-    closing: CloseTable | None = None
-    hurried: int = 0
+WORD_SECONDS_MAX = 1.0  # the parent buries a child within milliseconds; an actor that only hung up is not buried
 
 
 @dataclass(slots=True)
@@ -100,6 +76,7 @@ class _Link:
 
     address: bytes
     connection: mailbox.Connection | None = None
+    waits_until: float = 0.0  # for the parent's word
 
 
 class Publisher:
@@ -115,12 +92,12 @@ class Publisher:
     ) -> None:
         self._hello = (name, incarnation)
         self._links = [_Link(address) for address in addresses]
-        self._slab = segment.SlabWriter(budget_bytes)
+        self._shelf = Shelf(budget_bytes)
+        self._sending = Sending(self._shelf, self._tell)
         self._selector = selector
-        self._handles: dict[int, _Handle] = {}
+        self._handles: dict[int, Handle] = {}
         self._joint: dict[int, ApplyTogether] = {}  # by pipeline: not answered yet
         self._waiting: deque[_Waiting] = deque()
-        self._oversize_fds = 0
         self._unhurried: set[int] = set()  # handles with rows in flight that were not hurried yet, and maybe others
 
     # -- what the owner does
@@ -132,7 +109,7 @@ class Publisher:
     def open(self, opening: OpenTable, *, held: bool = False) -> None:
         """Open a table under `opening.handle`; one that is held is not opened."""
         state = Outlet.HELD if held else Outlet.OPEN
-        handle = _Handle(opening, self.home(opening.pipeline_id, opening.table), state)
+        handle = Handle(opening, self.home(opening.pipeline_id, opening.table), state)
         self._handles[opening.handle] = handle
         if not held:
             self._tell(handle.actor, opening)
@@ -142,8 +119,8 @@ class Publisher:
         handle = self._handles[number]
         shape = ReshapeTable(number, table, since)
         handle.reshapes.append(shape)
-        if handle.state is Outlet.OPEN:
-            self._tell(handle.actor, shape)
+        if handle.sends:
+            self._sending.shapes(handle)
 
     def reopen(self, number: int) -> None:
         """Try a failed table again: open it and send again what was not durable."""
@@ -155,15 +132,15 @@ class Publisher:
     def hold(self, number: int) -> None:
         """Stop a table for good: its memory comes back, further segments are dropped."""
         handle = self._handles[number]
-        handle.state = Outlet.HELD
+        handle.state, handle.trial = Outlet.HELD, None
         for _, memory in handle.in_flight:
-            self._release(memory)
+            self._shelf.release(memory)
         handle.in_flight.clear()
 
     def publish(self, handles: Sequence[int], batch: pa.RecordBatch, version: int) -> list[tuple[int, int]]:
         """Queue a table's rows for these handles; returns the (handle, seq) that must become durable."""
         promised = []
-        for piece, size in split(batch, min(SEGMENT_BYTES_MAX, self._slab.slots * self._slab.slot_bytes // 4)):
+        for piece, size in split(batch, self._shelf.piece_bytes_max):
             goes_to = []
             for number in handles:
                 handle = self._handles[number]
@@ -199,7 +176,8 @@ class Publisher:
         """Close a channel once its rows are durable; TableClosed answers, or Failed."""
         handle = self._handles[number]
         handle.closing = CloseTable(number, drop)
-        self._tell(handle.actor, handle.closing)
+        if handle.trial is None:
+            self._tell(handle.actor, handle.closing)
 
     def works(self, number: int) -> bool:
         """True while the actor has this handle open."""
@@ -209,7 +187,7 @@ class Publisher:
         """Forget a handle that its actor does not have open, and its rows. It may be forgotten already: Failed and TableClosed can come together."""
         handle = self._handles.pop(number, None)
         for _, memory in handle.in_flight if handle is not None else ():
-            self._release(memory)
+            self._shelf.release(memory)
         self.pump()
 
     @property
@@ -220,10 +198,11 @@ class Publisher:
     @property
     def used_bytes(self) -> int:
         """Shared memory in use."""
-        return self._slab.used_bytes
+        return self._shelf.used_bytes
 
     def pump(self, *, hurry: bool = False) -> None:
         """Move what waits into memory and to the actors, in order, as far as there is room."""
+        self.connect()
         while self._waiting and self._place(self._waiting[0]):
             self._waiting.popleft()
         if hurry or self._waiting:
@@ -244,15 +223,26 @@ class Publisher:
         for link in self._links:
             if link.connection is not None:
                 self._drop(link)
-        self._slab.close()
+        self._shelf.close()
 
     # -- sockets
 
     def connect(self) -> None:
         """Make sure that every actor's address has a connection; sends again what a dead actor had taken."""
         for actor, link in enumerate(self._links):
-            if link.connection is None:
+            if link.connection is None and time.monotonic() >= link.waits_until:
                 self._connect(actor, link)
+
+    def actor_ended(self, word: ActorEnded) -> list[ToPublisher]:
+        """The parent's word; returns what the dead one had still said."""
+        link = self._links[word.actor]
+        last = self.ready(link.connection) if link.connection is not None else []
+        if link.connection is None:
+            if word.crashed:
+                self._try(word.actor)
+            link.waits_until = 0.0
+            self.connect()
+        return last
 
     def ready(self, connection: mailbox.Connection) -> list[ToPublisher]:
         """A connection is readable or writable: send what is queued, return what came."""
@@ -269,7 +259,7 @@ class Publisher:
             self._watch(link)
         except (ConnectionError, ValueError):
             self._drop(link)
-            self.connect()
+            link.waits_until = time.monotonic() + WORD_SECONDS_MAX
         return received
 
     # -- inside
@@ -285,13 +275,23 @@ class Publisher:
         if handle is None or handle.state is Outlet.HELD:
             return False
         match message:
+            case Begun(seq=seq):
+                handle.begun = max(handle.begun, seq)
+                if handle.trial is not None:
+                    handle.trial.begun = True
+                return False
             case Accepted(seq=seq):
                 handle.accepted = max(handle.accepted, seq)
             case Durable(seq=seq, errors=errors):
                 handle.opening = replace(handle.opening, errors=errors)  # where an open after the actor's death begins
+                if handle.trial is not None and not handle.trial.passed():
+                    self._sending.piece(handle)
+                    return False
                 assert seq <= handle.accepted <= handle.seq, (seq, handle.accepted, handle.seq)
                 while handle.in_flight and handle.in_flight[0][0].seq <= seq:
-                    self._release(handle.in_flight.popleft()[1])
+                    self._shelf.release(handle.in_flight.popleft()[1])
+                if handle.trial is not None:
+                    self._sending.go_on(handle)
                 self.pump()
             case Failed():
                 handle.state = Outlet.FAILED
@@ -304,7 +304,7 @@ class Publisher:
         goes_to = [(n, seq) for n, seq in waiting.goes_to if self._takes(n)]
         if not goes_to:
             return True
-        memory = self._allocate(waiting)
+        memory = self._shelf.put(waiting.batch, waiting.size)
         if memory is None:
             return False
         memory.users = len(goes_to)
@@ -321,7 +321,7 @@ class Publisher:
             )
             handle.in_flight.append((message, memory))
             self._unhurried.add(number)
-            if handle.state is Outlet.OPEN:
+            if handle.sends:
                 self._tell(handle.actor, message, memory)
         return True
 
@@ -329,34 +329,14 @@ class Publisher:
         handle = self._handles.get(number)
         return handle is not None and handle.state is not Outlet.HELD
 
-    def _allocate(self, waiting: _Waiting) -> _Memory | None:
-        if self._slab.fits(waiting.size):
-            written = self._slab.write(waiting.batch, waiting.size)
-            return None if written is None else _Memory(written[0], None, written[1], 0)
-        if self._oversize_fds:
-            return None  # one at a time: it may exceed the budget
-        fd, length = segment.oversize(waiting.batch, waiting.size)
-        self._oversize_fds += 1
-        return _Memory(None, fd, length, 0)
-
-    def _release(self, memory: _Memory) -> None:
-        memory.users -= 1
-        if memory.users:
-            return
-        if memory.run is not None:
-            self._slab.release(memory.run)
-        if memory.fd is not None:
-            os.close(memory.fd)
-            self._oversize_fds -= 1
-
     def _connect(self, actor: int, link: _Link) -> None:
         try:
             link.connection = mailbox.connect(link.address)
         except ConnectionError:
             return  # the parent is going away, and we with it
         self._selector.register(link.connection, selectors.EVENT_READ, self)
-        hello = Hello(*self._hello, self._slab.slots, self._slab.slot_bytes)
-        self._send(link, hello, [self._slab.fd])
+        hello = Hello(*self._hello, self._shelf.slots, self._shelf.slot_bytes)
+        self._send(link, hello, [self._shelf.fd])
         for handle in self._handles.values():
             if handle.actor == actor and handle.state is Outlet.OPEN:
                 self._resend(handle)
@@ -364,32 +344,18 @@ class Publisher:
             if pipeline_id % len(self._links) == actor:
                 self._tell(actor, message)
 
-    def _resend(self, handle: _Handle) -> None:
-        """The shapes and rows as they came: each shape stands before its first row."""
-        self._forget_shapes(handle)
-        self._tell(handle.actor, handle.opening)
-        shapes = deque(handle.reshapes)
-        for message, memory in handle.in_flight:
-            while shapes and shapes[0].table.version <= message.version:
-                self._tell(handle.actor, shapes.popleft())
-            self._tell(handle.actor, message, memory)
-        for shape in shapes:
-            self._tell(handle.actor, shape)
-        handle.hurried = 0
-        self._unhurried.add(handle.opening.handle)
-        if handle.closing is not None:
-            self._tell(handle.actor, handle.closing)
-
-    def _forget_shapes(self, handle: _Handle) -> None:
-        """Shapes that no row in flight and none that waits for memory has."""
+    def _resend(self, handle: Handle) -> None:
         number = handle.opening.handle
-        versions = [message.version for message, _ in handle.in_flight]
-        versions += [item.version for item in self._waiting if any(goes_to == number for goes_to, _ in item.goes_to)]
-        while handle.reshapes and handle.reshapes[0].table.version <= min(versions, default=1 << 31):
-            shape = handle.reshapes.popleft()
-            handle.opening = replace(handle.opening, table=shape.table, since=shape.since)
+        waiting = (item.version for item in self._waiting if any(goes_to == number for goes_to, _ in item.goes_to))
+        self._sending.again(handle, waiting)
+        self._unhurried.add(number)
 
-    def _tell(self, actor: int, message: ToActor, memory: _Memory | None = None) -> None:
+    def _try(self, actor: int) -> None:
+        """An actor has crashed: the tables of which it had rows in hand stand trial, or else those of which the SDK had rows."""
+        for handle in accuse(handle for handle in self._handles.values() if handle.actor == actor):
+            log.warning("table_on_trial", pipeline=handle.opening.pipeline, table=str(handle.opening.table.name))
+
+    def _tell(self, actor: int, message: ToActor, memory: Memory | None = None) -> None:
         """Send to an actor; without a connection it is sent when there is one, from the books."""
         link = self._links[actor]
         if link.connection is not None:
@@ -415,6 +381,6 @@ class Publisher:
         link.connection = None
 
 
-def _segment(waiting: _Waiting, memory: _Memory) -> Segment:
+def _segment(waiting: _Waiting, memory: Memory) -> Segment:
     slot, generation = (memory.run.slot, memory.run.generation) if memory.run else (OVERSIZE_SLOT, 0)
     return Segment(0, 0, slot, generation, memory.length, waiting.batch.num_rows, "", "", waiting.version)

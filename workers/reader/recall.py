@@ -1,6 +1,7 @@
 """A state store that was lost (flushed, restored from nothing) is filled again: from the slot, and from what Snowflake has.
 
     position      the slot's confirmed one: everything after it is sent again, and the channels' tokens filter what was landed
+    generation    that in which its tables were followed last
     tables        those that were READY are so in their generation, with the shape of the watermark; their targets go on from its `applied`
     all others    copied again, in a later generation: how far a copy had come is not kept
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import selectors
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -39,11 +41,15 @@ log = structlog.get_logger()
 
 
 def last_progress(
-    context: ChildContext, store: StateStore, connection: psycopg.Connection[Any], identity: tuple[str, int]
+    context: ChildContext,
+    store: StateStore,
+    connection: psycopg.Connection[Any],
+    identity: tuple[str, int],
+    tick: Callable[[], None],
 ) -> Progress | None:
     """Where the source stands: what the store knows or, when it was lost, what can be found out; None for a source that begins.
 
-    `identity` is the cluster's system identifier and timeline. EtlError, transient, when Snowflake does not answer.
+    `identity` is the cluster's system identifier and timeline; `tick` is called while we wait. EtlError, transient, when Snowflake does not answer.
     """
     spec = context.spec
     assert spec is not None
@@ -52,7 +58,7 @@ def last_progress(
     if slot is None or slot.lost or not _is_lost(store, spec, known):
         return known
     found = Progress(*identity, spec.source.slot, int(time.time()), slot.confirmed)
-    tables = {name: rebuilt(told, found.generation) for name, told in _ask(context, spec, (known or found).owner)}
+    tables = {name: rebuilt(told, found.generation) for name, told in _ask(context, spec, (known or found).owner, tick)}
     states = [state for states in tables.values() for state in states]
     if not states:
         return known
@@ -61,7 +67,7 @@ def last_progress(
             store.save_table(spec.source.name, pipeline, state)
     copied = sum(state.phase is Phase.INIT for state in states)
     log.warning("state_rebuilt", source=spec.source.name, tables=len(states), copied_again=copied)
-    return known or replace(found, generation=min(state.generation for state in states))
+    return known or replace(found, generation=min(state.history or state.generation for state in states))
 
 
 def rebuilt(told: list[Recollection], now: int) -> list[TableState]:
@@ -87,7 +93,9 @@ def _is_lost(store: StateStore, spec: SourceSpec, known: Progress | None) -> boo
     return not any(store.tables(source, pipeline.name) for pipeline in spec.pipelines)
 
 
-def _ask(context: ChildContext, spec: SourceSpec, owner: str) -> list[tuple[str, list[Recollection]]]:
+def _ask(
+    context: ChildContext, spec: SourceSpec, owner: str, tick: Callable[[], None]
+) -> list[tuple[str, list[Recollection]]]:
     """What the destinations know of each pipeline."""
     with selectors.DefaultSelector() as selector:
         publisher = Publisher(
@@ -97,7 +105,7 @@ def _ask(context: ChildContext, spec: SourceSpec, owner: str) -> list[tuple[str,
             publisher.connect()
             for pipeline in spec.pipelines:
                 publisher.recall(Recall(pipeline.id, pipeline.name, owner, pipeline.destination))
-            answers = _answers(context, publisher, selector, len(spec.pipelines))
+            answers = _answers(spec, publisher, selector, tick)
         finally:
             publisher.stop()
     return [
@@ -107,18 +115,17 @@ def _ask(context: ChildContext, spec: SourceSpec, owner: str) -> list[tuple[str,
 
 
 def _answers(
-    context: ChildContext, publisher: Publisher, selector: selectors.BaseSelector, pipelines: int
+    spec: SourceSpec, publisher: Publisher, selector: selectors.BaseSelector, tick: Callable[[], None]
 ) -> list[Recalled]:
     answers: list[Recalled] = []
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
-    while sum(answer.last for answer in answers) < pipelines:
-        context.heartbeat.beat()
+    while sum(answer.last for answer in answers) < len(spec.pipelines):
+        tick()
         for key, _ in selector.select(WAIT_SECONDS):
             answers += [item for item in publisher.ready(key.fileobj) if isinstance(item, Recalled)]  # type: ignore[arg-type]
         trouble = next((answer.trouble for answer in answers if answer.trouble), "")
         if trouble or time.monotonic() > deadline:
-            assert context.spec is not None
             reason = f"the state store was lost, and what was landed can't be asked for: {trouble or 'no answer'}"
-            place = f"source {context.spec.source.name}"
+            place = f"source {spec.source.name}"
             raise EtlError(Kind.DESTINATION_UNREACHABLE, place, reason, "it is tried again by itself", transient=True)
     return answers

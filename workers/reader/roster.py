@@ -35,6 +35,7 @@ from etl_supervisor.state.store import StateStore
 from workers.reader import pieces
 from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
+from workers.reader.breakers import Breakers
 from workers.reader.change import must_copy
 from workers.reader.follower import Action, Follower, beginning_anew
 from workers.reader.frontier import Frontier
@@ -70,21 +71,21 @@ class Roster:
         self._spec, self._progress, self._epoch = spec, progress, epoch
         self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._handles, self.trouble = 0, ""
+        self._held_seconds = settings.park_after_seconds if spec.source.parked else None
+        self._handles, self.trouble, self._pace, self.breakers = 0, "", Pace(), Breakers()
         self._followers: dict[int, Follower] = {}  # by handle
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
         self._stored = StoredTables(store, spec.source.name, spec.pipelines)
-        self._pace = Pace()
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self._copying: dict[tuple[int, TableName], int] = {}  # (pipeline, table) -> handle that asked for the copy
 
     @property
     def followers(self) -> Iterable[Follower]:
-        """Every table in every pipeline."""
+        """All."""
         return self._followers.values()
 
     def introduce(self, tables: Iterable[Table]) -> None:
@@ -297,6 +298,7 @@ class Roster:
         if follower is None:
             self._retired.received(handle, message)
             return
+        self.breakers.note(follower, message, self.followers, now)
         match message:
             case TableOpened():
                 follower.opened(message)
@@ -351,11 +353,11 @@ class Roster:
                 case Action.APPLY:
                     follower.asked_to_apply(now)
                     self._publisher.apply(follower.handle, fence, follower.state.copied_from)
-                case Action.REOPEN:
+                case Action.REOPEN if self.breakers.allow(follower, now):
                     follower.reopening, follower.retry_at = True, None
                     self._publisher.reopen(follower.handle)
                 case Action.HOLD:
-                    follower.held = True
+                    follower.hold(now, self._held_seconds)
                     self._frontier.hold(follower.handle)
                     self._publisher.hold(follower.handle)
                 case Action.RESTART:
@@ -385,7 +387,8 @@ class Roster:
     def _begin(self, pipeline: Pipeline, table: Table, state: TableState, *, held: bool = False) -> Follower:
         """A follower with a handle of its own."""
         self._handles += 1
-        state = replace(state, storage=state.storage or self._sight.storage_text(table.oid))
+        storage = state.storage or self._sight.storage_text(table.oid)
+        state = replace(state, storage=storage, history=self._progress.generation)
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
         self._followers[follower.handle] = follower
         follower.held = held or not self._admission.mask(follower)
@@ -398,9 +401,7 @@ class Roster:
         return follower
 
     def _want_copy(self, follower: Follower) -> None:
-        follower.copying, follower.retry_at = True, None
-        if follower.state.phase is Phase.INIT:
-            follower.state = follower.state.to(Phase.DATASYNC)
+        follower.begin_copy()
         self._save(follower)
         self._copying[follower.pipeline.id, follower.table.name] = follower.handle
         self.copies_wanted.append(follower.copy(self._spec.source.stream, self._epoch))
@@ -414,6 +415,6 @@ class Roster:
         log.info("table_ready", pipeline=follower.pipeline.name, table=str(follower.table.name))
 
     def _report(self, follower: Follower, error: EtlError) -> None:
-        self.trouble = error.line
-        known = {"pipeline": follower.pipeline.name, "table": str(follower.table.name)}
-        logs.error_line(log.bind(**known, retry=follower.retry_at is not None), "table_stopped", error)
+        self.trouble, retry = error.line, follower.retry_at is not None
+        known = log.bind(pipeline=follower.pipeline.name, table=str(follower.table.name), retry=retry)
+        logs.error_line(known, "table_stopped", error)

@@ -23,7 +23,7 @@ a slot on a standby, made there or kept in step, is never ahead of what that sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn, names
 from etl_supervisor.model.pipeline import OnSlotLost, Source
 from etl_supervisor.model.progress import Progress
+from etl_supervisor.model.tenure import clock
 from workers.reader.slot import SlotFacts, read_slot
 from workers.reader.stream import ReplicationStream
 
@@ -57,49 +58,46 @@ def publications_of(source: Source) -> list[str]:
 
 
 def check(connection: psycopg.Connection[Any], source: Source) -> bool:
-    """wal_level, version, publications, and what a standby and a failover slot need. True for a standby.
-
-    EtlError(SOURCE_SETUP) with the remedy.
-    """
-    place = f"source {source.name}"
-    if connection.info.server_version < PG_VERSION_MIN:
-        reason = f"PostgreSQL {connection.info.server_version // 10_000} is too old"
-        raise EtlError(Kind.SOURCE_SETUP, place, reason, "use PostgreSQL 14 or newer")
-    (level,) = _one(connection, "SELECT current_setting('wal_level')")
-    if level != "logical":
-        remedy = "ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL"
-        raise EtlError(Kind.SOURCE_SETUP, place, f"wal_level is {level}", remedy)
-    found = {
-        name
-        for (name,) in connection.execute(
-            "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [publications_of(source)]
-        )
-    }
-    missing = [name for name in publications_of(source) if name not in found]
-    if missing:
-        remedy = f"CREATE PUBLICATION {missing[0]} FOR ALL TABLES, or name existing ones in publication_name"
-        reason = f"publication {', '.join(missing)} does not exist in database {source.pg_database}"
-        raise EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
-    return _check_standby(connection, source)
-
-
-def _check_standby(connection: psycopg.Connection[Any], source: Source) -> bool:
-    place, version = f"source {source.name}", connection.info.server_version
+    """Raise the first of `faults`; True for a standby."""
+    for fault in faults(connection, source):
+        raise fault
     standby = in_recovery(connection)
-    if standby and version < PG_VERSION_STANDBY:
-        reason = f"PostgreSQL {version // 10_000} can't decode on a standby"
-        raise EtlError(Kind.SOURCE_SETUP, place, reason, "read from the primary, or use PostgreSQL 16 or newer")
-    if source.slot_failover and version < PG_VERSION_FAILOVER:
-        reason = f"PostgreSQL {version // 10_000} has no failover slots"
-        raise EtlError(Kind.SOURCE_SETUP, place, reason, "set slot_failover = false, or use PostgreSQL 17 or newer")
-    if source.slot_failover and standby:
-        reason = "a slot on a standby can't be a failover slot"
-        raise EtlError(Kind.SOURCE_SETUP, place, reason, "set slot_failover = false, or read from the primary")
     for setting, advice in _advice(source, standby=standby):
         (value,) = _one(connection, f"SELECT current_setting('{setting}')")
         if value in ("off", ""):
             log.warning("source_advice", source=source.name, setting=setting, remedy=advice)
     return standby
+
+
+def faults(connection: psycopg.Connection[Any], source: Source) -> Iterator[EtlError]:
+    """wal_level, version, publications, and what a standby and a failover slot need: each EtlError(SOURCE_SETUP) has its remedy."""
+    place, version = f"source {source.name}", connection.info.server_version
+
+    def fault(reason: str, remedy: str) -> EtlError:
+        return EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
+
+    if version < PG_VERSION_MIN:
+        yield fault(f"PostgreSQL {version // 10_000} is too old", "use PostgreSQL 14 or newer")
+    (level,) = _one(connection, "SELECT current_setting('wal_level')")
+    if level != "logical":
+        yield fault(f"wal_level is {level}", "ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL")
+    wanted = publications_of(source)
+    found = {
+        name for (name,) in connection.execute("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [wanted])
+    }
+    if missing := [name for name in wanted if name not in found]:
+        remedy = f"CREATE PUBLICATION {missing[0]} FOR ALL TABLES, or name existing ones in publication_name"
+        yield fault(f"publication {', '.join(missing)} does not exist in database {source.pg_database}", remedy)
+    standby = in_recovery(connection)
+    if standby and version < PG_VERSION_STANDBY:
+        remedy = "read from the primary, or use PostgreSQL 16 or newer"
+        yield fault(f"PostgreSQL {version // 10_000} can't decode on a standby", remedy)
+    if source.slot_failover and version < PG_VERSION_FAILOVER:
+        remedy = "set slot_failover = false, or use PostgreSQL 17 or newer"
+        yield fault(f"PostgreSQL {version // 10_000} has no failover slots", remedy)
+    if source.slot_failover and standby:
+        remedy = "set slot_failover = false, or read from the primary"
+        yield fault("a slot on a standby can't be a failover slot", remedy)
 
 
 def starting_point(
@@ -195,6 +193,22 @@ def begins_anew(error: Exception, source: Source) -> bool:
 def in_recovery(connection: psycopg.Connection[Any]) -> bool:
     """True on a standby."""
     return bool(_one(connection, "SELECT pg_is_in_recovery()")[0])
+
+
+def take_slot(connection: psycopg.Connection[Any], source: Source, until: float, tick: Callable[[], None]) -> None:
+    """End the walsender of an older reader: it outlives a reader that was stopped, by wal_sender_timeout.
+
+    The source is ours until `until`: later, or without leases, the walsender may be that of another supervisor's reader, and is left alone.
+    """
+    if until == float("inf") or clock() >= until:
+        return
+    ended = connection.execute(
+        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)",
+        [source.slot],
+    ).fetchone()
+    if ended is not None:
+        log.warning("walsender_ended", source=source.stream, slot=source.slot, pid=ended[0])
+        await_free(connection, source.slot, tick)
 
 
 def await_free(connection: psycopg.Connection[Any], name: str, tick: Callable[[], None]) -> None:

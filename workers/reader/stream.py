@@ -56,8 +56,7 @@ def connection_string(source: Source, password: str | None, **extra: str) -> str
         "dbname": source.pg_database,
         "user": source.pg_username,
         "password": password,
-        "sslmode": source.pg_tls_mode,
-        "sslrootcert": source.pg_tls_ca,
+        **source.tls,
         "connect_timeout": CONNECT_SECONDS_MAX,
         "application_name": APPLICATION_NAME,
         "options": SESSION_OPTIONS,
@@ -86,9 +85,10 @@ def connection_trouble(error: Exception, source: Source) -> EtlError:
         return EtlError(Kind.SOURCE_AUTH, place, reason, "correct pg_username and pg_password of the source")
     if "no pg_hba.conf entry" in text:
         reason = f"{where} has no pg_hba.conf entry for user {source.pg_username}"
-        return EtlError(
-            Kind.SOURCE_AUTH, place, reason, "add a pg_hba.conf line for this host, database and replication"
-        )
+        remedy = "add a pg_hba.conf line for this host, database and replication"
+        if "no encryption" in text:
+            remedy = f"{remedy}; where it takes TLS alone, set pg_tls_mode = 'require' or better"
+        return EtlError(Kind.SOURCE_AUTH, place, reason, remedy)
     if "database" in text and "does not exist" in text:
         reason = f"database {source.pg_database} does not exist on {where}"
         return EtlError(Kind.SOURCE_SETUP, place, reason, "correct pg_database of the source")
@@ -98,11 +98,35 @@ def connection_trouble(error: Exception, source: Source) -> EtlError:
     if "must be superuser or replication role" in text or "permission denied to start WAL sender" in text:
         reason = f"user {source.pg_username} may not replicate"
         return EtlError(Kind.SOURCE_SETUP, place, reason, f"ALTER ROLE {source.pg_username} REPLICATION")
-    if "certificate" in text or "SSL" in text:
-        reason = f"TLS with {where} failed (pg_tls_mode {source.pg_tls_mode})"
-        return EtlError(Kind.SOURCE_SETUP, place, reason, "check pg_tls_mode and pg_tls_ca of the source")
+    if "certificate" in text or "SSL" in text or "channel binding" in text:
+        return _tls_trouble(text, source, place, where)
     reason = f"{where} does not answer"
     return EtlError(Kind.SOURCE_UNREACHABLE, place, reason, "check pg_host, pg_port and the network", transient=True)
+
+
+def _tls_trouble(text: str, source: Source, place: str, where: str) -> EtlError:
+    """libpq's words on TLS, most particular first."""
+    mode, authority = source.tls["sslmode"], source.pg_tls_ca
+    if "root certificate file" in text or "certificate file" in text:
+        reason = f"the authority {authority or '~/.postgresql/root.crt'} can't be read (pg_tls_mode {mode})"
+        remedy = "set pg_tls_ca to a PEM file that this user may read, or to `system` for the machine's authorities"
+    elif "does not support SSL" in text:
+        reason, remedy = f"{where} offers no TLS, and pg_tls_mode {mode} asks for it", "set ssl = on in PostgreSQL"
+    elif "does not match host name" in text:
+        reason = f"the certificate of {where} is for another host"
+        remedy = "write pg_host as the certificate has it, or have one made for this name"
+    elif "certificate verify failed" in text or "unknown ca" in text:
+        reason = f"the certificate of {where} is not good: not signed by {authority}, or expired"
+        remedy = "set pg_tls_ca to the authority that signed it"
+    elif "channel binding" in text:
+        reason = f"{where} does not bind the login to this TLS connection: somebody may stand between"
+        remedy = "find out who answers there; a server without SCRAM or TLS needs pg_channel_binding = 'prefer'"
+    else:
+        reason, remedy = (
+            f"TLS with {where} failed (pg_tls_mode {mode})",
+            "check pg_tls_mode and pg_tls_ca of the source",
+        )
+    return EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
 
 
 def broken_off(error: psycopg.Error | BrokenOffError, source: Source) -> EtlError:

@@ -1,6 +1,7 @@
 """The Snowflake actor: brings change-log segments into landing tables, and landing tables into targets.
 
 sessions     SQL sessions, lent to one job at a time
+solitude    rows that may have killed an actor are tried alone
 process      the loop: mailboxes, timers, and jobs that may block in threads
 latency      how long rows need into the target
 guest        one publisher's connection
@@ -30,6 +31,8 @@ dead_letter  where rows go that can't be loaded
 failure      what Snowflake refuses -> what to do
 tagging      what a statement is for, in its QUERY_TAG
 replay       dead rows listed, replayed and dropped, for the command line
+doctor       what `doctor` looks at in a destination
+privileges   what a role needs, and what it has
 connection   SQL connections, and the connector's errors in our words
 ddl          the tables of a table as they should be: looked at, made, altered
 fresh        a table of which nothing is there, made by one block

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, assert_never
 
 import orjson
@@ -60,6 +61,9 @@ def ensure(connection: Any, opening: OpenTable, inventory: Inventory | None = No
             found = _made(cursor, opening, objects, stock) if fresh.is_simple(opening) else None
             if found is None:
                 found = _ensure(cursor, opening, objects, place)
+                if found.watermark.epoch < opening.epoch:
+                    take_over = partial(owner.take_over, cursor, opening, objects)
+                    stock.shut_out(opening.pipeline_id, opening.epoch, take_over)
                 stock.found(objects.landing)
             return found
     except Error as error:

@@ -14,7 +14,7 @@ Nothing is ever cut: a payload that is longer than a statement may be lies in se
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +82,23 @@ class DeadRow:
 
 
 def dead_rows(
-    batch: pa.RecordBatch, verdicts: dict[int, Verdict], table: Table, generation: int, loaded_at: str
+    batch: pa.RecordBatch,
+    verdicts: dict[int, Verdict],
+    table: Table,
+    generation: int,
+    loaded_at: str,
+    *,
+    bare: bool = False,
 ) -> list[DeadRow]:
-    """The rows of `verdicts` (row number -> why) as the table keeps them. Copies: nothing of the batch is held."""
+    """The rows of `verdicts` (row number -> why) as the table keeps them; `bare`: without any text that is not of the key. Copies: nothing of
+    the batch is held."""
     rows = batch.take(pa.array(list(verdicts), pa.int64()))
-    whole, left_out = _reduced(rows)
+    keys = {column.name for column in table.key}
+    whole, left_out = (
+        _reduced(rows, [column.name for column in table.columns if column.name not in keys], 0)
+        if bare
+        else _reduced(rows)
+    )
     lines = encode(whole, table, generation, loaded_at).to_pybytes().decode().split("\n")[:-1]
     found = []
     for number, (line, verdict) in enumerate(zip(lines, verdicts.values(), strict=True)):
@@ -99,17 +111,21 @@ def dead_rows(
     return found
 
 
-def _reduced(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[int, dict[str, dict[str, Any]]]]:
-    """The rows without the values that make them too large to keep; and which those are."""
-    places = [i for i, item in enumerate(rows.schema) if _sized(item.type)]
+def _reduced(
+    rows: pa.RecordBatch, only: Collection[str] | None = None, bytes_max: int = PAYLOAD_BYTES_MAX
+) -> tuple[pa.RecordBatch, dict[int, dict[str, dict[str, Any]]]]:
+    """The rows without the values (of these columns) that make them too large to keep; and which those are."""
+    places = [i for i, item in enumerate(rows.schema) if _sized(item.type) and (only is None or item.name in only)]
+    if not places:
+        return rows, {}
     lengths = [pc.fill_null(pc.binary_length(rows.column(i)), 0) for i in places]
     sizes = np.stack([length.to_numpy(zero_copy_only=False) for length in lengths]).astype(np.int64)
     left_out: dict[int, dict[str, dict[str, Any]]] = {}
     gone = np.zeros(sizes.shape, dtype=bool)
-    for row in np.flatnonzero(sizes.sum(axis=0) > PAYLOAD_BYTES_MAX).tolist():
+    for row in np.flatnonzero(sizes.sum(axis=0) > bytes_max).tolist():
         rest = int(sizes[:, row].sum())
         for which in np.argsort(-sizes[:, row]).tolist():
-            if rest <= PAYLOAD_BYTES_MAX:
+            if rest <= bytes_max:
                 break
             size = int(sizes[which, row])
             gone[which, row], rest = True, rest - size

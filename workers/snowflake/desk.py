@@ -31,6 +31,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, TableOpened
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
+from etl_supervisor.model.burial import Bury
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
 from workers.snowflake import ddl
@@ -224,6 +225,11 @@ class Desk:
         return pending and self.suspicion is None and not self.status_busy and now >= self.status_at
 
     @property
+    def under_way(self) -> bool:
+        """Whether rows are being sent, or their fate is open."""
+        return self.sdk_busy or bool(self.channel.undurable)
+
+    @property
     def busy(self) -> bool:
         """Whether the loop has to look after this desk: statuses are asked for, refused appends tried again."""
         return bool(self.channel.waiting or self.channel.undurable) or self.closing is not None
@@ -366,6 +372,8 @@ class Desk:
                 break
             found.append((segment, _view(self.slab, segment, fd)))
             size += segment.length
+            if segment.trial:
+                break
         return found
 
     def _is_full(self, segments: int, size: int) -> bool:
@@ -383,7 +391,7 @@ class Desk:
     def suspected(self) -> list[pa.RecordBatch]:
         """The segments under suspicion, as views of the slab."""
         items = self.suspicion.items if self.suspicion is not None else []
-        return [_view(self.slab, item.segment, item.fd) for item in items]
+        return [_view(self.slab, item.segment, item.fd) for item in items if item.segment.bury is Bury.NO]
 
     def durable(self, items: list[Underway]) -> None:
         """Their publisher may have the memory of these back."""
@@ -397,8 +405,10 @@ class Desk:
 def _view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
     if segment.slot == OVERSIZE_SLOT:
         assert fd is not None
-        return oversize_batch(os.dup(fd), segment.length)
-    return slab.batch(segment)
+        batch = oversize_batch(os.dup(fd), segment.length)
+    else:
+        batch = slab.batch(segment)
+    return batch.slice(segment.start, segment.rows) if segment.trial else batch
 
 
 def close_descriptor(fd: int | None) -> None:

@@ -86,6 +86,15 @@ class Inquiries:
             door.shut_until, door.until = time.monotonic() + SHUT_SECONDS, 0.0
             raise InquiryError(type(error).__name__) from None
 
+    def enter(self, destination: Destination) -> None:
+        """Only log in. InquiryError says why not."""
+        try:
+            self._token(destination, self._door(destination))
+        except urllib3.exceptions.HTTPError as error:
+            raise InquiryError(type(error).__name__) from None
+        except EtlError as error:
+            raise InquiryError(error.reason) from None
+
     def _door(self, destination: Destination) -> _Door:
         key = (destination.id, destination.host, destination.account, destination.user, destination.role)
         with self._opening:

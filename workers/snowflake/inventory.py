@@ -11,7 +11,7 @@ known is asked for anew.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +27,20 @@ from workers.snowflake.identifiers import Objects
 class Stock:
     """One landing schema with one target schema. `tables` are landing tables with a watermark row, in upper
     case (a destination that keeps case now may not have done so before), None when that is not known; `described`
-    is how DESCRIBE spells the types that we ask for (Snowflake chooses the length of a VARCHAR by the account and the day)."""
+    is how DESCRIBE spells the types that we ask for (Snowflake chooses the length of a VARCHAR by the account and the day). `epochs` are those
+    up to which older readers of a pipeline are shut out."""
 
     tables: set[str] | None = None
     described: dict[str, str] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def shut_out(self, pipeline_id: int, epoch: int, update: Callable[[], None]) -> None:
+        """Run `update` once for each epoch of a pipeline; who comes meanwhile waits for it."""
+        with self.lock:
+            if self.epochs.get(pipeline_id, 0) < epoch:
+                update()
+                self.epochs[pipeline_id] = epoch
 
     def has(self, landing: str) -> bool:
         """Whether a table was there when it was asked for, or opened since."""

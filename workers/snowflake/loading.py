@@ -21,8 +21,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.failpoints import failpoint
+from etl_supervisor.failpoints import failpoint, poison
 from etl_supervisor.ipc.messages import OpenTable, Segment
+from etl_supervisor.model.burial import Bury
 from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
@@ -45,6 +46,7 @@ SOON_MS_MAX = (
     100  # a pipeline that fills its batches for no longer wants its rows soon: they are sent without waiting for more
 )
 ESCAPED_FACTOR_MAX = 6  # a control character is six in JSON
+POISON = Verdict("alone it has killed every actor that it came to", None, 0)
 
 
 class LoadChannel(Protocol):
@@ -147,7 +149,8 @@ class Loading:
         """What is to be appended of each segment; fewer when the life is over."""
         rests = []
         for segment, batch in group:
-            rest = self._loadable(unsent(batch, reached, self.opening.generation), taken) if self.alive() else None
+            unsent_ = unsent(batch, reached, self.opening.generation)
+            rest = self._loadable(unsent_, taken, segment.bury) if self.alive() else None
             if rest is None:
                 break
             reached = max(reached, segment.last)
@@ -185,6 +188,7 @@ class Loading:
         """One append of all parts, in order; False after back-pressure, or when the life is over."""
         opening = self.opening
         rows = pa.concat_batches([rest for _, rest in parts]) if len(parts) > 1 else parts[0][1]
+        poison("poison.encode", rows)
         data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
@@ -212,12 +216,12 @@ class Loading:
         except Exception as error:
             raise in_our_words(error, self.opening) from None
 
-    def _loadable(self, batch: pa.RecordBatch, taken: Taken) -> pa.RecordBatch | None:
+    def _loadable(self, batch: pa.RecordBatch, taken: Taken, bury: Bury) -> pa.RecordBatch | None:
         """The rows that can be loaded, once the others are in the dead letter; None when the life is over."""
-        verdicts = self._unloadable(batch)
+        verdicts = self._unloadable(batch) if bury is Bury.NO else dict.fromkeys(range(batch.num_rows), POISON)
         if not verdicts:
             return batch
-        dead = self._bury(batch, verdicts)
+        dead = self._bury(batch, verdicts, bare=bury is Bury.BARE)
         if dead is None:
             return None
         taken.dead = dead
@@ -232,10 +236,10 @@ class Loading:
                 return {0: line_too_long(size)}
         return verdicts
 
-    def _bury(self, batch: pa.RecordBatch, verdicts: dict[int, Verdict]) -> int | None:
+    def _bury(self, batch: pa.RecordBatch, verdicts: dict[int, Verdict], *, bare: bool = False) -> int | None:
         """Bring these rows into the dead letter; how many rows of the table are there then. None, and nothing written, when the life is over."""
         opening = self.opening
-        rows = dead_letter.dead_rows(batch, verdicts, opening.table, opening.generation, _now())
+        rows = dead_letter.dead_rows(batch, verdicts, opening.table, opening.generation, _now(), bare=bare)
         if not self.alive():
             return None
         failpoint("dead_letter.before_write")

@@ -3,6 +3,9 @@
 It is the owner mark: (pipeline, source cluster and slot, table). Another owner is refused, and so is a table
 whose rows are under names of another case (`identifier_case` was changed). A slot that was lost to another cluster goes on with the
 tables of its former owner, in a new generation.
+
+Its epoch is that of the newest reader: opening a table raises the epochs of all tables of the pipeline, before a row is sent, so an apply that an
+older reader has asked for (one that was stopped, and goes on) finds its watermark taken. A reader with an older epoch opens nothing.
 """
 
 from __future__ import annotations
@@ -72,6 +75,9 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
         reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
     found = Watermark(int(row[5]), int(row[6]), int(row[7]), int(row[10]))
+    if found.epoch > opening.epoch:
+        reason = f"epoch {opening.epoch} is not the newest ({found.epoch}): another reader has taken the pipeline over"
+        raise EtlError(Kind.STREAM, place, reason, "this one ends; if there is no other, check this machine's clock")
     if found.generation > opening.generation:
         reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
@@ -83,6 +89,14 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
         )
         found = Watermark(opening.generation, 0, opening.epoch, found.shown)
     return found, row[8], row[9]
+
+
+def take_over(cursor: Any, opening: OpenTable, objects: Objects) -> None:
+    """From now on no older reader's apply moves any table of the pipeline."""
+    cursor.execute(
+        f"UPDATE {objects.watermark_sql} SET EPOCH = {opening.epoch}"
+        f" WHERE PIPELINE_ID = {opening.pipeline_id} AND EPOCH < {opening.epoch}"
+    )
 
 
 def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:

@@ -36,6 +36,7 @@ from etl_supervisor.ipc.messages import (
     Applied,
     Apply,
     ApplyTogether,
+    Begun,
     CloseTable,
     Durable,
     Failed,
@@ -67,6 +68,7 @@ from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, T
 from workers.snowflake.memory import Memory
 from workers.snowflake.owner import Watermark
 from workers.snowflake.sessions import Sessions
+from workers.snowflake.solitude import Solitude
 from workers.snowflake.together import Together
 
 WAIT_SECONDS_MAX = 1.0
@@ -107,6 +109,7 @@ class Actor:
         self._jobs = Jobs()
         self._memory = Memory(self._jobs, tools.sessions)
         self._together = Together(self._jobs, tools.sessions)
+        self._solitude = Solitude()
         self._selector = selectors.DefaultSelector()
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
@@ -246,9 +249,10 @@ class Actor:
             desk.sdk_busy = True
             job, then = partial(desk.channel_job, desk.opening), partial(self._joined, desk)
             yield Errand("open", Lane.CHANNEL, job, then, partial(self._orphaned, desk.opening))
-        if desk.wants_append(now) and desk.sdk is not None:
+        if desk.wants_append(now) and desk.sdk is not None and self._solitude.allows(desk, self._desks()):
             segments = desk.next_segments()
             desk.sdk_busy = True
+            guest.send(Begun(desk.opening.handle, segments[-1][0].seq))
             then = partial(self._appended, guest, desk, len(segments))
             channel = desk.channel
             append = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")

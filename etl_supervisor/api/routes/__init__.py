@@ -4,6 +4,7 @@ resources     what sources, destinations and pipelines have alike: list, create,
 configured    these three, and starting and pausing a pipeline
 inspection    schemas, tables, publications and slots of a source
 live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
+examination   the doctor: everything, or one pipeline
 watching      operations, WAL metrics, the stream of events
 administration  keys, audit log, settings, connection pool
 health        /health and /ready

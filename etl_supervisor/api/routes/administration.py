@@ -134,7 +134,7 @@ def read_audit_log(control: ControlOf, caller: Admin, filters: Annotated[Filters
 @router.get("/settings", summary="Read the settings in force")
 def read_settings(control: ControlOf, caller: Admin) -> list[Setting]:
     """Of this process; the supervisor's are the same when it was started from the same place."""
-    _of_the_installation(caller)
+    installation_wide(caller)
     return [
         Setting(
             name=doc.name,
@@ -149,11 +149,12 @@ def read_settings(control: ControlOf, caller: Admin) -> list[Setting]:
 @router.get("/pool", summary="Read the state of the connection pool")
 def read_pool(control: ControlOf, caller: Admin) -> PoolStatus:
     """Of the process that answers."""
-    _of_the_installation(caller)
+    installation_wide(caller)
     return PoolStatus(**control.pool.status())
 
 
-def _of_the_installation(caller: Caller) -> None:
+def installation_wide(caller: Caller) -> None:
+    """Fault 403 for a key of one tenant."""
     if caller.tenant is not None:
         raise faults.Fault(403, "PermissionDeniedError", "This is for keys of all tenants", tenant=caller.tenant)
 

@@ -21,7 +21,7 @@ from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.operations import Operation
 from etl_supervisor.api.routes.health import reader_trouble
-from etl_supervisor.api.routes.inspection import Tested, finding, tested
+from etl_supervisor.api.routes.inspection import Tested, finding
 from etl_supervisor.api.routes.resources import desk_of
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
@@ -160,20 +160,6 @@ def retry(key: Id, control: ControlOf, caller: Operator) -> Asked:
         before = rows.one(desk, rows.PIPELINE, key, lock=True)
         rows.update(desk, rows.PIPELINE, key, {"retries": before["retries"] + 1}, None, "retry")
     return Asked(asked="held tables", see=f"/api/v1/pipelines/{key}/tables")
-
-
-@pipelines.post("/{key}/validate", status_code=202, summary="Check a pipeline before it is started")
-def validate(key: Id, control: ControlOf, caller: Operator) -> Operation:
-    """Source and destination, as they will be used; the result has `ok` and what is wrong, with remedies."""
-    row, source = _pipeline(control, caller, key)
-    with desk_of(control, caller) as desk:
-        destination = rows.one(desk, rows.DESTINATION, row["destination_id"])
-
-    def work() -> dict[str, Any]:
-        found = [*tested(control, source).findings, *_login(control, destination).findings]
-        return {"ok": not found, "findings": [item.model_dump() for item in found]}
-
-    return control.crew.begin(caller, row["tenant"], ("validate", f"pipeline {key}"), work)
 
 
 @destinations.post("/{key}/test", status_code=202, summary="Test the connection to a destination")

@@ -15,6 +15,7 @@ import orjson
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import to_json
 
 from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Admin, Viewer
@@ -117,7 +118,8 @@ def _add_reading(router: APIRouter, kind: Kind, view: Any) -> None:
         limit, after = asked.pop("limit"), cursor_after(asked.pop("cursor"))
         with desk_of(control, caller) as desk:
             found = rows.listed(desk, entity, asked, after, limit + 1)
-        return page_of([shown(entity, row) for row in found], limit)
+        # Rows are what PostgreSQL has checked: a page of a thousand is not checked again.
+        return Response(to_json(page_of([shown(entity, row) for row in found], limit)), media_type="application/json")
 
     def read(key: Id, control: ControlOf, caller: Viewer, response: Response, if_none_match: IfNoneMatch = None) -> Any:
         with desk_of(control, caller) as desk:

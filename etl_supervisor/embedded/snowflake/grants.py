@@ -5,6 +5,8 @@
 Only a role that was made here is looked after: any other may do everything. Such a role owns what it makes, and the owner of a schema may make
 everything in it. As in Snowflake, what a role may not see is not there (002003), and what it sees and may not do is refused (003001).
 
+`SHOW GRANTS TO ROLE` tells what a role has; of one that was not made here, that it may MANAGE GRANTS.
+
 Looked at are the fully qualified names of a statement, or of every statement of a block, outside of its strings: what is made (CREATE), changed
 (INSERT, UPDATE, DELETE, MERGE), altered (ALTER, COMMENT: the owner's) and read (FROM, JOIN, DESCRIBE), and stages. DROP is let pass. Nothing of this
 outlives the process.
@@ -26,6 +28,8 @@ _GRANT = re.compile(
     rf"\s*(?P<name>{_PART}(?:\.{_PART})*)??\s+(?:TO|FROM)\s+ROLE\s+(?P<role>{_PART})\s*;?\s*$",
     re.IGNORECASE,
 )
+_SHOW = re.compile(rf"\s*SHOW\s+GRANTS\s+TO\s+ROLE\s+(?P<role>{_PART})\s*;?\s*$", re.IGNORECASE)
+_SESSION = re.compile(r"\bCURRENT_(?P<what>ROLE|WAREHOUSE)\(\)", re.IGNORECASE)
 _SCHEMA = re.compile(rf"\bCREATE\s+SCHEMA\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_PART}\.{_PART})", re.IGNORECASE)
 _CREATE = re.compile(
     rf"\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:TRANSIENT\s+)?(?P<kind>DYNAMIC\s+TABLE|TABLE|VIEW|STAGE|PIPE|STREAM|TASK)\s+"
@@ -40,17 +44,21 @@ _USED = re.compile(
 _NEEDED = {"INSERT": "INSERT", "UPDATE": "UPDATE", "DELETE": "DELETE", "MERGE": "UPDATE", "COPY": "INSERT"}
 _OWNERS = ("ALTER", "COMMENT")
 INFORMATION_SCHEMA = "INFORMATION_SCHEMA"
+DEFAULT_ROLE, DEFAULT_WAREHOUSE = "SYSADMIN", "COMPUTE_WH"  # of users that ask for none
+_TITLES = ("privilege", "granted_on", "name")
+_KINDS = ("ACCOUNT", "DATABASE", "SCHEMA", "TABLE")  # by how many parts a name has
 
 Name = tuple[str, ...]
 
 
 @dataclass(slots=True)
 class Grants:
-    """Privileges by role and object (`()`: the account), and who owns what."""
+    """Privileges by role and object (`()`: the account), who owns what, and the warehouses that a role may use."""
 
     roles: set[str] = field(default_factory=set)
     given: dict[tuple[str, Name], set[str]] = field(default_factory=lambda: defaultdict(set))
     owners: dict[Name, str] = field(default_factory=dict)
+    warehouses: dict[str, set[Name]] = field(default_factory=lambda: defaultdict(set))
 
     def take(self, sql: str) -> bool:
         """Carry out a statement about roles and privileges; False for any other."""
@@ -60,12 +68,35 @@ class Grants:
         if (found := _GRANT.match(sql)) is None:
             return False
         privileges = {" ".join(text.upper().split()) for text in found["privileges"].split(",")}
-        there = self.given[_parts(found["role"])[0], _parts(found["name"] or "")]
+        role, name = _parts(found["role"])[0], _parts(found["name"] or "")
+        if found["kind"].upper() == "WAREHOUSE":
+            (set.add if found["verb"].upper() == "GRANT" else set.discard)(self.warehouses[role], name)
+            return True
+        there = self.given[role, name]
         if found["verb"].upper() == "GRANT":
             there |= privileges
         else:
             there -= privileges
         return True
+
+    def answer(self, role: str, warehouse: str, sql: str) -> str:
+        """A statement about grants, or about the session's role and warehouse, as one that the database can answer; any other as it is."""
+        if found := _SHOW.match(sql):
+            return _values(self._rows(_parts(found["role"])[0]))
+        asked = _parts(warehouse or DEFAULT_WAREHOUSE)
+        usable = role not in self.roles or asked in self.warehouses[role]
+        told = {"ROLE": _literal(role or DEFAULT_ROLE), "WAREHOUSE": _literal(asked[0]) if usable else "NULL"}
+        return _SESSION.sub(lambda item: told[item["what"].upper()], sql)
+
+    def _rows(self, role: str) -> list[tuple[str, str, str]]:
+        if role not in self.roles:
+            return [("MANAGE GRANTS", "ACCOUNT", "LOCAL")]
+        rows = [("USAGE", "WAREHOUSE", _shown(name)) for name in self.warehouses[role]]
+        rows += [("OWNERSHIP", _KINDS[len(name)], _shown(name)) for name, owner in self.owners.items() if owner == role]
+        for (grantee, name), privileges in self.given.items():
+            if grantee == role:
+                rows += [(privilege, _KINDS[len(name)], _shown(name)) for privilege in privileges]
+        return sorted(rows)
 
     def check(self, role: str, sql: str) -> None:
         """RefusedError unless a role may run a statement; what it makes is its own then."""
@@ -114,6 +145,23 @@ def _parts(name: str) -> Name:
     """The parts of a name as Snowflake stores them."""
     found = re.findall(_PART, name)
     return tuple(part[1:-1].replace('""', '"') if part.startswith('"') else part.upper() for part in found)
+
+
+def _shown(name: Name) -> str:
+    """A name as SHOW prints it."""
+    return ".".join(
+        part if re.fullmatch(r"[A-Z_][A-Z0-9_$]*", part) else '"' + part.replace('"', '""') + '"' for part in name
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _values(rows: list[tuple[str, str, str]]) -> str:
+    lines = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows or [("", "", "")])
+    columns = ", ".join(f'column{number} AS "{title}"' for number, title in enumerate(_TITLES, 1))
+    return f"SELECT {columns} FROM (VALUES {lines}){'' if rows else ' WHERE 1 = 0'}"
 
 
 def _insufficient(kind: str, name: str) -> RefusedError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -60,7 +61,8 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
         async with warehouse.lock:
             answer = await fakesnow.login_request(request)
         if login is not None:
-            users.sessions[json.loads(bytes(answer.body))["data"]["token"]] = login
+            asked_for = replace(login, warehouse=request.query_params.get("warehouse", ""))
+            users.sessions[json.loads(bytes(answer.body))["data"]["token"]] = asked_for
         return answer
 
     async def query(request: Request) -> Response:
@@ -73,6 +75,8 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
                 grants.check(login.role if login else "", statements.block_of(asked["sqlText"]) or asked["sqlText"])
                 if users.take(asked["sqlText"]) or grants.take(asked["sqlText"]):
                     asked["sqlText"] = statements.SUCCESS
+                role, warehouse_ = (login.role, login.warehouse) if login else ("", "")
+                asked["sqlText"] = grants.answer(role, warehouse_, asked["sqlText"])
                 done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
             except StageError as error:
                 return _failure(error.code, str(error), "02000")

@@ -47,11 +47,12 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who was let in, by which key, and the role that was asked for."""
+    """Who was let in, by which key, and the role and warehouse that were asked for."""
 
     user: str
     fingerprint: str
     role: str = ""
+    warehouse: str = ""
 
 
 @dataclass(slots=True)

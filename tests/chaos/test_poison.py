@@ -1,0 +1,72 @@
+"""A row that kills every actor that it comes to is found, and goes to the dead letter; everything else is loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_local_snowflake import sql_session
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+POISON = "row of doom"
+FOUND_SECONDS_MAX = 150.0
+
+
+def dead(deploy: Deployment) -> list[tuple[str, str]]:
+    there = deploy.destination
+    table = f'"{there.database}"."{there.landing_schema}"._ETL_DEAD_LETTER'
+    with sql_session(there) as session, session.cursor() as cursor:
+        return [
+            tuple(row) for row in cursor.execute(f"SELECT ROW_KEY, REASON FROM {table} ORDER BY ROW_KEY").fetchall()
+        ]
+
+
+def values(deploy: Deployment, table: str) -> list[int]:
+    there = deploy.destination
+    with sql_session(there) as session, session.cursor() as cursor:
+        found = cursor.execute(f'SELECT ID FROM "{there.database}"."{there.schema}".{table} ORDER BY ID').fetchall()
+        return [int(number) for (number,) in found]
+
+
+def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deployment) -> None:
+    deploy.source.execute("create table items (id int primary key, note text)")
+    deploy.source.execute("create table other (id int primary key, note text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", batch_max_size=200, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.encode=poison:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 2)
+    deploy.source.execute(
+        f"insert into items select g, case g when 11 then '{POISON}' else 'n' || g end from generate_series(1, 16) g"
+    )
+    deploy.source.execute("insert into other select g, 'o' from generate_series(1, 50) g")
+    wait_for("the row to be in the dead letter", lambda: "row_kills_actors" in deploy.log, FOUND_SECONDS_MAX)
+    deploy.source.execute("insert into items values (100, 'after'), (101, 'it')")
+    deploy.caught_up("shop")
+    assert dead(deploy) == [('{"id":11}', "alone it has killed every actor that it came to")]
+    assert values(deploy, "ITEMS") == [*range(1, 11), *range(12, 17), 100, 101]
+    assert values(deploy, "OTHER") == list(range(1, 51))
+    assert "trial_ended" in deploy.log
+    assert deploy.stop() == 0
+
+
+def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment) -> None:
+    deploy.source.execute("create table items (id int primary key, note text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop")
+    deploy.start(SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 1)
+    deploy.server.set(commit_delay_s=2.0)
+    for number in range(3):
+        deploy.source.execute(f"insert into items select g, 'n' from generate_series({number}00, {number}50) g")
+        victim = deploy.children()["etl-actor-0"]
+        os.kill(victim, signal.SIGKILL)
+        wait_for("another actor", lambda v=victim: deploy.children().get("etl-actor-0", v) != v)  # type: ignore[misc]
+    deploy.server.set(commit_delay_s=0)
+    deploy.caught_up("shop")
+    deploy.same("shop", items=("id",))
+    assert "table_on_trial" not in deploy.log
+    assert deploy.stop() == 0

@@ -1,0 +1,96 @@
+"""Roles with exactly the rights of scripts/sql: in a source, in the config database, in Snowflake."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from psycopg import conninfo
+
+from etl_supervisor.model.pipeline import Destination
+from tests.support.fix_local_snowflake import sql_session
+from tests.support.fix_postgres import Database
+from tests.support.keys import write_key
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "sql"
+PASSWORD = "the least"
+FOR_TASKS = (
+    "GRANT CREATE STREAM, CREATE TASK ON SCHEMA ANALYTICS.ETL_SCHEMA TO ROLE ETL_ROLE",
+    "GRANT EXECUTE TASK ON ACCOUNT TO ROLE ETL_ROLE",
+)
+FOR_DYNAMIC_TABLES = ("GRANT CREATE DYNAMIC TABLE ON SCHEMA ANALYTICS.RAW_DATA TO ROLE ETL_ROLE",)
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a script, without its comments."""
+    lines = [line for line in (SCRIPTS / script).read_text().splitlines() if not line.startswith("--")]
+    return [text.strip() for text in "\n".join(lines).split(";") if text.strip()]
+
+
+def renamed(text: str, names: dict[str, str]) -> str:
+    """A statement with other names."""
+    return re.sub("|".join(names), lambda found: names[found[0]], text)
+
+
+def source_role(database: Database) -> dict[str, str]:
+    """`postgres_role.sql` run in a source, its part of a schema for every schema; columns of the source."""
+    role = f"reader_{database.name}"
+    found = database.execute(
+        "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
+    )
+    known = database.execute("select from pg_roles where rolname = %s", role)
+    names = {"ETL_READER": role, "'choose one'": f"'{PASSWORD}'", "SHOP": database.name}
+    for text in statements("postgres_role.sql"):
+        if "CREATE ROLE" in text and known:
+            continue
+        for schema in [name for (name,) in found] if "SCHEMA PUBLIC" in text else ["public"]:
+            database.execute(renamed(text, {**names, "PUBLIC": schema}))
+    return {"pg_username": role, "pg_password": PASSWORD}
+
+
+def drop_role(database: Database, role: str) -> None:
+    """With what it was granted in this database."""
+    if database.execute("select from pg_roles where rolname = %s", role):
+        database.execute(f"drop owned by {role} cascade; drop role {role}")
+
+
+def config_role(database: Database) -> str:
+    """`config_role.sql` run in a config database; its URL."""
+    role = f"owner_{database.name}"
+    for text in statements("config_role.sql"):
+        names = {"ETL_OWNER": role, "'choose one'": f"'{PASSWORD}'", "ETL_CONFIG": database.name}
+        database.execute(renamed(text, names))
+    parts = conninfo.conninfo_to_dict(database.dsn)
+    return f"postgresql://{role}:{PASSWORD.replace(' ', '%20')}@{parts['host']}:{parts['port']}/{database.name}"
+
+
+def administer(there: Destination, user: str, *texts: str) -> None:
+    """Run statements of `snowflake_role.sql`, by somebody who may do everything, with the names of this destination."""
+    ours = {
+        "ANALYTICS": there.database,
+        "RAW_DATA": there.schema,
+        "ETL_SCHEMA": there.landing_schema,
+        "ETL_ROLE": f"ROLE_{user}",
+        "ETL_USER": user,
+    }
+    with sql_session(there) as session, session.cursor() as cursor:
+        for text in texts:
+            cursor.execute(renamed(text, ours))
+
+
+def snowflake_user(there: Destination, folder: Path) -> str:
+    """A user with a key of his own (`key.p8` in the folder), who has no role yet; his name."""
+    user = f"U{uuid.uuid4().hex[:8].upper()}"
+    public = write_key(folder / "key.p8", "")
+    administer(there, user, f"ALTER USER {user} SET RSA_PUBLIC_KEY = '{public}'")
+    return user
+
+
+def snowflake_role(there: Destination, folder: Path) -> Destination:
+    """`snowflake_role.sql` run at a destination, with what tasks and dynamic tables need; the destination of its user and role."""
+    user = snowflake_user(there, folder)
+    administer(there, user, *statements("snowflake_role.sql"), *FOR_TASKS, *FOR_DYNAMIC_TABLES)
+    limited = {"user": user, "role": f"ROLE_{user}", "warehouse": "ETL_WH"}
+    return replace(there, private_key_path=str(folder / "key.p8"), **limited)

@@ -1,0 +1,79 @@
+"""Which row kills its actor: the segments that an actor may have died of are sent again piece by piece, each alone, until the row is found.
+
+    crash ──► the segments begun and not accepted are suspects (none: those accepted and not durable); their tables stand trial
+    piece, alone ─┬─ durable ──► the next piece; of two halves the second is then the guilty one, and is cut without another death
+                  └─ crash ──┬─ several rows: cut in halves
+                             └─ one row: once more, until it has killed POISON_KILLS fresh actors; then it goes to the dead letter
+    all that was in flight at the crash is durable ──► the trial is over
+
+Only a death by a signal that a program sends to itself counts (`exits.crashed_by_itself`): a SIGKILL, whether a person's or the kernel's for want of
+memory, says nothing of a row, and the same piece is tried again. The row's values go into the dead letter by the same encoder; a row that kills
+there, too, goes there without them (`Bury.BARE`).
+
+A piece keeps the number of its segment. The publisher hides from its owner what is said of a piece that is not its segment's last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from etl_supervisor.ipc.messages import Segment
+from etl_supervisor.model.burial import Bury
+
+POISON_KILLS = 2  # alone each time: that two other causes hit the same row is not to be expected
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`rows` rows of a segment from `start` on. `guilty`: one of its rows has killed, if the piece before it has not."""
+
+    start: int
+    rows: int
+    guilty: bool = False
+    kills: int = 0
+    bury: Bury = Bury.NO
+
+    def halves(self) -> list[Piece]:
+        """Cut; the second half is guilty if the first is not."""
+        half = self.rows // 2
+        return [Piece(self.start, half), Piece(self.start + half, self.rows - half, guilty=True)]
+
+    def killed(self) -> list[Piece]:
+        """An actor has died of it."""
+        if self.rows > 1:
+            return self.halves()
+        if self.bury is not Bury.NO:
+            return [replace(self, bury=Bury.BARE)]
+        kills = self.kills + 1
+        return [replace(self, kills=kills, bury=Bury.WHOLE if kills >= POISON_KILLS else Bury.NO)]
+
+
+@dataclass(slots=True)
+class Trial:
+    """The trial of one table: up to the segment `last`. `pieces` are what is left of the segment that is tried now, the first one is out;
+    `begun`: its actor has begun with it."""
+
+    last: int
+    pieces: deque[Piece] = field(default_factory=deque)
+    begun: bool = False
+
+    def piece(self, segment: Segment) -> Piece:
+        """What of the segment is sent now."""
+        if not self.pieces:
+            self.pieces.append(Piece(0, segment.rows))
+        self.begun = False
+        return self.pieces[0]
+
+    def killed(self) -> None:
+        """The actor has crashed; if it had begun with the piece, that was why."""
+        if self.begun:
+            self.pieces.extendleft(reversed(self.pieces.popleft().killed()))
+            self.begun = False
+
+    def passed(self) -> bool:
+        """The piece is durable; True when it was its segment's last."""
+        self.pieces.popleft()
+        if self.pieces and self.pieces[0].guilty and self.pieces[0].rows > 1:
+            self.pieces.extendleft(reversed(self.pieces.popleft().halves()))
+        return not self.pieces
