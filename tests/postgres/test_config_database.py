@@ -211,7 +211,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         connection.commit()
     ((before,),) = database.execute(columns)
     assert newest - before == 10
-    assert migrate(settings, "app") == ["app: 0001 -> tls"]
+    assert migrate(settings, "app") == ["app: 0001 -> leases"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:
