@@ -4,6 +4,7 @@
 #   WORKERS=2     test files that run at a time (0: one after the other, in this process)
 #   PYTHON=...    the Python (>= 3.11) to make .venv with; without it the newest known one on PATH
 #   SECONDS=60    for `make fuzz`: how long each parser is tried; PARSERS="..." are those that are
+#   MINUTES=15    for `make soak`; SEED=... makes the decisions of a run again
 #   USE_UV=1      install with uv instead of pip
 
 .DEFAULT_GOAL := help
@@ -12,6 +13,8 @@ BIN := .venv/bin
 ARGS ?=
 WORKERS ?= 2
 SECONDS = 60
+MINUTES = 15
+SEED =
 PARSERS = pgoutput server_bytes stream_frame copy_rows wire_message mailbox_bytes
 export PYTHON USE_UV
 
@@ -45,6 +48,10 @@ test-least: .installed-dev ## run the tests of pipelines with exactly the rights
 test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
 	@scripts/fetch_postgres_versions.sh
 	@$(BIN)/pytest tests/postgres/test_decode_postgres.py tests/postgres/test_versions.py $(ARGS)
+
+.PHONY: soak
+soak: .installed-dev ## change rows under MINUTES=15 of faults decided by SEED, and compare everything afterwards
+	@PYTHONPATH=. $(BIN)/python -m scripts.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: bench-reader
 bench-reader: .installed-dev ## measure the reader against pg_recvlogical (10 minutes)

@@ -64,6 +64,8 @@ SLAB_BYTES = 16 << 20  # what a copy worker has for such a table
 PAGES_PER_RANGE, CONNECTIONS = 1024, 2  # the defaults
 SECONDS_MAX = 1800.0
 POLL_SECONDS = 0.05
+POLL_TABLES_SECONDS = 1.0  # reading the states of a thousand tables takes a while
+SETTLE_SECONDS, IDLE_SECONDS = 10.0, 20.0
 TABLE = TableName("public", "t")
 DSN_VARIABLE = "BENCH_DSN"  # holds a password: not for a command line
 
@@ -189,6 +191,14 @@ class Deployment:
                     used[name or comm, pid] = _cpu_seconds(pid)
         return used
 
+    def memory_mb(self) -> str:
+        """What each of them holds now, of its own."""
+        found: dict[str, list[float]] = {}
+        for name, pid in sorted(self.cpu_seconds()):
+            if name not in ("postgres", ""):
+                found.setdefault(name, []).append(_anonymous_mb(pid))
+        return ", ".join(f"{name} {' + '.join(f'{size:.0f}' for size in sizes)}" for name, sizes in found.items())
+
     def copy(self, name: str) -> CopyState | None:
         """How far the copy of table t is."""
         with contextlib.closing(open_store(self._settings)) as store:
@@ -215,13 +225,13 @@ class Deployment:
         found = re.findall(rf'^etl_copy_rows_total{{pipeline="{name}-to-snowflake".*}} (\S+)$', text, re.MULTILINE)
         return int(sum(map(float, found)))
 
-    def wait(self, what: str, done: Callable[[], Any]) -> Any:
+    def wait(self, what: str, done: Callable[[], Any], poll_seconds: float = POLL_SECONDS) -> Any:
         """Until it is true."""
         deadline = time.monotonic() + SECONDS_MAX
         while not (found := done()):
             assert self._supervisor.poll() is None, "the supervisor ended"
             assert time.monotonic() < deadline, f"waited {SECONDS_MAX:.0f} s for {what}"
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
         return found
 
 
@@ -266,25 +276,43 @@ def stored_part(there: Deployment, rows: int, path: str) -> dict[str, float]:
 
     copy = there.wait("the copy", complete)
     assert copy.rows == rows, copy.rows
-    spent: dict[str, float] = {}
-    for (name, pid), seconds in used.items():
-        spent[name] = spent.get(name, 0.0) + seconds - before.get((name, pid), 0.0)
-    told = ", ".join(f"{name} {seconds / rows * 1e6:.1f}" for name, seconds in sorted(spent.items()))
+    told = ", ".join(f"{name} {seconds / rows * 1e6:.1f}" for name, seconds in sorted(_spent(used, before).items()))
     print(f"microseconds of CPU per row: {told}", flush=True)
     return {"stored_rows_per_s": round(copy.rows_per_second), "worker_rss_mb": round(rss, 1)}
 
 
 def tables_part(there: Deployment, tables: int) -> dict[str, float]:
-    """Empty tables until the last one is READY."""
+    """Empty tables until the last one is READY; then what it costs to have them while nothing happens."""
     with psycopg.connect(there.database("tables"), autocommit=True) as connection:
         for number in range(tables):
             connection.execute(f"CREATE TABLE t{number} (id bigint PRIMARY KEY, a int, b text)".encode())
         connection.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    used = before = there.cpu_seconds()
     started = time.monotonic()
     there.start("tables")
-    there.wait("the tables", lambda: there.ready("tables") >= tables)
-    seconds = time.monotonic() - started
-    return {f"ready_{tables}_tables_s": round(seconds, 1)}
+
+    def ready() -> bool:
+        nonlocal used
+        used = used | there.cpu_seconds()  # whoever has ended keeps what was seen last
+        return there.ready("tables") >= tables
+
+    there.wait("the tables", ready, POLL_TABLES_SECONDS)
+    seconds, used = time.monotonic() - started, used | there.cpu_seconds()
+    spent = _spent(used, before)
+    told = ", ".join(f"{name} {each / tables * 1e3:.1f}" for name, each in sorted(spent.items()))
+    print(f"milliseconds of CPU per table: {told}, all {sum(spent.values()) / tables * 1e3:.1f}", flush=True)
+    time.sleep(SETTLE_SECONDS)  # states are kept in Snowflake, channels closed, sessions put back
+    idle = there.cpu_seconds()
+    time.sleep(IDLE_SECONDS)
+    spent = _spent(there.cpu_seconds(), idle)
+    told = ", ".join(f"{name} {each / IDLE_SECONDS * 100:.1f}" for name, each in sorted(spent.items()))
+    print(f"% of a core, idle: {told}", flush=True)
+    print(f"MB of anonymous memory: {there.memory_mb()}", flush=True)
+    return {
+        f"ready_{tables}_tables_s": round(seconds, 1),
+        f"ready_{tables}_tables_cpu_s": round(sum((_spent(used, before)).values()), 1),
+        f"idle_{tables}_tables_cpu_pct": round(sum(spent.values()) / IDLE_SECONDS * 100, 1),
+    }
 
 
 def resume_part(there: Deployment, rows: int) -> dict[str, float]:
@@ -318,6 +346,23 @@ def _cpu_seconds(pid: int) -> float:
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _spent(used: dict[tuple[str, int], float], before: dict[tuple[str, int], float]) -> dict[str, float]:
+    """Seconds of CPU by name, since `before`."""
+    spent: dict[str, float] = {}
+    for (name, pid), seconds in used.items():
+        spent[name] = spent.get(name, 0.0) + seconds - before.get((name, pid), 0.0)
+    return spent
+
+
+def _anonymous_mb(pid: int) -> float:
+    """What a process holds that is no file; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) / 1024
     return 0.0
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
-import tempfile
 from collections.abc import Callable
 
+from etl_supervisor.cli.metricsdir import metrics_directory
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.exits import Exit
 from etl_supervisor.monitor import logs
@@ -21,9 +20,6 @@ def supervise(
     logs.configure(settings, process="supervisor")
     _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))  # its children have it too
-    directory = tempfile.mkdtemp(prefix="etl-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    try:
+    with metrics_directory() as directory:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         return Supervisor(settings, on_ready=on_ready, reread=reread).run()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

@@ -35,6 +35,8 @@ _SECRET = re.compile(r"passw|passphrase|secret|token|private_key$|credential|aut
 _URL_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
 _DSN_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s']+)", re.IGNORECASE)
 _QUIET = ("snowflake", "botocore", "boto3", "urllib3", "asyncio", "alembic", "sqlalchemy", "uvicorn.access")
+# One line for each try of each request, with its whole URL: a destination that is away for seconds would fill the log. Those who asked say it once.
+_SILENT_RETRIES = ("urllib3", "snowflake.connector.vendored.urllib3")
 
 Event = MutableMapping[str, Any]
 
@@ -191,3 +193,5 @@ def _adopt_stdlib(level: int) -> None:
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in _SILENT_RETRIES:
+        logging.getLogger(name).setLevel(logging.ERROR)

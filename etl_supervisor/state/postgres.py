@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -56,6 +57,9 @@ class PostgresStore:
         )
         return int(self._do(sql, source, int(time.time()))[0][0])
 
+    def restore_epoch(self, source: str, epoch: int) -> None:
+        self._do("INSERT INTO etl.epoch (source, epoch) VALUES (%s, %s) ON CONFLICT DO NOTHING", source, epoch)
+
     def epoch(self, source: str) -> int:
         rows = self._do("SELECT epoch FROM etl.epoch WHERE source = %s", source)
         return int(rows[0][0]) if rows else 0
@@ -65,8 +69,13 @@ class PostgresStore:
         states = [store.load_table(value) for (value,) in rows]
         return {state.table: state for state in states}
 
-    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        self._save_of_table("table_state", source, pipeline, state)
+    def save_table(self, source: str, pipeline: str, state: TableState, writer: store.Writer | None = None) -> None:
+        self.save_tables(source, pipeline, [state], writer)
+
+    def save_tables(
+        self, source: str, pipeline: str, states: Collection[TableState], writer: store.Writer | None = None
+    ) -> None:
+        self._save_of_tables("table_state", source, pipeline, states, writer)
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         for kept in ("table_state", "copy_state", "verified"):
@@ -82,8 +91,13 @@ class PostgresStore:
         rows = self._do(sql, source, pipeline, table.schema, table.name)
         return store.load_copy(rows[0][0]) if rows else None
 
-    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        self._save_of_table("copy_state", source, pipeline, state)
+    def save_copy(self, source: str, pipeline: str, state: CopyState, writer: store.Writer | None = None) -> None:
+        self.save_copies(source, pipeline, [state], writer)
+
+    def save_copies(
+        self, source: str, pipeline: str, states: Collection[CopyState], writer: store.Writer | None = None
+    ) -> None:
+        self._save_of_tables("copy_state", source, pipeline, states, writer)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         sql = (
@@ -101,7 +115,7 @@ class PostgresStore:
         self._do(sql, source, pipeline, *_parts(table))
 
     def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
-        self._save_of_table("verified", source, pipeline, found)
+        self._save_of_tables("verified", source, pipeline, [found])
 
     def verified(self, source: str, pipeline: str) -> dict[TableName, Verified]:
         rows = self._do("SELECT value FROM etl.verified WHERE source = %s AND pipeline = %s", source, pipeline)
@@ -133,13 +147,28 @@ class PostgresStore:
             self._connection.close()
             self._connection = None
 
-    def _save_of_table(self, kept: str, source: str, pipeline: str, state: TableState | CopyState | Verified) -> None:
+    def _save_of_tables(
+        self,
+        kept: str,
+        source: str,
+        pipeline: str,
+        states: Collection[TableState | CopyState | Verified],
+        writer: store.Writer | None = None,
+    ) -> None:
+        if not states:
+            return
         sql = (
-            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value) VALUES (%s, %s, %s, %s, %s)"
+            f"INSERT INTO etl.{kept} (source, pipeline, table_schema, table_name, value)"
+            " SELECT %s, %s, given.* FROM unnest(%s::text[], %s::text[], %s::text[]) AS given"
+            " WHERE NOT EXISTS (SELECT FROM etl.epoch WHERE source = %s AND epoch > %s)"
             " ON CONFLICT (source, pipeline, table_schema, table_name)"
-            " DO UPDATE SET value = excluded.value, updated_at = now()"
+            " DO UPDATE SET value = excluded.value, updated_at = now() RETURNING 1"
         )
-        self._do(sql, source, pipeline, state.table.schema, state.table.name, store.dump(state).decode())
+        schemas, names = [state.table.schema for state in states], [state.table.name for state in states]
+        values = [store.dump(state).decode() for state in states]
+        fence = writer or ("", 0)  # no stream has this name
+        if not self._do(sql, source, pipeline, schemas, names, values, *fence) and writer is not None:
+            raise store.stale(*writer)
 
     def _do(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """One statement, committed; the connection is made anew when it was lost."""

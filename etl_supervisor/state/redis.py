@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,13 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
+_SAVE_OF_TABLES = """
+local epoch = tonumber(redis.call('GET', KEYS[2]) or '0')
+if tonumber(ARGV[1]) < epoch then return 0 end
+for at = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+return 1
+"""
+
 _NEXT_EPOCH = """
 local epoch = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, tonumber(ARGV[1]))
 redis.call('SET', KEYS[1], string.format('%d', epoch))
@@ -68,6 +75,7 @@ class RedisStore:
             protocol=2,
         )
         self._save_progress = self._redis.register_script(_SAVE_PROGRESS)
+        self._save_fenced = self._redis.register_script(_SAVE_OF_TABLES)
         self._next_epoch = self._redis.register_script(_NEXT_EPOCH)
         self._waits_for_disk = True
         self._retrying = tenacity.Retrying(
@@ -95,6 +103,10 @@ class RedisStore:
         self._to_disk()
         return epoch
 
+    def restore_epoch(self, source: str, epoch: int) -> None:
+        self._do("restore_epoch", lambda: self._redis.set(_key(source, "epoch"), epoch, nx=True))
+        self._to_disk()
+
     def epoch(self, source: str) -> int:
         return int(self._do("epoch", lambda: self._redis.get(_key(source, "epoch"))) or 0)
 
@@ -103,10 +115,13 @@ class RedisStore:
         states = [store.load_table(value) for value in values]
         return {state.table: state for state in states}
 
-    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        key = _key(source, pipeline, "tables")
-        self._do("save_table", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
-        self._to_disk()
+    def save_table(self, source: str, pipeline: str, state: TableState, writer: store.Writer | None = None) -> None:
+        self.save_tables(source, pipeline, [state], writer)
+
+    def save_tables(
+        self, source: str, pipeline: str, states: Collection[TableState], writer: store.Writer | None = None
+    ) -> None:
+        self._save_of_tables("save_table", _key(source, pipeline, "tables"), states, writer)
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         self._do("ask_resync", lambda: self._redis.sadd(_key(source, pipeline, "resync"), _member(table)))
@@ -136,10 +151,13 @@ class RedisStore:
         data = self._do("copy", lambda: self._redis.hget(_key(source, pipeline, "copies"), _member(table)))
         return None if data is None else store.load_copy(data)
 
-    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        key = _key(source, pipeline, "copies")
-        self._do("save_copy", lambda: self._redis.hset(key, _member(state.table), store.dump(state)))
-        self._to_disk()
+    def save_copy(self, source: str, pipeline: str, state: CopyState, writer: store.Writer | None = None) -> None:
+        self.save_copies(source, pipeline, [state], writer)
+
+    def save_copies(
+        self, source: str, pipeline: str, states: Collection[CopyState], writer: store.Writer | None = None
+    ) -> None:
+        self._save_of_tables("save_copy", _key(source, pipeline, "copies"), states, writer)
 
     def save_verified(self, source: str, pipeline: str, found: Verified) -> None:
         key = _key(source, pipeline, "verified")
@@ -185,6 +203,21 @@ class RedisStore:
 
     def close(self) -> None:
         self._redis.close()
+
+    def _save_of_tables(
+        self, operation: str, key: str, states: Collection[TableState | CopyState], writer: store.Writer | None
+    ) -> None:
+        if not states:
+            return
+        values: dict[bytes | str, bytes] = {_member(state.table): store.dump(state) for state in states}
+        if writer is None:
+            self._do(operation, lambda: self._redis.hset(key, mapping=values))
+        else:
+            keys = [key, _key(writer.stream, "epoch")]
+            pairs = [part for pair in values.items() for part in pair]
+            if not self._do(operation, lambda: self._save_fenced(keys=keys, args=[writer.epoch, *pairs])):
+                raise store.stale(*writer)
+        self._to_disk()
 
     def _to_disk(self) -> None:
         """Wait until the server's own append-only file has it; a server that has none (or is older than 7.2) is taken as it is."""

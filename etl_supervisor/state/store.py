@@ -10,8 +10,8 @@ Losing the store loses no row: a reader that runs writes everything again, one t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -31,6 +31,13 @@ def unobserved(_operation: str, _seconds: float, _good: bool) -> None:
     """Nobody wants to know."""
 
 
+class Writer(NamedTuple):
+    """Who writes: the reader of a stream, or a copy worker for it, with its epoch."""
+
+    stream: str
+    epoch: int
+
+
 class StateStore(Protocol):
     """Keeps the state of sources. Errors of the server are EtlError(STATE_STORE), transient."""
 
@@ -43,14 +50,22 @@ class StateStore(Protocol):
     def next_epoch(self, source: str) -> int:
         """More than any epoch given before, also by a store that was lost since: epochs are not below the Unix second in which they are given."""
 
+    def restore_epoch(self, source: str, epoch: int) -> None:
+        """Give a store that was emptied the epoch back that its reader has; nothing happens where there is one."""
+
     def epoch(self, source: str) -> int:
         """The newest epoch; 0 when none was given, or the store was emptied since."""
 
     def tables(self, source: str, pipeline: str) -> dict[TableName, TableState]:
         """The states of all tables of a pipeline."""
 
-    def save_table(self, source: str, pipeline: str, state: TableState) -> None:
-        """Write one table's state."""
+    def save_table(self, source: str, pipeline: str, state: TableState, writer: Writer | None = None) -> None:
+        """Write one table's state. A `writer` with an epoch older than the newest is refused."""
+
+    def save_tables(
+        self, source: str, pipeline: str, states: Collection[TableState], writer: Writer | None = None
+    ) -> None:
+        """Write the states of several tables, each at most once, in about the time of one; all or none of them."""
 
     def drop_table(self, source: str, pipeline: str, table: TableName) -> None:
         """Forget one table, how far its copy was, and that it was verified."""
@@ -61,8 +76,13 @@ class StateStore(Protocol):
     def copy(self, source: str, pipeline: str, table: TableName) -> CopyState | None:
         """The same of one table; None when no copy of it has written anything."""
 
-    def save_copy(self, source: str, pipeline: str, state: CopyState) -> None:
-        """Write how far one copy is."""
+    def save_copy(self, source: str, pipeline: str, state: CopyState, writer: Writer | None = None) -> None:
+        """Write how far one copy is; `writer` as above."""
+
+    def save_copies(
+        self, source: str, pipeline: str, states: Collection[CopyState], writer: Writer | None = None
+    ) -> None:
+        """The same of several tables, each at most once."""
 
     def ask_resync(self, source: str, pipeline: str, table: TableName | None) -> None:
         """Ask for a table to be copied again, or (None) for every table of the pipeline. Asked for twice it is one request."""

@@ -10,7 +10,9 @@ from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.supervision.decide import copies, table_of
 from etl_supervisor.supervision.spawn import Child
 
-GATHER_SECONDS = 1.0  # tables become known one after the other: copies that are asked for meanwhile share a worker
+# Tables become known one after the other, and a worker takes a second of CPU to start. So copies wait until none was asked for for so long, or the
+# oldest has waited for as long as the second number says.
+GATHER_SECONDS, GATHER_SECONDS_MAX = 1.0, 5.0
 
 
 class Copying:
@@ -18,12 +20,13 @@ class Copying:
 
     def __init__(self) -> None:
         self._wanted: tuple[CopyWanted, ...] = ()
-        self._since = float("inf")
+        self._since = self._newest = float("inf")
 
     def ask(self, *wanted: CopyWanted) -> None:
         """More of them."""
         self._wanted += wanted
-        self._since = min(self._since, time.monotonic())
+        self._newest = time.monotonic()
+        self._since = min(self._since, self._newest)
 
     def forget(self, source: str | None = None) -> None:
         """Nobody waits for the copies of this source (None: of any) any more."""
@@ -31,7 +34,9 @@ class Copying:
 
     def due_at(self) -> float:
         """When `take` may have something."""
-        return self._since + GATHER_SECONDS if self._wanted else float("inf")
+        if not self._wanted:
+            return float("inf")
+        return min(self._newest + GATHER_SECONDS, self._since + GATHER_SECONDS_MAX)
 
     def take(
         self, readers: Mapping[str, SourceSpec], running: Iterable[tuple[CopyWanted, ...]]
@@ -44,7 +49,7 @@ class Copying:
         if now < self.due_at():
             return ()
         decided = copies(self._wanted, readers, running)
-        self._wanted, self._since = decided.wait, now
+        self._wanted, self._since, self._newest = decided.wait, now, now
         return decided.start
 
 

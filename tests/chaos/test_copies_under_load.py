@@ -16,6 +16,7 @@ from tests.pipeline.test_apply_modes import rows_of, source_of
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
 from tests.support.load import load_on
+from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -94,3 +95,33 @@ def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mo
     assert Counter(rows_of(deploy, "KEPT_HISTORY WHERE _ETL_TO_LSN IS NULL")) == kept
     assert deploy.stop() == 0
     deploy.server.set(minute_s=60)
+
+
+@pytest.mark.parametrize("how", ["cut", "ended"])
+def test_a_copy_whose_connection_breaks_off_says_so_in_one_line_and_goes_on(deploy: Deployment, how: str) -> None:
+    deploy.source.execute(
+        "create table wide (id int primary key, big text); create publication p for all tables;"
+        " insert into wide select g, repeat(md5(g::text), 60) from generate_series(1, 12000) g"
+    )
+    proxy = Proxy(("127.0.0.1", deploy.source.server.port))
+    deploy.add("shop", pg_host="127.0.0.1", pg_port=proxy.port, table_error_retry_max_attempts=0)
+    busy = {"path": "/(rows|filebuffer)$", "count": 100_000, "status": 503}
+    deploy.server.set(faults=[busy])  # the copy fills its memory and stands in the middle of a COPY
+    deploy.start(SHARED_MEMORY_BUDGET_MB="4", COPY_RANGE_PAGES="100000")
+    copying = (
+        "select pid from pg_stat_activity where datname = current_database() and query like 'COPY %'"
+        " and wait_event = 'ClientWrite'"
+    )
+    wait_for("a COPY that waits for its reader", lambda: deploy.source.execute(copying), 150)
+    if how == "cut":
+        proxy.cut()
+    else:
+        deploy.source.execute(copying.replace("select pid", "select pg_terminate_backend(pid)"))
+    deploy.server.set(faults=[])
+    deploy.ready("shop", 1)
+    deploy.caught_up("shop")
+    deploy.same("shop", wide=("id",))
+    assert "the connection broke off: " in deploy.log
+    assert "child_crashed" not in deploy.log
+    assert deploy.stop() == 0
+    proxy.close()

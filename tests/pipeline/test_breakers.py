@@ -52,7 +52,7 @@ def test_the_breaker_of_a_destination_opens_tries_and_closes(deploy: Deployment)
     wait_for("it to close", lambda: metric(deploy, name) == 0, 90)
     deploy.caught_up("shop")
     deploy.same("shop", t0=("id",), t1=("id",), t2=("id",), t3=("id",))
-    assert status(deploy)["troubles"] == []
+    wait_for("status to say so", lambda: status(deploy)["troubles"] == [])
     assert deploy.stop() == 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from etl_supervisor.model.table_state import Phase
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake.identifiers import Objects
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 TABLES, BUSY = 8, 3
 MANY, SPREAD = int(os.environ.get("ETL_MANY_TABLES", "200")), 20  # the local Snowflake makes about one table a second
 ACTOR_MB_MAX = 250
+EMPTY, EMPTY_SECONDS_MAX = 60, 200.0  # a few seconds on a machine that has nothing else to do
 
 
 def make_tables(deploy: Deployment, tables: int, busy: int) -> None:
@@ -68,6 +70,27 @@ def test_channels_are_opened_by_rows_and_closed_when_idle(deploy: Deployment) ->
         rested = number * BUSY
         wait_for("idle channels to be closed", lambda n=rested: deploy.log.count('"event":"channel_rests"') >= n)  # type: ignore[misc]
     deploy.same("shop", **{f"t{table}": ("id",) for table in range(BUSY)})
+    assert deploy.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_empty_tables_are_ready_soon_and_kept_in_snowflake(deploy: Deployment) -> None:
+    make_tables(deploy, EMPTY, 0)
+    deploy.add("shop")
+    deploy.start()
+    started = time.monotonic()
+    wait_for("tables to be known", lambda: len(deploy.states("shop")) == EMPTY, EMPTY_SECONDS_MAX)
+    wait_for(
+        "tables to be READY",
+        lambda: {state.phase for state in deploy.states("shop").values()} == {Phase.READY},
+        EMPTY_SECONDS_MAX,
+    )
+    log.info("%d empty tables READY: %.1f s", EMPTY, time.monotonic() - started)
+    assert deploy.log.count('"event":"copy_started"') < EMPTY / 5, "small tables share a copy worker"
+    wait_for("states to be kept in Snowflake", lambda: all(state.kept for state in deploy.states("shop").values()))
+    with sql_session(deploy.destination) as session:
+        states = f'"{deploy.destination.database}"."{deploy.destination.landing_schema.upper()}"."_ETL_STATE"'
+        assert session.cursor().execute(f"SELECT COUNT(*) FROM {states}").fetchone() == (EMPTY,)
     assert deploy.stop() == 0
 
 

@@ -203,3 +203,39 @@ def test_partitions_that_may_not_be_read_by_themselves_are_read_through_their_ro
             assert sorted(read(snapshot, found, whole)) == [("1",), ("2",)]
     finally:
         database.execute(f"drop owned by {role}; drop role {role}")
+
+
+def test_many_tables_are_found_as_each_by_itself(database: Database) -> None:
+    database.execute(
+        "create table plain (id int primary key, n int); insert into plain values (1, 2);"
+        "create table child (more int) inherits (plain); insert into child values (3, 4, 5);"
+        "create table root (id int primary key) partition by range (id);"
+        "create table root_1 partition of root for values from (0) to (10); insert into root values (1);"
+        "create table narrow (id int primary key, a int, hidden text);"
+        "create publication p for table only plain, child, root, narrow (id, a) where (a > 1)"
+        " with (publish_via_partition_root)"
+    )
+    names = [TableName("public", name) for name in ("plain", "child", "root", "narrow")]
+    with snapshot_of(database) as snapshot:
+        together = snapshot.find_all(names)
+        assert together == {name: snapshot.find(name, "here") for name in names}
+        found = together[names[0]]
+        assert found is not None
+        assert read(snapshot, found, plan(found.leaves, (), 8)[0]) == {("1", "2"): ("1", "2")}
+
+
+def test_of_many_tables_those_that_are_not_simple_are_left_to_be_looked_at_one_by_one(database: Database) -> None:
+    database.execute("create table t (id int primary key); create table other (id int primary key)")
+    database.execute("create publication p for table t")
+    here, other, gone = (TableName("public", name) for name in ("t", "other", "gone"))
+    with snapshot_of(database) as snapshot:
+        assert snapshot.find_all([here, other, gone]).keys() == {here}
+        database.execute("create table gone (id int primary key)")  # the snapshot does not show it
+        assert snapshot.find_all([here, gone]).keys() == {here}
+
+
+def test_a_table_that_is_locked_does_not_keep_the_others_waiting(database: Database) -> None:
+    database.execute("create table t (id int primary key); create publication p for table t")
+    with snapshot_of(database) as snapshot, database.connect() as busy, busy.transaction():
+        busy.execute("lock table t")
+        assert snapshot.find_all([TableName("public", "t")]) == {}

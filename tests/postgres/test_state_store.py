@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,18 +12,23 @@ import pytest
 from etl_supervisor.config.settings import load
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.copy_state import CopiedRange, CopyState
+from etl_supervisor.model.pipeline import Pipeline, PipelineStatus
 from etl_supervisor.model.progress import Progress, SourceReport
-from etl_supervisor.model.table import TableName
+from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.model.verified import Verified
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.state.postgres import PostgresStore
 from etl_supervisor.state.redis import RedisStore
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 from tests.support.fix_postgres import Database
+from tests.unit.test_follower import DESTINATION
+from workers.reader.stored import StoredTables
 
 PROGRESS = Progress("7300000000000000000", 1, "etl_stream_1", 1_700_000_000, 2**40)
 STATE = TableState(TableName("public", 'odd "name: x'), 16_384, 1_700_000_000)
+OTHER = TableState(TableName("public", "other"), 16_385, 1_700_000_000)
+PIPELINE = Pipeline(1, "p", 1, DESTINATION, PipelineStatus.START, 1, 1, 1, 1, 1)
 
 
 @pytest.fixture(params=["redis", "postgres"])
@@ -52,6 +58,68 @@ def test_what_was_written_is_read_back(store: StateStore) -> None:
     report = SourceReport("streaming", 1, 2, 3, 4, 5, 0.5, 6, "", 7.0)
     store.save_report("shop", report)
     assert store.report("shop") == report
+
+
+def test_a_reader_that_was_followed_by_another_writes_nothing_any_more(store: StateStore) -> None:
+    old = Writer("shop", store.next_epoch("shop"))
+    store.save_table("shop", "pipe", STATE, old)
+    new = Writer("shop", store.next_epoch("shop"))
+    for write in (
+        lambda: store.save_table("shop", "pipe", replace(STATE, trouble="old"), old),
+        lambda: store.save_copy("shop", "pipe", CopyState(STATE.table, STATE.generation), old),
+        lambda: store.save_tables("shop", "pipe", [replace(STATE, trouble="old"), OTHER], old),
+        lambda: store.save_copies("shop", "pipe", [CopyState(STATE.table, STATE.generation)], old),
+    ):
+        with pytest.raises(EtlError, match="another reader has taken the source over"):
+            write()
+    assert store.tables("shop", "pipe") == {STATE.table: STATE}
+    assert store.copies("shop", "pipe") == {}
+    newer = replace(STATE, trouble="new")
+    store.save_tables("shop", "pipe", [newer, OTHER], new)
+    assert store.tables("shop", "pipe") == {STATE.table: newer, OTHER.table: OTHER}
+
+
+def test_a_store_that_was_emptied_gets_its_epoch_back(store: StateStore) -> None:
+    store.restore_epoch("shop", 5)
+    store.restore_epoch("shop", 7)
+    assert store.epoch("shop") == 5
+    assert store.next_epoch("shop") > 5
+
+
+def test_several_tables_are_written_at_once(store: StateStore) -> None:
+    states = {name: replace(STATE, table=name, oid=n) for n in range(300) for name in [TableName("it's", f't"{n}')]}
+    store.save_tables("shop", "pipe", [replace(state, trouble="older") for state in states.values()])
+    store.save_tables("shop", "pipe", list(states.values()))
+    assert store.tables("shop", "pipe") == states
+    copies = [CopyState(name, STATE.generation, copy_lsn=5) for name in states]
+    store.save_copies("shop", "pipe", copies)
+    assert store.copies("shop", "pipe") == {copy.table: copy for copy in copies}
+    store.save_tables("shop", "pipe", [])
+    assert len(store.tables("shop", "pipe")) == len(states)
+
+
+def test_states_that_are_gathered_are_written_at_the_end_or_when_somebody_needs_them(store: StateStore) -> None:
+    stored = StoredTables(store, "shop", [PIPELINE])
+    table = Table(STATE.table, STATE.oid, ())
+    with stored.gathered():
+        stored.save(PIPELINE, STATE)
+        assert stored.find(PIPELINE, table) == STATE
+        assert store.tables("shop", "p") == {}
+        stored.flush()
+        assert store.tables("shop", "p") == {STATE.table: STATE}
+        later = STATE.to(Phase.DATASYNC)
+        stored.save(PIPELINE, later)
+    assert store.tables("shop", "p") == {STATE.table: later}
+    with contextlib.suppress(KeyError), stored.gathered():
+        stored.save(PIPELINE, STATE)
+        raise KeyError
+    assert store.tables("shop", "p") == {STATE.table: STATE}, "what was decided before the error holds"
+    renamed = replace(STATE, table=TableName("public", "renamed"))
+    with stored.gathered():
+        stored.save(PIPELINE, renamed)
+        stored.drop(PIPELINE, STATE.table)
+    assert store.tables("shop", "p") == {renamed.table: renamed}
+    assert stored.find(PIPELINE, table) == renamed, "the table itself, whatever its name"
 
 
 def test_copies_are_kept_beside_their_tables_and_forgotten_with_them(store: StateStore) -> None:

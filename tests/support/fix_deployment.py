@@ -87,7 +87,9 @@ class Deployment:
         """Everything that its supervisors have logged."""
         return (self.folder / "supervisor.log").read_text()
 
-    def add(self, name: str, database: Database | None = None, **changes: Any) -> None:
+    def add(
+        self, name: str, database: Database | None = None, destination: Destination | None = None, **changes: Any
+    ) -> None:
         """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
         database = database or self.source
         source = {"name": name, **database.as_source}
@@ -105,9 +107,11 @@ class Deployment:
         with self.config.connect() as connection:
             keyring = self.settings.keyring()
             source_id = upsert(connection, keyring, "sources", **source)
-            destination_id = self._destination(connection)
+            destination_id = self._destination(connection, destination)
             upsert(connection, keyring, "pipelines", source_id=source_id, destination_id=destination_id, **pipeline)
         self.pipelines[name] = database
+        if destination is not None:
+            self.others[name] = destination
 
     def share(self, name: str, source: str, destination: Destination, **changes: Any) -> None:
         """One more pipeline of a source, into another destination."""
@@ -171,11 +175,11 @@ class Deployment:
         begun = [line for line in self.log.splitlines() if '"event":"copy_started"' in line]
         return sorted(table for line in begun for table in orjson.loads(line)["tables"])
 
-    def stop(self) -> int:
+    def stop(self, seconds: float = WAIT_SECONDS) -> int:
         """Drain; the exit code."""
         assert self.supervisor is not None
         self.supervisor.send_signal(signal.SIGTERM)
-        return self.supervisor.wait(WAIT_SECONDS)
+        return self.supervisor.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL the supervisor, and see its children go."""
@@ -229,11 +233,11 @@ class Deployment:
         ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
         return lsn.parse(text)
 
-    def caught_up(self, name: str) -> None:
+    def caught_up(self, name: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until everything committed so far is durable, confirmed and applied."""
         end = self.written(name)
-        wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end)
-        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)))
+        wait_for(f"{name} to be confirmed", lambda: self.confirmed(name) >= end, seconds)
+        wait_for(f"{name} to be applied", lambda: self._applied(self.others.get(name, self.destination)), seconds)
 
     def _applied(self, there: Destination) -> bool:
         schema = f'"{there.database}"."{there.landing_schema}"'

@@ -45,6 +45,7 @@ roster      all tables of the source in all its pipelines
 pace        work that grows with the number of tables, kept to a share of the time
 together    when the tables of a pipeline become visible together, and how far (pure)
 follower    one table in one pipeline: what it needs now (pure)
+followers
 admission   how a table comes into a pipeline
 masks       masked columns: shapes and batches as a pipeline shows them (pure)
 removal     cleaning up after a pipeline that was deleted

@@ -56,34 +56,34 @@ class CatalogTable:
 
 _COLUMNS = """
 WITH RECURSIVE base AS (
-    SELECT a.attnum, a.atttypid AS oid, a.atttypmod AS typmod FROM pg_attribute a
-    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+    SELECT a.attrelid, a.attnum, a.atttypid AS oid, a.atttypmod AS typmod FROM pg_attribute a
+    WHERE a.attrelid = ANY(%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
-    SELECT b.attnum, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
+    SELECT b.attrelid, b.attnum, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
     FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
 )
-SELECT a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
+SELECT a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, b.oid::bigint, b.typmod, a.attnum, a.attnotnull,
        a.attlen = -1 AND a.attstorage <> 'p', (a.attmissingval::text::text[])[1],
        a.attmissingval IS NULL AND (a.atthasdef OR a.attidentity <> ''
          OR EXISTS (SELECT FROM pg_type d WHERE d.oid = a.atttypid AND d.typtype = 'd' AND d.typdefault IS NOT NULL)),
        COALESCE(col_description(a.attrelid, a.attnum), '')
 FROM pg_attribute a
-JOIN base b ON b.attnum = a.attnum
+JOIN base b ON b.attrelid = a.attrelid AND b.attnum = a.attnum
 JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-WHERE a.attrelid = %(oid)s
-ORDER BY a.attnum
+ORDER BY a.attrelid, a.attnum
 """
 
 # A deferrable key may hold twice for a moment, so it tells no row of a stream from another. INCLUDE columns are not of the key.
+# NOT MATERIALIZED: one table's keys and columns are found by index, whatever the number of tables.
 _TABLE = """
-WITH keys AS (
+WITH keys AS NOT MATERIALIZED (
     SELECT i.indrelid, i.indisprimary AND i.indimmediate AS is_primary, i.indisreplident AS is_identity,
            (i.indkey::int2[])[0:i.indnkeyatts - 1] AS attnums
     FROM pg_index i WHERE i.indisprimary OR i.indisreplident
-), columns AS (
+), columns AS NOT MATERIALIZED (
     SELECT attrelid, attnum, attname::text AS name FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
 )
-SELECT n.nspname, c.relname, c.relreplident::text, COALESCE(obj_description(c.oid, 'pg_class'), ''),
+SELECT c.oid::bigint, n.nspname, c.relname, c.relreplident::text, COALESCE(obj_description(c.oid, 'pg_class'), ''),
        ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
              WHERE k.indrelid = c.oid AND k.is_primary),
        ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
@@ -92,28 +92,35 @@ SELECT n.nspname, c.relname, c.relreplident::text, COALESCE(obj_description(c.oi
              JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
              JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid),
        ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(oid)s
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%(oids)s::oid[])
 """
 
 
 def read_catalog(connection: psycopg.Connection[Any], oid: int) -> CatalogTable | None:
     """What the catalog says of a table now (or under the connection's snapshot); None when there is no such table."""
-    found = connection.execute(_TABLE, {"oid": oid}).fetchone()
-    if found is None:
-        return None
-    schema, name, identity, comment, primary_key, identity_index, not_brought, attnums = found
-    columns = connection.execute(_COLUMNS, {"oid": oid}).fetchall()
-    return CatalogTable(
-        oid,
-        TableName(schema, name),
-        identity,
-        tuple(CatalogColumn(*row) for row in columns),
-        tuple(primary_key),
-        tuple(identity_index),
-        tuple(not_brought),
-        tuple(attnums),
-        comment,
-    )
+    return read_catalogs(connection, [oid]).get(oid)
+
+
+def read_catalogs(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, CatalogTable]:
+    """The same of many tables, in two queries; those that are gone are missing."""
+    tables = connection.execute(_TABLE, {"oids": oids}).fetchall()
+    columns: dict[int, list[CatalogColumn]] = {}
+    for oid, *column in connection.execute(_COLUMNS, {"oids": oids}):
+        columns.setdefault(oid, []).append(CatalogColumn(*column))
+    return {
+        oid: CatalogTable(
+            oid,
+            TableName(schema, name),
+            identity,
+            tuple(columns.get(oid, ())),
+            tuple(primary_key),
+            tuple(identity_index),
+            tuple(not_brought),
+            tuple(attnums),
+            comment,
+        )
+        for oid, schema, name, identity, comment, primary_key, identity_index, not_brought, attnums in tables
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,13 @@ from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Ready
 from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
 from etl_supervisor.model.pipeline import Pipeline
 from etl_supervisor.model.table import Table, TableName
+from etl_supervisor.model.table_state import TableState
 from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.state.choose import open_store
+from etl_supervisor.state.store import Writer
 from etl_supervisor.supervision.decide import SMALL_TABLE_BYTES
 from etl_supervisor.supervision.spawn import ChildContext
+from workers.reader.copyboth import BrokenOffError
 from workers.reader.heartbeat import Access
 from workers.reader.landing import Landing
 from workers.reader.lane import Lanes, Task
@@ -64,7 +67,7 @@ def main(context: ChildContext) -> int:
         except EtlError as error:
             worker.note(error)
             raise
-        except psycopg.Error as error:
+        except (psycopg.Error, BrokenOffError) as error:
             trouble = broken_off(error, context.spec.source)
             worker.note(trouble)
             raise trouble from None
@@ -131,66 +134,66 @@ class CopyWorker:
             for table, error in landing.failures():
                 self._fail(table.wanted, error)
                 table.ended = True
-            for table in tables:
-                if not table.ended and (table.settle(time.time()) or table.complete):
-                    self._settled(table, landing)
+            self._settled([t for t in tables if not t.ended and (t.settle(time.time()) or t.complete)], landing)
             if all(table.ended for table in tables) and landing.closed:
                 return
             landing.turn(WAIT_SECONDS)
             while not landing.blocked and (piece := lanes.take()) is not None:
                 landing.take(piece)
 
-    def _settled(self, table: TableCopy, landing: Landing) -> None:
-        """Some ranges are durable, or all."""
-        if not table.complete:
-            self._save(table.state)
+    def _settled(self, tables: list[TableCopy], landing: Landing) -> None:
+        """Some ranges of each of these are durable, or all."""
+        complete = [table for table in tables if table.complete]
+        if complete:
+            failpoint("copy.before_finish")
+        for table in complete:
+            table.state = replace(table.state, copy_lsn=landing.consistent_point, dead=table.dead)
+        self._save([table.state for table in tables])
+        if len(complete) < len(tables):
             failpoint("copy.after_range")
-            return
-        failpoint("copy.before_finish")
-        table.state = replace(table.state, copy_lsn=landing.consistent_point, dead=table.dead)
-        self._save(table.state)
-        table.ended = True
-        landing.end(table)
-        self._left.remove(table.wanted)
-        self._tell(table.wanted, ok=True)
-        log.info(
-            "copy_finished",
-            pipeline=self._pipeline.name,
-            table=str(table.name),
-            rows=table.rows,
-            taken_over=table.state.began_rows,
-        )
+        for table in complete:
+            table.ended = True
+            landing.end(table)
+            self._left.remove(table.wanted)
+            self._tell(table.wanted, ok=True)
+            log.info(
+                "copy_finished",
+                pipeline=self._pipeline.name,
+                table=str(table.name),
+                rows=table.rows,
+                taken_over=table.state.began_rows,
+            )
 
     def _found(self, snapshot: Snapshot) -> list[TableCopy]:
         """The tables that the snapshot can show, with what is to be read of each."""
         tables: list[TableCopy] = []
+        self._context.heartbeat.beat()
+        simple = snapshot.find_all([TableName(wanted.schema, wanted.table) for wanted in self._left])
+        known = self._store.copies(self._source.name, self._pipeline.name)
+        states = self._store.tables(self._source.name, self._pipeline.name)
+        moment = Moment(snapshot.seen, snapshot.consistent_point)
         for wanted in list(self._left):
             self._context.heartbeat.beat()
             name = TableName(wanted.schema, wanted.table)
             try:
-                found = snapshot.find(name, self._place(wanted))
+                found = simple[name] if name in simple else snapshot.find(name, self._place(wanted))
+                if found is None:
+                    continue
+                masks = self._masks(found.table, states)
             except EtlError as error:
                 self._fail(wanted, error)
                 continue
-            if found is not None:
-                try:
-                    masks = self._masks(found.table)
-                except EtlError as error:
-                    self._fail(wanted, error)
-                    continue
-                known = self._store.copy(self._source.name, self._pipeline.name, name)
-                pages_max = self._settings.copy_range_pages
-                moment = Moment(snapshot.seen, snapshot.consistent_point)
-                table = begin(wanted, len(tables) + 1, found, moment, known, pages_max)
-                table.masks = masks
-                tables.append(table)
+            pages_max = self._settings.copy_range_pages
+            table = begin(wanted, len(tables) + 1, found, moment, known.get(name), pages_max)
+            table.masks = masks
+            tables.append(table)
         return tables
 
-    def _masks(self, table: Table) -> Masks:
+    def _masks(self, table: Table, states: dict[TableName, TableState]) -> Masks:
         """What its reader has told of its masks holds here too."""
         if not self._pipeline.selection.masks:
             return NOTHING_MASKED
-        state = self._store.tables(self._source.name, self._pipeline.name).get(table.name)
+        state = states.get(table.name)
         return resolve(self._pipeline, table, state.masks if state else "", self._settings.masking())
 
     def _ours(self, tables: list[TableCopy]) -> list[TableCopy]:
@@ -219,9 +222,12 @@ class CopyWorker:
         assert progress is not None
         return progress.owner
 
-    def _save(self, state: CopyState) -> None:
-        self._store.save_copy(self._source.name, self._pipeline.name, state)
-        metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
+    def _save(self, states: list[CopyState]) -> None:
+        asked = self._context.copies[0]  # by one reader, all of them
+        writer = Writer(asked.source, asked.epoch)
+        self._store.save_copies(self._source.name, self._pipeline.name, states, writer)
+        for state in states:
+            metrics.COPY_DONE.labels(self._pipeline.name, metrics.table_label(state.table)).set(state.done)
 
     def _fail(self, wanted: CopyWanted, error: EtlError) -> None:
         """One table of several can't be copied; the others go on."""
@@ -236,7 +242,7 @@ class CopyWorker:
         state = self._store.copy(self._source.name, self._pipeline.name, name)
         if state is None or state.generation != wanted.generation:
             state = CopyState(name, wanted.generation)
-        self._save(replace(state, trouble=error.line))
+        self._save([replace(state, trouble=error.line)])
 
     def _tell(self, wanted: CopyWanted, *, ok: bool) -> None:
         self._context.parent.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))

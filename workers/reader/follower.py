@@ -7,7 +7,7 @@ Facts come in (`opened`, `failed`, `applied`, `copy_ended`), and `next_action` s
     DATASYNC       yes       the copy worker's end; a copy that nobody works on (its worker or our predecessor died) starts again
     CATCHUP        yes       the first Apply, as soon as everything below the copy's position is durable
     READY          yes       an Apply each interval in which rows came (as far as the policy has them applied by us, and not `together`)
-    ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and a person is needed
+    ERRORED        -         a retry after its delay, until its attempts are used up; then it is held, and tried once an hour or when a person asks
 
 A failure that is not the table's own (destination unreachable, key refused: see `policy`) is tried again for ever, attempts are not counted, and the
 rows wait. Rows that can't be loaded are the actor's business: they are in the dead letter before it says Durable; `durable` keeps its baseline of
@@ -34,8 +34,11 @@ from etl_supervisor.model.table import Table
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.policy import Directive, directive
 from etl_supervisor.state.store import dump
+from workers.reader.change import must_copy
 from workers.reader.masks import NOTHING_MASKED, Masks
+from workers.reader.storage import Storage, rewritten
 
+HELD_RETRY_SECONDS = 3600.0  # the stream begins again for it: the WAL since its last row is read once more
 KEEP_RETRY_SECONDS = 60.0  # what could not be kept is missed only when the state store is lost
 COPY_RETRY_SECONDS_MAX = 60.0  # a copy is tried for ever: its table's rows are landed meanwhile
 VIEW_TAIL_ROWS_MAX = (
@@ -193,9 +196,17 @@ class Follower:
         self.apply_at = now + self._pause(now - self.asked_at)
         self.rest_until = now + self.policy.interval_seconds_max
         became = self.state.phase is Phase.CATCHUP
-        phase = Phase.READY if became else self.state.phase
-        self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble="")
+        phase, trouble = (Phase.READY, "") if became else (self.state.phase, self.state.trouble)
+        self.state = self.state.to(phase, applied=self.applied, attempts=0, trouble=trouble)
         return became
+
+    def recovered(self) -> bool:
+        """Something became durable or was applied since a trouble that was not its own: it is forgotten. True when the state has changed with it."""
+        well = self.open and not self.outages and self.retry_at is None
+        if not self.state.trouble or not well or self.state.phase not in (Phase.CATCHUP, Phase.READY):
+            return False
+        self.state = replace(self.state, trouble="")
+        return True
 
     def begin_copy(self) -> None:
         """A copy is asked for."""
@@ -234,10 +245,10 @@ class Follower:
         self.state = self.state.to(Phase.ERRORED, trouble=error.line, resume=resume, attempts=attempts)
         self.retry_at = None if attempts >= self._attempts_max else now + self._delay()
 
-    def hold(self, now: float, again_seconds: float | None) -> None:
-        """Its attempts are used up, or memory is short: it stops. With `again_seconds` it is tried again: nobody else waits for that."""
+    def hold(self, now: float, again_seconds: float) -> None:
+        """Its attempts are used up, or memory is short: it stops, and is tried again after so long (or sooner, if that was said)."""
         self.held = True
-        if self.retry_at is None and again_seconds is not None:
+        if self.retry_at is None:
             self.retry_at = now + again_seconds
 
     def settled(self, fence: int) -> bool:
@@ -271,6 +282,17 @@ class Follower:
             self.doubt = (commit_lsn, reason)
             return None
         return reason
+
+    def why_copy(self, table: Table, storage: Storage | None, first: Position) -> str | None:
+        """Why rows that have the shape `table` from `first` on need another copy; `storage` is where they are now (None: nowhere any more)."""
+        if storage is None:
+            return None  # there is nothing to copy
+        if self.table.name != table.name:
+            return f"it was renamed from {self.table.name}"
+        reason = must_copy(wire.load(Table, self.state.shape), table)
+        if reason is None and self.state.storage:
+            reason = rewritten(Storage.parse(self.state.storage), storage)
+        return self.judged(first.commit_lsn, reason)
 
     def doubted(self) -> str | None:
         """After a copy: why it did not see the last change."""

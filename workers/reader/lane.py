@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from etl_supervisor.errors import EtlError, Kind
-from workers.reader.copyboth import ServerError
+from workers.reader.copyboth import BrokenOffError, ServerError
 from workers.reader.copyout import copy_out
 from workers.reader.copytuples import CopyTuples
 from workers.reader.csv import Converted, converted, parse_lines, text_of
@@ -32,6 +32,10 @@ from workers.reader.snapshot import Found
 
 PUT_SECONDS = 0.5  # how soon a lane notices that nobody wants its pieces any more
 JOIN_SECONDS_MAX = 5.0  # a lane whose COPY was cancelled ends at once
+SERVER_ENDS = (
+    "08",
+    "57P",
+)  # SQLSTATEs of a server that ends the session: shutdown, crash, an operator; no fault of the table
 _BELL_BYTES = 4096
 
 
@@ -145,10 +149,13 @@ def read(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> It
 
 
 def chunks(connection: psycopg.Connection[Any], found: Found, wanted: Range) -> Iterator[Chunk]:
-    """The rows of a range as the server sends them. EtlError(COPY) why it does not: never with a value (SQLSTATE class 22 repeats them)."""
+    """The rows of a range as the server sends them. BrokenOffError when the connection ends; EtlError(COPY) why it sends none otherwise: never with
+    a value (SQLSTATE class 22 repeats them)."""
     try:
         yield from copy_out(connection, found.query(wanted).as_bytes(connection))
     except ServerError as error:
+        if error.sqlstate.startswith(SERVER_ENDS):
+            raise BrokenOffError(error.text) from None
         reason = f"its rows can't be read (SQLSTATE {error.sqlstate})"
         if not error.sqlstate.startswith("22") and error.text:
             reason = error.text

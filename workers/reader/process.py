@@ -219,16 +219,18 @@ class Reader:
     def _wait(self) -> None:
         """Sleep until a socket has something or a timer is due; take the mailboxes' words."""
         self._watch_stream()
-        for key, _ in self._selector.select(self._seconds_to_wait()):
-            match key.data:
-                case "parent":
-                    self._hear_parent()
-                case "signal":
-                    self._drain()
-                case "stream":
-                    pass  # read in its turn
-                case _:
-                    self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
+        ready = self._selector.select(self._seconds_to_wait())
+        with self._roster.hearing():
+            for key, _ in ready:
+                match key.data:
+                    case "parent":
+                        self._hear_parent()
+                    case "signal":
+                        self._drain()
+                    case "stream":
+                        pass  # read in its turn
+                    case _:
+                        self._heard(self._publisher.ready(key.fileobj))  # type: ignore[arg-type]
 
     @property
     def _deaf(self) -> bool:
@@ -352,7 +354,7 @@ class Reader:
         """The state store was emptied while we ran. The epoch comes last: without it the store counts as lost."""
         self._roster.save_all()
         self._store.save_progress(self._spec.source.stream, self._progress, self._epoch)
-        self._epoch = self._store.next_epoch(self._spec.source.stream)
+        self._store.restore_epoch(self._spec.source.stream, self._epoch)
         log.warning("state_written_again", source=self._spec.source.stream)
 
     def _tell_status(self, now: float) -> None:

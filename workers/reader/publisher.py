@@ -184,8 +184,9 @@ class Publisher:
         return self._handles[number].state is Outlet.OPEN
 
     def abandon(self, number: int) -> None:
-        """Forget a handle that its actor does not have open, and its rows."""
-        for _, memory in self._handles.pop(number).in_flight:
+        """Forget a handle that its actor does not have open, and its rows. It may be forgotten already: Failed and TableClosed can come together."""
+        handle = self._handles.pop(number, None)
+        for _, memory in handle.in_flight if handle is not None else ():
             self._shelf.release(memory)
         self.pump()
 

@@ -63,8 +63,7 @@ def last_progress(
     if not states:
         return known
     for pipeline, rebuilt_states in tables.items():
-        for state in rebuilt_states:
-            store.save_table(spec.source.name, pipeline, state)
+        store.save_tables(spec.source.name, pipeline, rebuilt_states)
     copied = sum(state.phase is Phase.INIT for state in states)
     log.warning("state_rebuilt", source=spec.source.name, tables=len(states), copied_again=copied)
     return known or replace(found, generation=min(state.history or state.generation for state in states))

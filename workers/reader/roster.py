@@ -6,7 +6,7 @@ Holds the books between table (oid), pipeline and handle; writes every change of
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import structlog
@@ -31,13 +31,13 @@ from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.monitor import logs
-from etl_supervisor.state.store import StateStore
+from etl_supervisor.state.store import StateStore, Writer
 from workers.reader import pieces
 from workers.reader.admission import PROVISIONAL, Admission
 from workers.reader.batch import TableBatch
 from workers.reader.breakers import Breakers
-from workers.reader.change import must_copy
-from workers.reader.follower import Action, Follower, beginning_anew
+from workers.reader.follower import HELD_RETRY_SECONDS, Action, Follower, beginning_anew
+from workers.reader.followers import Followers
 from workers.reader.frontier import Frontier
 from workers.reader.pace import Pace
 from workers.reader.publisher import Publisher
@@ -71,14 +71,15 @@ class Roster:
         self._spec, self._progress, self._epoch = spec, progress, epoch
         self._publisher, self._frontier, self._sight = publisher, frontier, sight
         self._hold_rewritten = settings.on_rewrite == "hold"
-        self._held_seconds = settings.park_after_seconds if spec.source.parked else None
+        self._held_seconds = settings.park_after_seconds if spec.source.parked else HELD_RETRY_SECONDS
         self._handles, self.trouble, self._pace, self.breakers = 0, "", Pace(), Breakers()
-        self._followers: dict[int, Follower] = {}  # by handle
+        self._followers = Followers()
         self._retired = Retired(publisher, frontier)
         self.together = Together(spec.pipelines, progress.owner, epoch)
         self._gone: dict[int, int] = {}  # oid -> end of WAL when it was seen to be gone
         self._by_oid: dict[int, list[Follower]] = {}
-        self._stored = StoredTables(store, spec.source.name, spec.pipelines)
+        self._stored = StoredTables(store, spec.source.name, spec.pipelines, Writer(spec.source.stream, epoch))
+        self.hearing = self._stored.gathered  # around several messages: their states are saved together
         self._admission = Admission(self._stored, progress, settings.masking())
         self.copies_wanted: list[CopyWanted] = []
         self._copying: dict[tuple[int, TableName], int] = {}  # (pipeline, table) -> handle that asked for the copy
@@ -88,17 +89,21 @@ class Roster:
         """All."""
         return self._followers.values()
 
-    def introduce(self, tables: Iterable[Table]) -> None:
+    def introduce(self, tables: Collection[Table]) -> None:
         """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
         Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
         """
-        for table in tables:
-            self._followers_of(replace(table, version=PROVISIONAL))
-        for pipeline, state in self._stored.others(self._by_oid):
-            if state.generation < self._progress.generation or not pipeline.selection.takes(state.table):
-                self._stored.drop(pipeline, state.table)  # of a history that is over, or not taken any more
-            else:
-                self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
+        self._sight.look_ahead([table.oid for table in tables])
+        with self._stored.gathered():
+            for table in tables:
+                self._followers_of(replace(table, version=PROVISIONAL))
+            for pipeline, state in self._stored.others(self._by_oid):
+                if state.generation < self._progress.generation or not pipeline.selection.takes(state.table):
+                    self._stored.drop(pipeline, state.table)  # of a history that is over, or not taken any more
+                else:
+                    self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
+        self._sight.look_ahead([])
+        self._open_begun()
 
     def learn(self, table: Table, first: Position) -> list[Follower]:
         """The followers of a table whose rows have this shape from the position `first` on; a table not seen before is known from now on.
@@ -107,6 +112,7 @@ class Roster:
         if table.oid not in self._by_oid and table.oid not in self._sight.storage([table.oid]):
             return []
         known = self._by_oid[table.oid] = self._reselected(self._followers_of(table), table)
+        self._open_begun()
         for number, follower in enumerate(known):
             if follower.table.version != table.version:
                 known[number] = self._changed(follower, table, first)
@@ -149,15 +155,11 @@ class Roster:
 
     def published(self, oids: set[int], known: set[int], wal_end: int) -> None:
         """These tables are published now, at this end of WAL; `known` are the tables that were followed before that was looked up."""
-        for oid in known - oids:
-            self._gone.setdefault(oid, wal_end)
-        for oid in oids & self._gone.keys():
-            del self._gone[oid]
-        for oid in sorted(oids - self._by_oid.keys()):
-            table = self._sight.shape(oid)
-            if table is not None:
-                log.info("table_published", table=str(table.name))
-                self.introduce([table])
+        self._gone = {oid: end for oid, end in self._gone.items() if oid not in oids}
+        self._gone |= {oid: wal_end for oid in known - oids if oid not in self._gone}
+        if shapes := self._sight.shapes(oids - self._by_oid.keys()):
+            log.info("table_published", tables=[str(table.name) for table in shapes])
+            self.introduce(shapes)
 
     def _observed(self, follower: Follower, storage: Storage) -> Follower:
         reason = rewritten(Storage.parse(follower.state.storage), storage) if follower.state.storage else None
@@ -173,7 +175,7 @@ class Roster:
     def _changed(self, follower: Follower, table: Table, first: Position) -> Follower:
         """Rows have another shape from `first` on. One that the stream has told before (it began again) needs no thought."""
         if first.place > follower.state.shape_at:
-            reason = self._why_copy(follower, table, first)
+            reason = follower.why_copy(table, self._sight.storage([table.oid]).get(table.oid), first)
             if reason is not None:
                 return self._copy_again(follower, table, reason, first.place)
             follower.state = replace(follower.state, shape=wire.dump(table), shape_at=first.place)
@@ -182,21 +184,10 @@ class Roster:
             follower.masks.check(table)
         except EtlError as error:
             return self._hold(follower, table, error, first.place)
-        follower.table = table
+        self._followers.reshape(follower, table)
         since = first._replace(generation=follower.state.generation).before
         self._publisher.reshape(follower.handle, follower.masked_table, since)
         return follower
-
-    def _why_copy(self, follower: Follower, table: Table, first: Position) -> str | None:
-        storage = self._sight.storage([table.oid]).get(table.oid)
-        if storage is None:
-            return None  # there is nothing to copy any more
-        if follower.table.name != table.name:
-            return f"it was renamed from {follower.table.name}"
-        reason = must_copy(wire.load(Table, follower.state.shape), table)
-        if reason is None and follower.state.storage:
-            reason = rewritten(Storage.parse(follower.state.storage), storage)
-        return follower.judged(first.commit_lsn, reason)
 
     def _complete(self, known: list[Follower], commit_lsn: int) -> None:
         """Values that no message has are taken from the source: by the copy that runs, if its snapshot comes later, or by another."""
@@ -245,10 +236,13 @@ class Roster:
         if follower.table.name != table.name:
             self._stored.drop(follower.pipeline, follower.state.table)
         self._retire(follower, keep=held)
-        return self._begin(follower.pipeline, table, state, held=held)
+        begun = self._begin(follower.pipeline, table, state, held=held)
+        self._open_begun()
+        return begun
 
     def _retire(self, follower: Follower, *, keep: bool) -> None:
-        del self._followers[follower.handle]
+        self._open_begun()
+        self._followers.remove(follower)
         self._retired.add(follower.handle, keep=keep)
 
     def _let_go(self) -> None:
@@ -294,8 +288,7 @@ class Roster:
                 if became:
                     self._became_ready(moved)
         handle = getattr(message, "handle", 0)
-        follower = self._followers.get(handle)
-        if follower is None:
+        if (follower := self._followers.get(handle)) is None:
             self._retired.received(handle, message)
             return
         self.breakers.note(follower, message, self.followers, now)
@@ -321,29 +314,30 @@ class Roster:
     def copy_ended(self, message: CopyEnded, now: float) -> None:
         """A copy worker ended; what it reached is in the state store."""
         name = TableName(message.schema, message.table)
-        for follower in self._asked_for(message.pipeline_id, name):
+        asked = self._copying.pop((message.pipeline_id, name), 0)
+        named = list(self._followers.named(message.pipeline_id, name))
+        for follower in [one for one in named if one.handle == asked] or named:  # a reader before us may have asked
             follower.copy_ended(self._stored.copy(follower.pipeline, name), now)
             self._save(follower)
             if (reason := follower.doubted()) is not None:
                 known = self._by_oid[follower.table.oid]
                 known[known.index(follower)] = self._copy_again(follower, follower.table, reason, "")
 
-    def _asked_for(self, pipeline_id: int, name: TableName) -> list[Follower]:
-        """Whose copy this is; a reader before us may have asked for it."""
-        asked = self._followers.get(self._copying.pop((pipeline_id, name), 0))
-        if asked is not None and asked.table.name == name:
-            return [asked]
-        return [one for one in self.followers if one.pipeline.id == pipeline_id and one.table.name == name]
-
     def act(self, now: float) -> None:
         """Carry out what is due. StreamAgain when the stream must begin again at the confirmed position."""
         if not self._pace.begin(time.monotonic()):
             return
+        with self._stored.gathered():
+            self._act(now)
+        self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
+
+    def _act(self, now: float) -> None:
         self._let_go()
         short = self._publisher.blocked
         for follower in self.followers:
             fence = self._frontier.fence(follower.handle)
-            if follower.settled(fence):
+            if follower.settled(fence) or follower.recovered():
+                self.trouble = ""
                 self._save(follower)
             if keepsake := follower.keepsake(now):
                 self._publisher.keep(keepsake)
@@ -364,12 +358,12 @@ class Roster:
                     raise StreamAgain(f"{follower.place}: a held table is tried again")
         for wanted in self.together.due(((f, self._frontier.fence(f.handle)) for f in self.followers), now):
             self._publisher.apply_together(wanted)
-        self._pace.end(time.monotonic(), min([self.together.due_at(), *(f.due_at() for f in self.followers)]))
 
     def save_all(self) -> None:
         """Write the state of every table: the store has lost them."""
-        for follower in self.followers:
-            self._save(follower)
+        with self._stored.gathered():
+            for follower in self.followers:
+                self._save(follower)
 
     def due_at(self) -> float:
         """When `act` may have something to do by time alone."""
@@ -379,7 +373,7 @@ class Roster:
 
     def _follow(self, pipeline: Pipeline, table: Table) -> Follower:
         """A table that this reader has not followed yet in this pipeline."""
-        for follower in [f for f in self.followers if f.pipeline is pipeline and f.table.name == table.name]:
+        for follower in list(self._followers.named(pipeline.id, table.name)):
             self._by_oid.pop(follower.table.oid, None)  # the table was made anew under its name
             self._retire(follower, keep=False)
         return self._begin(pipeline, *self._admission.state(pipeline, table))
@@ -390,15 +384,21 @@ class Roster:
         storage = state.storage or self._sight.storage_text(table.oid)
         state = replace(state, storage=storage, history=self._progress.generation)
         follower = Follower(pipeline, self._handles, table, replace(state, shape=state.shape or wire.dump(table)))
-        self._followers[follower.handle] = follower
+        self._followers.add(follower)
         follower.held = held or not self._admission.mask(follower)
         if not follower.held and state.phase is Phase.ERRORED:
             follower.another_chance()
         self._save(follower)
-        self._publisher.open(follower.opening(self._progress, self._epoch), held=follower.held)
-        if follower.held:
-            self._frontier.hold(follower.handle)
         return follower
+
+    def _open_begun(self) -> None:
+        """Those that have begun are opened, all their states being saved: a later reader must know the generation."""
+        if begun := self._followers.take_begun():
+            self._stored.flush()
+        for follower in begun:
+            self._publisher.open(follower.opening(self._progress, self._epoch), held=follower.held)
+            if follower.held:
+                self._frontier.hold(follower.handle)
 
     def _want_copy(self, follower: Follower) -> None:
         follower.begin_copy()

@@ -26,7 +26,7 @@ from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Source
 from etl_supervisor.model.table import Table, TableName
 from workers.reader import source as sources
-from workers.reader.catalog import COLUMN_LISTS, published_tables, read_catalog
+from workers.reader.catalog import COLUMN_LISTS, Published, published_tables, read_catalogs
 from workers.reader.csv import NULL_TEXT
 from workers.reader.heartbeat import Access, nudging
 from workers.reader.ranges import Leaf, Range
@@ -39,15 +39,21 @@ LOCK_SECONDS_MAX = 20  # behind an ALTER that takes longer a table waits for its
 # pg_class is read under the snapshot; pg_relation_filenode, the sizes and the tree of partitions look at the present.
 # Rows of a partition that its owner hides from us are read by way of the root, whole.
 _LEAVES = """
-WITH leaf AS (SELECT %(oid)s::oid AS oid UNION SELECT relid FROM pg_partition_tree(%(oid)s::oid) WHERE isleaf)
-SELECT l.oid::bigint, n.nspname::text, c.relname::text, coalesce(c.relkind::text, 'r'),
+WITH root AS (SELECT unnest(%(oids)s::oid[]) AS oid), leaf AS (
+    SELECT oid AS root, oid FROM root UNION SELECT r.oid, p.relid FROM root r, pg_partition_tree(r.oid) p WHERE p.isleaf)
+SELECT l.root::bigint, l.oid::bigint, n.nspname::text, c.relname::text, coalesce(c.relkind::text, 'r'),
     c.relfilenode::bigint, pg_relation_filenode(l.oid)::bigint,
-    CASE WHEN a.amname = 'heap' AND (l.oid = %(oid)s::oid OR has_table_privilege(l.oid, 'SELECT')
-              AND NOT row_security_active(l.oid) AND NOT row_security_active(%(oid)s::oid))
+    CASE WHEN a.amname = 'heap' AND (l.oid = l.root OR has_table_privilege(l.oid, 'SELECT')
+              AND NOT row_security_active(l.oid) AND NOT row_security_active(l.root))
          THEN pg_relation_size(l.oid) / current_setting('block_size')::bigint END,
     greatest(0, coalesce(c.reltuples, 0))::bigint
 FROM leaf l LEFT JOIN pg_class c ON c.oid = l.oid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am a ON a.oid = c.relam
-ORDER BY l.oid
+ORDER BY l.root, l.oid
+"""
+_OIDS = """
+SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind = 'p'
+FROM unnest(%s::text[], %s::text[]) AS wanted (schema, name)
+JOIN pg_namespace n ON n.nspname = wanted.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
 """
 
 
@@ -129,6 +135,17 @@ class Snapshot:
             reason = error.diag.message_primary or "the table can't be read"
             raise EtlError(Kind.COPY, place, reason, "check that the table exists and may be read") from None
 
+    def find_all(self, names: list[TableName]) -> dict[TableName, Found | None]:
+        """The same for many tables in a few queries. What is not so simple (a table that is locked, gone or not as it should be) is left out: `find`
+        waits for it, or tells what is wrong."""
+        try:
+            with self.first.transaction():
+                return find_all(self.first, self._access.source, names, self._forms)
+        except (EtlError, psycopg.errors.Error):
+            if self.first.broken:
+                raise
+            return {}
+
     def _connected(self) -> psycopg.Connection[Any]:
         made = connect(self._access.source, self._access.password)
         self._resources.callback(made.close)
@@ -157,25 +174,69 @@ def find(
     reader: psycopg.Connection[Any], source: Source, name: TableName, place: str, forms: BinaryForms
 ) -> Found | None:
     """The table as this connection's snapshot shows it, locked against changes; None when it was rewritten since."""
-    table_name = sql.Identifier(name.schema, name.name)
-    reader.execute(sql.SQL("LOCK TABLE {}{} IN ACCESS SHARE MODE").format(sql.SQL(_only(reader, name)), table_name))
-    row = reader.execute(
-        "SELECT c.oid::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s",
-        [name.schema, name.name],
-    ).fetchone()
-    leaves = leaves_of(reader, row[0], name) if row else None
-    if row is None or leaves is None:
+    reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_locked(name, tree=_is_tree(reader, name))))
+    row = reader.execute(_OIDS, [[name.schema], [name.name]]).fetchone()
+    if row is None:
         return None
-    table, binary = _shape(reader, source, row[0], place, forms)
-    condition = _row_filter(reader, source, name)
-    form = wire.dump(replace(table, version=0)) + condition
-    return Found(table, leaves, condition, hashlib.sha256(form.encode()).hexdigest(), binary)
+    published = published_tables(reader, sources.publications_of(source), place, row[0])
+    found = _founds(reader, source, {row[0]: name}, published, forms)
+    if name not in found:
+        raise EtlError(Kind.COPY, place, "the table is not published any more", "publish it again")
+    return found[name]
+
+
+def find_all(
+    reader: psycopg.Connection[Any], source: Source, names: list[TableName], forms: BinaryForms
+) -> dict[TableName, Found | None]:
+    """The same of many tables; an error when one of them can't be locked at once."""
+    rows = reader.execute(_OIDS, [[name.schema for name in names], [name.name for name in names]]).fetchall()
+    oids = {oid: TableName(schema, name) for oid, schema, name, _ in rows}
+    if not oids:
+        return {}
+    locked = sql.SQL(", ").join(_locked(TableName(schema, name), tree=tree) for _, schema, name, tree in rows)
+    reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(locked))
+    published = published_tables(reader, sources.publications_of(source), f"source {source.name}")
+    return _founds(reader, source, oids, published, forms)
+
+
+def _founds(
+    reader: psycopg.Connection[Any],
+    source: Source,
+    oids: dict[int, TableName],
+    published: list[Published],
+    forms: BinaryForms,
+) -> dict[TableName, Found | None]:
+    """What there is of tables that are locked; without those that are not published."""
+    columns = {listed.oid: listed.columns for listed in published}
+    leaves = _leaves(reader, oids)
+    facts = read_catalogs(reader, list(oids))
+    conditions = _row_filters(reader, source, list(oids.values()))
+    found: dict[TableName, Found | None] = {}
+    for oid, name in oids.items():
+        there = leaves[oid]
+        if there is None:
+            found[name] = None
+        elif oid in facts and oid in columns:
+            table = table_of(facts[oid], columns[oid])
+            condition = conditions.get(name, "")
+            form = hashlib.sha256((wire.dump(replace(table, version=0)) + condition).encode()).hexdigest()
+            found[name] = Found(table, there, condition, form, choose(source, forms, [(facts[oid], table)]))
+    return found
 
 
 def leaves_of(reader: psycopg.Connection[Any], oid: int, name: TableName) -> tuple[Leaf, ...] | None:
     """Where the rows are; None when one of the leaves was rewritten, or attached, after the snapshot."""
-    found = reader.execute(_LEAVES, {"oid": oid}).fetchall()
+    return _leaves(reader, {oid: name})[oid]
+
+
+def _leaves(reader: psycopg.Connection[Any], oids: dict[int, TableName]) -> dict[int, tuple[Leaf, ...] | None]:
+    rows: dict[int, list[Any]] = {oid: [] for oid in oids}
+    for root, *row in reader.execute(_LEAVES, {"oids": list(oids)}):
+        rows[root].append(row)
+    return {oid: _leaves_among(rows[oid], oid, name) for oid, name in oids.items()}
+
+
+def _leaves_among(found: list[Any], oid: int, name: TableName) -> tuple[Leaf, ...] | None:
     if any(kind == "r" and before != now for _, _, _, kind, before, now, _, _ in found):
         return None
     leaves = [
@@ -189,40 +250,34 @@ def leaves_of(reader: psycopg.Connection[Any], oid: int, name: TableName) -> tup
     return tuple(leaves)
 
 
-def _only(reader: psycopg.Connection[Any], name: TableName) -> str:
+def _locked(name: TableName, *, tree: bool) -> sql.Composed:
     """A partitioned table is its partitions; of any other table the children are tables of their own."""
+    return sql.SQL("" if tree else "ONLY ") + sql.Identifier(name.schema, name.name)
+
+
+def _is_tree(reader: psycopg.Connection[Any], name: TableName) -> bool:
     row = reader.execute(
         "SELECT FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
         [name.schema, name.name],
     ).fetchone()
-    return "ONLY " if row is None else ""
+    return row is not None
 
 
-def _shape(
-    reader: psycopg.Connection[Any], source: Source, oid: int, place: str, forms: BinaryForms
-) -> tuple[Table, bool]:
-    """What is published of the table, and whether all of it is read in binary."""
-    found = read_catalog(reader, oid)
-    published = published_tables(reader, sources.publications_of(source), place, oid)
-    if found is None or not published:
-        raise EtlError(Kind.COPY, place, "the table is not published any more", "publish it again")
-    table = table_of(found, published[0].columns)
-    return table, choose(source, forms, [(found, table)])
-
-
-def _row_filter(reader: psycopg.Connection[Any], source: Source, name: TableName) -> str:
-    """Which rows the publications publish, as SQL; empty for all of them. The text is PostgreSQL's own rendering in its catalog."""
+def _row_filters(reader: psycopg.Connection[Any], source: Source, names: list[TableName]) -> dict[TableName, str]:
+    """Which rows the publications publish, as SQL; without those of which it is all. The text is PostgreSQL's own rendering in its catalog."""
     if reader.info.server_version < COLUMN_LISTS:
-        return ""
-    rows = reader.execute(
-        "SELECT rowfilter FROM pg_publication_tables WHERE pubname = ANY(%s) AND schemaname = %s AND tablename = %s",
-        [sources.publications_of(source), name.schema, name.name],
-    ).fetchall()
-    filters = [row[0] for row in rows]
-    if not filters or None in filters:  # one publication without a filter publishes every row
-        return ""
-    return " OR ".join(f"({text})" for text in filters)
+        return {}
+    filters: dict[TableName, list[str | None]] = {}
+    for schema, name, text in reader.execute(
+        "SELECT p.schemaname::text, p.tablename::text, p.rowfilter FROM pg_publication_tables p"
+        " JOIN unnest(%s::text[], %s::text[]) AS wanted (schema, name) ON p.schemaname = schema AND p.tablename = name"
+        " WHERE p.pubname = ANY(%s)",
+        [[name.schema for name in names], [name.name for name in names], sources.publications_of(source)],
+    ):
+        filters.setdefault(TableName(schema, name), []).append(text)
+    # One publication without a filter publishes every row.
+    return {name: " OR ".join(f"({text})" for text in found) for name, found in filters.items() if None not in found}
 
 
 def slot_name(source: Source, incarnation: int, attempt: int) -> str:

@@ -129,9 +129,10 @@ def _tls_trouble(text: str, source: Source, place: str, where: str) -> EtlError:
     return EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
 
 
-def broken_off(error: psycopg.Error, source: Source) -> EtlError:
+def broken_off(error: psycopg.Error | BrokenOffError, source: Source) -> EtlError:
     """A connection that was made broke off in the middle of something."""
-    reason = f"the connection broke off: {error.diag.message_primary or type(error).__name__}"
+    told = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
+    reason = f"the connection broke off: {told or type(error).__name__}"
     return EtlError(Kind.STREAM, f"source {source.name}", reason, "it is made again by itself", transient=True)
 
 

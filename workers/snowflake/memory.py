@@ -1,6 +1,6 @@
 """`_ETL_STATE`: what a state store that is lost must be able to get back, beside the watermarks.
 
-    Keep      the state of a table that is READY, as the store has it        one MERGE
+    Keep      the state of a table that is READY, as the store has it        one MERGE, for all that came while the last one ran
     Recall    a store was lost: what is known of all tables of a pipeline    one SELECT
 
 The shape and the place from which it holds are in the watermark row, and newer there. A state counts only in the generation of the watermark: a table
@@ -20,6 +20,7 @@ from snowflake.connector.errors import Error, ProgrammingError
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import Keep, Kept, Recall, Recalled, Recollection, ToPublisher
 from etl_supervisor.model import names
+from etl_supervisor.model.table import TableName
 from workers.snowflake.connection import DOES_NOT_EXIST, classify
 from workers.snowflake.identifiers import literal, quoted
 from workers.snowflake.jobs import Jobs, Lane
@@ -27,8 +28,13 @@ from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import Tag
 
 TABLES_PER_MESSAGE = 100  # a shape of 1,600 columns is 300 kB; a message holds 16 MB
+CHARACTERS_PER_STATEMENT = 250_000  # of states, before they are quoted: a statement of Snowflake's has at most 1 MB
 
 log = structlog.get_logger()
+
+
+Send = Callable[[ToPublisher], None]
+Asked = tuple[Keep, Send]
 
 
 class Memory:
@@ -36,45 +42,80 @@ class Memory:
 
     def __init__(self, jobs: Jobs, sessions: Sessions) -> None:
         self._jobs, self._sessions = jobs, sessions
+        self._waiting: dict[tuple[int, str], list[Asked]] = {}  # by destination and pipeline of which some are written
 
-    def take(self, message: Keep | Recall, send: Callable[[ToPublisher], None]) -> None:
+    def take(self, message: Keep | Recall, send: Send) -> None:
         """Begin; the answer goes by `send`, from the loop's own thread."""
+        if isinstance(message, Recall):
+            self._start(message, partial(recall, message=message), partial(_recalled, message, send))
+            return
+        key = (message.destination.id, message.pipeline)
+        if key in self._waiting:
+            self._waiting[key].append((message, send))
+        else:
+            self._waiting[key] = [(message, send)]
+            self._keep_next(key)
+
+    def _keep_next(self, key: tuple[int, str]) -> None:
+        """Write what waits, as far as it goes together; then the rest and what came meanwhile."""
+        if not self._waiting[key]:
+            del self._waiting[key]
+            return
+        some, self._waiting[key] = together(self._waiting[key])
 
         def told(future: Future[Any]) -> None:
-            match message:
-                case Keep():
-                    _kept(message, send, future)
-                case Recall():
-                    _recalled(message, send, future)
+            if future.exception() is not None and len(some) > 1:
+                for item in some:  # it may be one of them
+                    self._start(item[0], partial(keep, messages=[item[0]]), partial(_kept, [item]))
+            else:
+                _kept(some, future)
+            self._keep_next(key)
 
-        self._jobs.start(message.destination.id, Lane.OPEN, partial(self._job, message), told)
+        self._start(some[0][0], partial(keep, messages=[message for message, _ in some]), told)
 
-    def _job(self, message: Keep | Recall) -> list[Recollection]:
-        place = f"pipeline {message.pipeline}"
-
-        def job(connection: Any) -> list[Recollection]:
+    def _start(self, message: Keep | Recall, work: Callable[..., Any], told: Callable[[Future[Any]], None]) -> None:
+        def job(connection: Any) -> Any:
             try:
                 with connection.cursor() as cursor:
-                    if isinstance(message, Recall):
-                        return recall(cursor, message)
-                    keep(cursor, message)
-                    return []
+                    return work(cursor)
             except Error as error:
-                raise classify(error, place, Kind.DESTINATION_SETUP) from None
+                raise classify(error, f"pipeline {message.pipeline}", Kind.DESTINATION_SETUP) from None
 
-        return self._sessions.run(message.destination, Tag(message.pipeline, "", "state"), job)
+        run = partial(self._sessions.run, message.destination, Tag(message.pipeline, "", "state"), job)
+        self._jobs.start(message.destination.id, Lane.OPEN, run, told)
 
 
-def keep(cursor: Any, message: Keep) -> None:
-    """Write a table's state; makes the table of states if there is none."""
-    states = _qualified(message, names.STATE_TABLE)
-    landing = literal(message.destination.naming.landing_table(message.table))
-    values = f"{message.generation}, {literal(message.state)}, CURRENT_TIMESTAMP()"
+def together(waiting: list[Asked]) -> tuple[list[Asked], list[Asked]]:
+    """Those that are written by one statement, the first among them, each table once; and the others."""
+    some: list[Asked] = []
+    others: list[Asked] = []
+    tables: set[TableName] = set()
+    characters = 0
+    for item in waiting:
+        message = item[0]
+        characters += len(message.state)
+        fits = message.destination == waiting[0][0].destination and message.table not in tables
+        if not some or (fits and characters <= CHARACTERS_PER_STATEMENT and len(some) < TABLES_PER_MESSAGE):
+            some.append(item)
+            tables.add(message.table)
+        else:
+            others.append(item)
+    return some, others
+
+
+def keep(cursor: Any, messages: list[Keep]) -> None:
+    """Write the states of tables of one destination; makes the table of states if there is none."""
+    states = _qualified(messages[0], names.STATE_TABLE)
+    rows = " UNION ALL ".join(
+        f"SELECT {literal(message.destination.naming.landing_table(message.table))} AS LANDING_TABLE,"
+        f" {message.generation} AS GENERATION, {literal(message.state)} AS STATE"
+        for message in messages
+    )
     statement = (
-        f"MERGE INTO {states} t USING (SELECT {landing} AS LANDING_TABLE) s ON t.LANDING_TABLE = s.LANDING_TABLE"
-        f" WHEN MATCHED THEN UPDATE SET GENERATION = {message.generation}, STATE = {literal(message.state)},"
-        " UPDATED_AT = CURRENT_TIMESTAMP()"
-        f" WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, GENERATION, STATE, UPDATED_AT) VALUES (s.LANDING_TABLE, {values})"
+        f"MERGE INTO {states} t USING ({rows}) s ON t.LANDING_TABLE = s.LANDING_TABLE"
+        " WHEN MATCHED THEN UPDATE SET GENERATION = s.GENERATION, STATE = s.STATE, UPDATED_AT = CURRENT_TIMESTAMP()"
+        " WHEN NOT MATCHED THEN INSERT (LANDING_TABLE, GENERATION, STATE, UPDATED_AT)"
+        " VALUES (s.LANDING_TABLE, s.GENERATION, s.STATE, CURRENT_TIMESTAMP())"
     )
     try:
         cursor.execute(statement)
@@ -119,11 +160,12 @@ def _qualified(message: Keep | Recall, table: str) -> str:
     return ".".join(map(quoted, names_))
 
 
-def _kept(message: Keep, send: Callable[[ToPublisher], None], future: Future[Any]) -> None:
+def _kept(some: list[Asked], future: Future[Any]) -> None:
     error = future.exception()
-    if error is not None:
-        log.warning("state_not_kept", pipeline=message.pipeline, table=str(message.table), reason=_reason(error))
-    send(Kept(message.handle, error is None))
+    for message, send in some:
+        if error is not None:
+            log.warning("state_not_kept", pipeline=message.pipeline, table=str(message.table), reason=_reason(error))
+        send(Kept(message.handle, error is None))
 
 
 def _recalled(message: Recall, send: Callable[[ToPublisher], None], future: Future[Any]) -> None:

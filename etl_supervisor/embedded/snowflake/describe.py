@@ -1,4 +1,4 @@
-"""What every open of a table asks, answered without fakesnow: DESCRIBE TABLE, and CREATE … IF NOT EXISTS of what is there.
+"""What every open of a table asks, answered without fakesnow: DESCRIBE TABLE, CREATE … IF NOT EXISTS of what is there, and what a block returns.
 
 fakesnow's view of all columns of all tables takes longer the more tables there are; DuckDB finds one by its name. Only comments have to be looked for
 among all columns, and only those of a table that is there.
@@ -53,7 +53,7 @@ def answer(warehouse: Warehouse, sql: str) -> dict[str, Any] | None:
     if found := _CREATE.match(sql):
         names = parts_of(found["name"])
         there = _has_schema(warehouse, names) if found["schema"] else _has_table(warehouse, names)
-        return _data(("status",), [[f"{names[-1]} already exists, statement succeeded."]]) if there else None
+        return texts(("status",), [[f"{names[-1]} already exists, statement succeeded."]]) if there else None
     return None
 
 
@@ -89,10 +89,11 @@ def _table(warehouse: Warehouse, table: list[str]) -> dict[str, Any]:
         spelled = f"VARCHAR({lengths.get(name) or _LENGTH})" if kind == "VARCHAR" else _spelled(kind)
         null = "Y" if nullable else "N"
         rows.append([name, spelled, "COLUMN", null, default, "N", "N", None, None, comments.get(name), None, None])
-    return _data(_TITLES, rows)
+    return texts(_TITLES, rows)
 
 
-def _data(titles: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
+def texts(titles: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
+    """A result of texts."""
     return {
         "rowtype": [{**_TITLE, "name": title} for title in titles],
         "rowset": rows,
@@ -101,6 +102,14 @@ def _data(titles: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
         "queryResultFormat": "json",
         "parameters": [],
     }
+
+
+def value(title: str, found: Any) -> dict[str, Any]:
+    """A result of one value: a whole number, or a text."""
+    told = texts((title,), [[None if found is None else str(found)]])
+    if isinstance(found, int):
+        told["rowtype"] = [{**_TITLE, "name": title, "type": "fixed", "precision": 38, "scale": 0}]
+    return told
 
 
 def _spelled(kind: str) -> str:

@@ -5,7 +5,7 @@ MERGE                  would run in steps that see each other's work
 NULL timestamps        would come out as 1970
 comments on columns    would not be shown by DESCRIBE
 names with apostrophes would end the literals that it makes of them
-trees of statements    would be walked slowly, some seventy times for each statement
+trees of statements    would be walked slowly, some seventy times for each statement (`passes`), and kept for ever
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ import fakesnow.transforms
 import fakesnow.transforms.transforms
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlglot import exp
 from sqlglot.expressions.core import Expr
+
+from etl_supervisor.embedded.snowflake import passes
+
+RESULTS_KEPT = 100  # of a session
 
 
 class _Quoting(Template):
@@ -39,8 +44,11 @@ def close_gaps() -> None:
     """Once is enough; again does no harm."""
     if isinstance(fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE, _Quoting):
         return
-    Expr.transform = _transform  # type: ignore[method-assign]
-    fakesnow.transforms.integer_precision = lambda expression: expression
+    cursor: Any = fakesnow.cursor.FakeSnowflakeCursor
+    cursor._execute = _without_trees(cursor._execute)
+    passes.close_gap(cursor)
+    fakesnow.transforms.upper_case_unquoted_identifiers = passes.upper_case_unquoted_identifiers
+    fakesnow.transforms.integer_precision = _nothing
     fakesnow.transforms.merge = lambda merge_expr: [merge_expr]
     fakesnow.arrow.timestamp_to_sf_struct = _with_nulls(fakesnow.arrow.timestamp_to_sf_struct)
     described = fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE.template
@@ -56,25 +64,22 @@ def close_gaps() -> None:
     )
 
 
-def _transform(self: Expr, fun: Any, *args: Any, copy: bool = True, **kwargs: Any) -> Any:
-    """As sqlglot's: each node in turn through `fun`, the children of those that it leaves as they are after them. One loop without generators."""
-    stack: list[Any] = [self.copy() if copy else self]
-    root: Any = None
-    while stack:
-        node = stack.pop()
-        parent, key, index = node.parent, node.arg_key, node.index
-        new = fun(node, *args, **kwargs)
-        if root is None:
-            root = new
-        elif new is not node and parent and key:
-            parent.set(key, new, index)
-        if new is node:
-            for value in reversed(node.args.values()):
-                if type(value) is list:
-                    stack += [item for item in reversed(value) if isinstance(item, Expr)]
-                elif isinstance(value, Expr):
-                    stack.append(value)
-    return root
+def _without_trees(plain: Any) -> Any:
+    """A session remembers the last results for RESULT_SCAN, which needs nothing of the statements' trees."""
+
+    def execute(self: Any, transformed: Expr, params: Any = None) -> None:
+        plain(self, transformed, params)
+        kept = self._conn.results_cache
+        if self._sfqid in kept:
+            kept[self._sfqid] = (*kept[self._sfqid][:-1], exp.Select())
+        while len(kept) > RESULTS_KEPT:
+            del kept[next(iter(kept))]
+
+    return execute
+
+
+def _nothing(expression: Expr) -> Expr:
+    return expression
 
 
 def _with_nulls(plain: Any) -> Any:

@@ -85,12 +85,12 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
             except fakesnow.ServerError as error:
                 return _failure(error.code, error.message)
             if isinstance(done, dict):
-                return JSONResponse({"data": done, "code": None, "message": None, "success": True})
+                return _success(done)
             asked["sqlText"] = done or asked["sqlText"]
             return await _answer(warehouse, tasks, request, asked)
 
     async def telemetry(_: Request) -> Response:
-        return JSONResponse({"data": "Log Received", "code": None, "message": None, "success": True})
+        return _success("Log Received")
 
     own = [
         Route("/session/v1/login-request", login, methods=["POST"]),
@@ -124,7 +124,7 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
     sql = asked["sqlText"]
     try:
         if (known := await run_in_threadpool(describe.answer, warehouse, sql)) is not None:
-            return JSONResponse({"data": known, "code": None, "message": None, "success": True})
+            return _success(known)
     except LookupError as missing:
         return _failure(DOES_NOT_EXIST, f"Table '{missing.args[0]}' does not exist or not authorized.", "42S02")
     if await run_in_threadpool(tasks.take, sql):
@@ -133,10 +133,11 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
     comments = statements.comments_of(sql)
     if block is None and not statements.is_merge(sql):
         asked["sqlText"] = statements.rewritten(sql)
-    else:  # run here; what is left for fakesnow is the answer
+    else:
         try:
             execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)), tasks, warehouse)
-            asked["sqlText"] = await run_in_threadpool(_outcome, sql, block, execute)
+            title, outcome = await run_in_threadpool(_outcome, sql, block, execute)
+            return _success(describe.value(title, outcome))
         except fakesnow.ServerError as error:
             return _failure(error.code, error.message)
         except Error as error:
@@ -151,14 +152,13 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
     return response
 
 
-def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> str:
-    """Run a block or a MERGE; the query that gives its result."""
+def _outcome(sql: str, block: str | None, execute: scripting.Execute) -> tuple[str, Any]:
+    """Run a block or a MERGE; the title of its result, and the result."""
     if block is None:
         ((merged,),) = execute(sql)[0]
-        return f'SELECT {int(merged)} AS "number of rows merged"'
+        return "number of rows merged", int(merged)
     outcome = scripting.run(block, execute)
-    text = "NULL" if outcome is None else "'" + str(outcome).replace("'", "''") + "'"
-    return f'SELECT {text} AS "anonymous block"'
+    return "anonymous block", None if outcome is None else str(outcome)
 
 
 def _executor(connection: Any, tasks: Tasks, warehouse: Warehouse) -> scripting.Execute:
@@ -183,6 +183,10 @@ def _with_body(request: Request, body: bytes) -> Request:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return Request({**request.scope, "headers": headers}, receive)
+
+
+def _success(data: dict[str, Any] | str) -> JSONResponse:
+    return JSONResponse({"data": data, "code": None, "message": None, "success": True})
 
 
 def _failure(code: str, message: str, state: str | None = None) -> JSONResponse:
