@@ -157,7 +157,10 @@ def test_a_step_that_fails_leaves_the_steps_before_it_and_nobody_locked_out(
     revert(settings, "app", 1)
     before = steps_of(settings, "app")
     database.execute("create function app.refuse() returns event_trigger language plpgsql as $$ begin raise 'not now'; end $$")  # fmt: skip
-    database.execute("create event trigger refuse on ddl_command_end when tag in ('ALTER TABLE') execute function app.refuse()")  # fmt: skip
+    changes = "'ALTER TABLE', 'CREATE TABLE', 'CREATE INDEX'"
+    database.execute(
+        f"create event trigger refuse on ddl_command_end when tag in ({changes}) execute function app.refuse()"
+    )
     with pytest.raises(EtlError, match="not now"):
         migrate(settings)
     assert steps_of(settings, "app") == before
