@@ -56,6 +56,7 @@ def begin(
     sources.take_slot(catalog, source, context.until, tick)
     stream = resources.enter_context(contextlib.closing(ReplicationStream(source, password)))
     identity = stream.identify()
+    stored = store.progress(source.stream)  # before it is rebuilt: what is found out is not written yet
     known = last_progress(context, store, catalog, identity, tick)
     access = Access(source, password, primary_url, identity[0])
     with nudging(access, tick, standby=standby) as nudge:
@@ -65,7 +66,7 @@ def begin(
             progress = sources.replacement(catalog, stream, source, last, nudge)
         else:
             progress = sources.starting_point(catalog, stream, source, known, nudge)
-    return Begun(catalog, stream, access, standby, known, progress)
+    return Begun(catalog, stream, access, standby, stored, progress)
 
 
 def still_kept(store: StateStore, spec: SourceSpec, known: Progress | None) -> Progress | None:
