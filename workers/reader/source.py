@@ -202,8 +202,10 @@ def take_slot(connection: psycopg.Connection[Any], source: Source, until: float,
     """
     if until == float("inf") or clock() >= until:
         return
+    # In the list, not in the condition: PostgreSQL orders conditions as it likes, and then every walsender of the server ends.
     ended = connection.execute(
-        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)",
+        "SELECT active_pid, pg_terminate_backend(active_pid) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL",
         [source.slot],
     ).fetchone()
     if ended is not None:
