@@ -202,7 +202,11 @@ def take_slot(connection: psycopg.Connection[Any], source: Source, until: float,
     """
     if until == float("inf") or clock() >= until:
         return
-    query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND pg_terminate_backend(active_pid)"
+    # In the list, not in the condition: PostgreSQL orders conditions as it likes, and then every walsender of the server ends.
+    query = (
+        "SELECT active_pid, pg_terminate_backend(active_pid) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL"
+    )
     try:
         ended = connection.execute(query, [source.slot]).fetchone()
     except psycopg.errors.InsufficientPrivilege:
