@@ -16,6 +16,7 @@ from typing import Any
 import fakesnow.arrow
 import fakesnow.cursor
 import fakesnow.info_schema
+import fakesnow.server
 import fakesnow.transforms
 import fakesnow.transforms.transforms
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from sqlglot import exp
 from sqlglot.expressions.core import Expr
 
-from etl_supervisor.embedded.snowflake import passes
+from etl_supervisor.embedded.snowflake import passes, templates
 
 RESULTS_KEPT = 100  # of a session
 
@@ -47,6 +48,7 @@ def close_gaps() -> None:
     cursor: Any = fakesnow.cursor.FakeSnowflakeCursor
     cursor._execute = _without_trees(cursor._execute)
     passes.close_gap(cursor)
+    templates.close_gap(cursor, fakesnow.server)
     fakesnow.transforms.upper_case_unquoted_identifiers = passes.upper_case_unquoted_identifiers
     fakesnow.transforms.integer_precision = _nothing
     fakesnow.transforms.merge = lambda merge_expr: [merge_expr]
