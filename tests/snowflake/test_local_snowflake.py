@@ -221,9 +221,23 @@ def test_structure_inside_strings_is_no_structure() -> None:
       IF (SQLROWCOUNT <> 3) THEN RETURN 'no'; ELSEIF (1 = 1) THEN BEGIN TRANSACTION; COMMIT; END IF;
       RETURN 'done';
     END;"""
-    assert scripting.run(text, execute) == 7
+    assert scripting.run(text, execute) == "done"
     assert seen[0].startswith("UPDATE t SET a = 'x; END IF; BEGIN'")
-    assert "SELECT (3 <> 3)" in seen[1]
+    assert seen[1:] == ["BEGIN TRANSACTION", "COMMIT"]
+
+
+def test_only_plain_texts_and_comparisons_are_answered_without_the_database() -> None:
+    asked = []
+
+    def execute(sql: str) -> tuple[list[tuple[Any, ...]], int]:
+        asked.append(sql)
+        return [("asked",)], 1
+
+    for text, value in [("'it'", "it"), ("''", ""), (" (12 = 12) ", True), ("3 <> 3", False), ("07 = 7", True)]:
+        assert scripting.run(f"BEGIN RETURN {text}; END;", execute) == value
+    assert not asked
+    others = ["'it''s'", r"'\n'", "1", "'a' = 'a'", "1 = 1 AND 2 = 2", "-1 = 1", "'a' || 'b'", "1.0 = 1", "NULL"]
+    assert [scripting.run(f"BEGIN RETURN {text}; END;", execute) for text in others] == ["asked"] * len(others)
 
 
 @pytest.mark.parametrize("text", ["BEGIN SELECT 1;", "SELECT 1; END;", "BEGIN END; SELECT 1", ""])

@@ -58,12 +58,26 @@ def close_gaps() -> None:
     fakesnow.transforms.transforms.SQL_DESCRIBE_TABLE = _Quoting(with_comments)
     for title in ("SQL_CREATED_TABLE", "SQL_CREATED_SCHEMA", "SQL_CREATED_VIEW", "SQL_OBJECT_EXISTS", "SQL_DROPPED"):
         setattr(fakesnow.cursor, title, _Quoting(getattr(fakesnow.cursor, title).template))
-    commented = fakesnow.info_schema.insert_table_comment_sql
-    fakesnow.info_schema.insert_table_comment_sql = lambda *texts: commented(*map(_doubled, texts))
-    noted = fakesnow.info_schema.insert_text_lengths_sql
-    fakesnow.info_schema.insert_text_lengths_sql = lambda catalog, schema, table, text_lengths: noted(
-        _doubled(catalog), _doubled(schema), _doubled(table), [(_doubled(name), size) for name, size in text_lengths]
-    )
+    info_schema: Any = fakesnow.info_schema
+    info_schema.insert_table_comment_sql = _noted(info_schema.insert_table_comment_sql)
+    info_schema.insert_text_lengths_sql = _noted(info_schema.insert_text_lengths_sql)
+
+
+def _noted(plain: Any) -> Any:
+    """Comments and text lengths of a table are kept in memory. The first ones of a name can't replace any: without ON CONFLICT they cost half."""
+    seen: set[tuple[str, ...]] = set()
+
+    def statement(catalog: str, schema: str, table: str, notes: Any) -> str:
+        one = not isinstance(notes, list)
+        doubled = _doubled(notes) if one else [(_doubled(name), size) for name, size in notes]
+        text: str = plain(*map(_doubled, (catalog, schema, table)), doubled)
+        twice = not one and len({name for name, _ in notes}) < len(notes)
+        if twice or (catalog, schema, table) in seen:
+            return text
+        seen.add((catalog, schema, table))
+        return text[: text.rindex("ON CONFLICT")]
+
+    return statement
 
 
 def _without_trees(plain: Any) -> Any:

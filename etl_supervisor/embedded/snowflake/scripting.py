@@ -19,6 +19,10 @@ _TOKEN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 
+_ROWCOUNT = re.compile("SQLROWCOUNT", re.IGNORECASE)
+# What a block's end and its checks mostly are: a text, or whether two whole numbers are the same. No need to ask the database.
+_PLAIN = re.compile(r"""\s*(?:'(?P<text>[^'\\$]*)'|\(?\s*(?P<number>\d+)\s*(?P<same>=|<>)\s*(?P<other>\d+)\s*\)?)\s*""")
+
 
 class ScriptError(Exception):
     """The block's text is not understood."""
@@ -107,11 +111,20 @@ class _Run:
         _, self._rowcount = self._execute(self._filled(text))
 
     def _value(self, expression: str) -> Any:
-        rows, _ = self._execute(f"SELECT {self._filled(expression, bare=True)}")
+        filled = self._filled(expression, bare=True)
+        if plain := _PLAIN.fullmatch(filled):
+            return (
+                plain["text"]
+                if plain["number"] is None
+                else (int(plain["number"]) == int(plain["other"])) == (plain["same"] == "=")
+            )
+        rows, _ = self._execute(f"SELECT {filled}")
         return rows[0][0]
 
     def _filled(self, text: str, *, bare: bool = False) -> str:
         """SQLROWCOUNT and variables as literals (`:name` in statements, also bare names in expressions)."""
+        if not self._variables and _ROWCOUNT.search(text) is None:
+            return text
         parts: list[str] = []
         colon = False
         for kind, token in _tokens(text):
