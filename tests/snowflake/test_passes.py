@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import Template
 from typing import Any
 
+import duckdb
 import fakesnow.cursor
 import pytest
 from fakesnow.dialect import parse_one
@@ -12,7 +14,7 @@ from fakesnow.instance import FakeSnow
 from sqlglot import exp
 from sqlglot.expressions.core import Expr
 
-from etl_supervisor.embedded.snowflake import passes
+from etl_supervisor.embedded.snowflake import answers, passes
 from etl_supervisor.embedded.snowflake.gaps import close_gaps
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.pipeline import Destination
@@ -74,6 +76,11 @@ UPDATE t SET a = u.b, c = IFF(d IS NULL, 1, 2) FROM u WHERE t.k = u.k
 DELETE FROM t USING u WHERE t.k = u.k
 MERGE INTO t USING u ON t.k = u.k WHEN MATCHED AND u.d THEN DELETE WHEN MATCHED THEN UPDATE SET a = u.a WHEN NOT MATCHED THEN INSERT (k) VALUES (u.k)
 """.strip().splitlines()
+NAMED = [
+    Template(f"SELECT '{text}' as 'status'") for text in ("Table ${name} successfully created.", "${name} dropped")
+]
+NAMED.append(Template("SELECT '${name} already exists, statement succeeded.' as status"))
+COUNTED = [fakesnow.cursor.SQL_INSERTED_ROWS, fakesnow.cursor.SQL_UPDATED_ROWS, fakesnow.cursor.SQL_DELETED_ROWS]
 DESTINATION = Destination(
     1, "d", "snowflake", "LOCAL", "ETL", "ANALYTICS", "PUBLIC", None, None, "k", None, None, "ETL_LANDING", 5.0
 )
@@ -114,6 +121,20 @@ def test_statements_are_translated_as_with_all_passes(tmp_path: Path, monkeypatc
         plain = _outcome(cursor, sql)
         monkeypatch.undo()
         assert _outcome(cursor, sql) == plain, sql
+
+
+@pytest.mark.filterwarnings("ignore:Arrow output")
+@pytest.mark.parametrize("count", [0, 1, 999_999_999, 1_000_000_000, 3_000_000_000])
+def test_status_lines_and_counts_are_what_duckdb_says(count: int) -> None:
+    connection = duckdb.connect()
+    names = ("T", "it''s", "a b")
+    told = [fakesnow.cursor.SQL_SUCCESS, *(made.substitute(name=name) for made in NAMED for name in names)]
+    for sql in told + [made.substitute(count=count) for made in COUNTED]:
+        whole = connection.execute(sql).to_arrow_table()
+        assert (count > 999_999_999 and answers.of(sql) is None) or answers.of(sql) == whole
+        answering = answers.Answering(connection)
+        assert answering.execute(sql).to_arrow_table().equals(whole)
+        assert answering.execute(sql).fetchall() == [tuple(row.values()) for row in whole.to_pylist()]
 
 
 def test_a_pass_that_is_not_known_sees_every_node() -> None:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from sqlglot import exp
 from sqlglot.expressions.core import Expr
 
-from etl_supervisor.embedded.snowflake import passes, templates
+from etl_supervisor.embedded.snowflake import answers, passes, templates
 
 RESULTS_KEPT = 100  # of a session
 
@@ -47,6 +47,7 @@ def close_gaps() -> None:
         return
     cursor: Any = fakesnow.cursor.FakeSnowflakeCursor
     cursor._execute = _without_trees(cursor._execute)
+    answers.close_gap(cursor)
     passes.close_gap(cursor)
     templates.close_gap(cursor, fakesnow.server)
     fakesnow.transforms.upper_case_unquoted_identifiers = passes.upper_case_unquoted_identifiers
