@@ -8,7 +8,8 @@ actor and the second source's reader are killed, so that the supervisor, the mon
 deaths of others; metrics and API are asked at each look. Looked at, of every process that lives long enough: anonymous memory, descriptors,
 threads. Of the machine: files in /dev/shm (but for PostgreSQL's own), keys in Redis, replication slots.
 
-The first third of the time is warm-up (Arrow's and Python's pools fill); then the medians of the second and of the last third are compared.
+The first third of the time is warm-up (Arrow's and Python's pools fill); then the second and the last third are compared. `course` has the medians of
+the sixths of the time.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class Series:
 
     values: list[float] = field(default_factory=list)
 
-    def grown(self) -> tuple[float, float]:
-        """Medians of the second and of the last third."""
-        third = max(1, len(self.values) // 3)
-        return statistics.median(self.values[third : 2 * third] or self.values), statistics.median(self.values[-third:])
+    def course(self) -> list[float]:
+        """Medians of the sixths of the time."""
+        count = len(self.values)
+        return [round(statistics.median(self.values[count * k // 6 : count * (k + 1) // 6]), 1) for k in range(6)]
 
 
 class Books:
@@ -85,14 +86,15 @@ class Books:
                 self.note(f"{name} threads", int(status["Threads"]))
                 self.note(f"{name} descriptors", len(os.listdir(f"/proc/{pid}/fd")))
 
-    def report(self, looks: int) -> dict[str, dict[str, float | bool]]:
-        """Of everything that was seen most of the time: middle, end, and whether it grew too much."""
-        found: dict[str, dict[str, float | bool]] = {}
+    def report(self, looks: int) -> dict[str, dict[str, object]]:
+        """Of everything that was seen most of the time: its course, and whether it grew too much."""
+        found: dict[str, dict[str, object]] = {}
         for name, series in self.series.items():
-            if len(series.values) >= looks * 0.8:
-                middle, end = series.grown()
+            if len(series.values) >= max(6, looks * 0.8):
+                course = series.course()
+                middle, end = statistics.mean(course[2:4]), statistics.mean(course[4:])
                 allowed = max(GROWTH_MB_MAX, middle * GROWTH_PART_MAX) if name.endswith("_mb") else GROWTH_FILES_MAX
-                found[name] = {"middle": round(middle, 1), "end": round(end, 1), "grew": end - middle > allowed}
+                found[name] = {"course": course, "grew": end - middle > allowed}
         return found
 
 
