@@ -2,7 +2,6 @@
 
 main       the commands
 start      a supervisor in this process: metrics directory, logs, exit code
-metricsdir the directory of the metrics files, and those that killed supervisors have left
 run        `run` without a config database: embedded parts and the demo shop
 demo       `demo`: everything, time-boxed, with kills, compared at the end
 query      `sql`: one statement at the configured Snowflake

@@ -93,7 +93,7 @@ def status(
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs")] = False) -> None:
-    """Look at sources, tables, slots and the state store, and say what to act on. Exit 0 when nothing is wrong (risks may be left)."""
+    """Look at sources, tables, slots, rights, destinations and the state store, and say what to act on. Exit 0 when nothing is wrong."""
     from etl_supervisor.cli.doctor import show
 
     if not show(_configured(), console, as_json=as_json):

@@ -6,9 +6,9 @@ import os
 import resource
 from collections.abc import Callable
 
-from etl_supervisor.cli.metricsdir import metrics_directory
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.exits import Exit
+from etl_supervisor.ipc import scratch
 from etl_supervisor.monitor import logs
 from etl_supervisor.supervision.supervisor import Supervisor
 
@@ -20,6 +20,6 @@ def supervise(
     logs.configure(settings, process="supervisor")
     _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))  # its children have it too
-    with metrics_directory() as directory:
+    with scratch.scratch(scratch.METRICS) as directory:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         return Supervisor(settings, on_ready=on_ready, reread=reread).run()

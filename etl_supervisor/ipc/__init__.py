@@ -7,4 +7,5 @@ segment    the slab: slots of a memfd that hold Arrow IPC, owned by the reader u
 arrow      the Arrow schema of a table's change log; a batch <-> the bytes of a slot
 jsontext   JSON text by Arrow kernels
 heartbeat  one shared page: the time of each child's last sign of life
+scratch    private directories, and those that killed processes have left
 """

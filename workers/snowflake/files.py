@@ -17,7 +17,6 @@ Rows that were refused are counted; the desk finds them by the anti-join and bri
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from snowflake.connector.errors import Error
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.ipc.scratch import FILES, scratch
 from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
@@ -95,7 +95,7 @@ class FileChannel:
         parts = self._parts(gathered)
         if parts is None:
             return None
-        with tempfile.TemporaryDirectory(prefix="etl-files-") as folder:
+        with scratch(FILES) as folder:
             there = {file.name for file in self._staged}
             missing = [part for part in parts if part.again is None or part.again.name not in there]
             made = [(self._write(Path(folder), part), part) for part in missing]

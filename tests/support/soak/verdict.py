@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from etl_supervisor.cli.compare import Difference
-from etl_supervisor.cli.metricsdir import remove_unused
+from etl_supervisor.ipc.scratch import FILES, METRICS, remove_unused
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.soak.world import SOAK_VARIABLE, SOURCES, World
@@ -97,7 +97,8 @@ def left_over(world: World) -> list[str]:
     """Processes, files, slots and rows that nobody will ever ask for again."""
     found = [f"process {pid}: {command}" for pid, command in _processes(str(world.folder))]
     found += [f"file {path.name}" for path in Path("/dev/shm").iterdir() if "etl" in path.name]
-    remove_unused(0.0, world.scratch)  # as the next supervisor to start does
+    for kind in (METRICS, FILES):
+        remove_unused(kind, 0.0, world.scratch)  # as the next one of its kind does
     found += [f"file {path.name} in the temporary directory" for path in world.scratch.iterdir()]
     slots = "select slot_name, database, active, temporary from pg_replication_slots"
     with psycopg.connect(world.postgres.dsn(), autocommit=True) as connection:

@@ -1,5 +1,5 @@
-"""The directory of the metrics files: private, one per supervisor, gone with it. A supervisor that is killed leaves it, and the next one to start
-removes it.
+"""Private directories in the temporary directory, gone with who made them. A process that is killed leaves its own, and whoever makes the next one of
+that kind removes it.
 
 Who uses a directory holds a lock on it; the kernel lets go of it with the last process. One that was made just now may not be locked yet.
 """
@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = "etl-stream-metrics-"
+METRICS = "etl-stream-metrics-"  # of a supervisor
+FILES = "etl-stream-files-"  # of an actor: Parquet files on their way to a stage
 YOUNG_SECONDS = 60.0  # between making and locking lie microseconds; a machine that swaps may take longer
 
 
 @contextlib.contextmanager
-def metrics_directory() -> Iterator[str]:
-    """A new one, after those that nobody uses any more were removed."""
-    remove_unused(YOUNG_SECONDS)
-    directory = tempfile.mkdtemp(prefix=PREFIX)
+def scratch(kind: str) -> Iterator[str]:
+    """A new directory, after those of its kind that nobody uses any more were removed."""
+    remove_unused(kind, YOUNG_SECONDS)
+    directory = tempfile.mkdtemp(prefix=kind)
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -33,9 +34,9 @@ def metrics_directory() -> Iterator[str]:
         os.close(held)
 
 
-def remove_unused(young_seconds: float, parent: Path | None = None) -> None:
-    """Remove what killed supervisors have left in `parent` (the temporary directory), unless it changed within the last `young_seconds`."""
-    for path in (parent or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
+def remove_unused(kind: str, young_seconds: float, parent: Path | None = None) -> None:
+    """Remove what killed processes have left in `parent` (the temporary directory), unless it changed within the last `young_seconds`."""
+    for path in (parent or Path(tempfile.gettempdir())).glob(f"{kind}*"):
         with contextlib.suppress(OSError):  # another's, or in use (BlockingIOError), or just removed by somebody else
             if path.lstat().st_mtime + young_seconds <= time.time():
                 _remove(path)
