@@ -50,6 +50,7 @@ _BEFORE_A_NAME = re.compile(r"\b(FROM|JOIN|INTO|TABLE|VIEW|UPDATE|EXISTS)\s+$", 
 _BEFORE_A_VALUE = re.compile(r"((?:^|[^=<>!])(=|<|>|<>|>=|<=)|[(,]|\b(SELECT|THEN|ELSE))\s*$", re.I)
 _AFTER_A_VALUE = re.compile(r"\s*([,);]|$|(AS|AND|OR|FROM|WHERE|THEN|ELSE|END|WHEN|GROUP|ORDER|UNION)\b)", re.I)
 _COMMENT = re.compile(r"\bCOMMENT\s*=\s*$", re.I)
+_TURNED = re.compile(r"\s*[:\[]")  # into another type, or one of its items is taken
 _OPENER = re.compile(r"([A-Za-z_]\w*)?\s*\($")
 # A parenthesis after one of these, or after no word, holds nothing that a pass would look into.
 _SAFE = {"", "FROM", "USING", "AS", "AND", "OR", "ON", "WHERE", "SELECT", "VALUES", "IN", "EXISTS", "INSERT", "NOT"}
@@ -108,21 +109,26 @@ class _Shape:
 
     def _find(self, texts: tuple[str, ...], tokens: list[str]) -> None:
         makes_table = bool(re.match(r"\s*CREATE\s+(TRANSIENT\s+)?TABLE", texts[0], re.I))
-        open_: list[bool] = []
-        for at, token in enumerate(tokens):
-            before, after = texts[at], texts[at + 1]
+        open_: list[tuple[bool, int]] = []  # whether it is safe, and the slots before it
+        for at, before in enumerate(texts):
             for place in re.finditer(r"[()]", before):
-                if place[0] == ")":
-                    del open_[-1:]
-                else:
+                if place[0] == "(":
                     opener = _OPENER.search(before, 0, place.end())
-                    open_.append(bool(opener) and (opener[1] or "").upper() in _SAFE)  # type: ignore[index]
-            if token.startswith('"'):
+                    open_.append((opener is not None and (opener[1] or "").upper() in _SAFE, len(self.slots)))
+                elif open_ and _TURNED.match(before, place.end()):
+                    del self.slots[open_.pop()[1] :]
+                else:
+                    del open_[-1:]
+            if at == len(tokens):
+                return
+            after = texts[at + 1]
+            if tokens[at].startswith('"'):
                 free = self._is_name(before, after)
             elif makes_table:
                 free = bool(_COMMENT.search(before))
             else:
-                free = all(open_) and bool(_BEFORE_A_VALUE.search(before) and _AFTER_A_VALUE.match(after))
+                safe = all(safe for safe, _ in open_)
+                free = safe and bool(_BEFORE_A_VALUE.search(before) and _AFTER_A_VALUE.match(after))
             if free:
                 self.slots.append(at)
 
