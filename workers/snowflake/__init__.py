@@ -6,6 +6,7 @@ process      the loop: mailboxes, timers, and jobs that may block in threads
 latency      how long rows need into the target
 guest        one publisher's connection
 jobs         threads for what may block, per destination
+heap         free memory goes back to the kernel
 memory       states that a lost state store gets back
 desk         one table of one publisher: what is asked, what is under way
 attendance   which desks the loop looks at, and which idle channels it closes

@@ -61,6 +61,7 @@ from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
+from workers.snowflake.heap import Heap
 from workers.snowflake.identifiers import named
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
@@ -81,20 +82,19 @@ log = structlog.get_logger()
 def main(context: ChildContext) -> int:
     """Entry point of an actor process; returns the exit code."""
     assert context.listener is not None
-    keyring = context.settings.keyring()
-    sessions = Sessions(keyring.decrypt, context.settings.directory, context.name)
-    inquiries = Inquiries(keyring.decrypt, context.settings.directory)
-    tools = Tools(sessions, inquiries, keyring.decrypt, context.settings.directory, context.incarnation)
+    decrypt, directory = context.settings.keyring().decrypt, context.settings.directory
+    sessions = Sessions(decrypt, directory, context.name)
+    tools = Tools(sessions, Inquiries(decrypt, directory), decrypt, directory, context.incarnation)
     keeping = Keeping(context.settings.snowflake_channel_idle_seconds, context.settings.snowflake_channels_max)
-    actor = Actor(context.actor, context.listener, tools, context.heartbeat.beat, keeping)
+    actor, heap = Actor(context.actor, context.listener, tools, context.heartbeat.beat, keeping), Heap()
+
+    def each_turn() -> None:
+        context.parent.receive()  # it says nothing, so far
+        heap.give_back(time.monotonic())
+
     context.parent.send(Ready())
-    actor.run(lambda: parent_is_there(context.parent))
+    actor.run(each_turn)
     return Exit.OK
-
-
-def parent_is_there(parent: mailbox.Connection) -> None:
-    """Take what the parent says (nothing, so far)."""
-    parent.receive()
 
 
 class Actor:
