@@ -1,8 +1,12 @@
 """Memory that is free goes back to the kernel."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
-from workers.snowflake.heap import TRIM_SECONDS, Heap
+import pytest
+
+from workers.snowflake.heap import TIDY_SECONDS, Heap
 
 SIZE, PIECES = 2000, 40_000  # small enough for the heap: large ones are mapped and go back by themselves
 
@@ -17,6 +21,28 @@ def with_gaps() -> list[bytearray]:
     return [bytearray(SIZE) for _ in range(PIECES)][::20]
 
 
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    """The other tests of this process have their garbage collected as before."""
+    yield
+    gc.unfreeze()
+
+
+def test_what_is_held_by_a_cycle_goes_back() -> None:
+    heap, held = Heap(), [with_gaps()]
+    cycle: list[object] = [[bytearray(SIZE) for _ in range(PIECES)]]
+    cycle.append(cycle)
+    gc.disable()  # Python would find it some time
+    try:
+        full = resident()
+        del cycle
+        heap.give_back(100.0)
+        assert full - resident() > SIZE * PIECES * 0.5
+    finally:
+        gc.enable()
+    assert len(held) == 1
+
+
 def test_what_is_free_between_what_is_used_goes_back_once_a_minute() -> None:
     heap, held = Heap(), [with_gaps()]
     full = resident()
@@ -24,8 +50,8 @@ def test_what_is_free_between_what_is_used_goes_back_once_a_minute() -> None:
     assert full - resident() > SIZE * PIECES * 0.5
     held.append(with_gaps())
     full = resident()
-    heap.give_back(100.0 + TRIM_SECONDS / 2)
+    heap.give_back(100.0 + TIDY_SECONDS / 2)
     assert full - resident() < SIZE * PIECES * 0.1, "not before its time"
-    heap.give_back(100.0 + TRIM_SECONDS)
+    heap.give_back(100.0 + TIDY_SECONDS)
     assert full - resident() > SIZE * PIECES * 0.5
     assert len(held) == 2

@@ -27,7 +27,9 @@ from workers.snowflake.connection import NO_ANSWER, Decrypt, connect
 from workers.snowflake.failure import Directive, SnowflakeError, of_sql
 from workers.snowflake.tagging import Tag
 
-KEPT_PER_DESTINATION = 4  # idle sessions cost Snowflake nothing, but each holds a token to renew
+KEPT_PER_DESTINATION = (
+    8  # as many as apply at once, and two: idle ones cost Snowflake nothing, a login 0.5 s and a megabyte
+)
 TRIES_MAX = 5  # of one job; then its table's own retries go on, at longer pauses
 RETRY_SECONDS_MAX = 60.0  # no try begins later than this: an apply that failed after minutes is not begun again here
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.25, 8.0  # doubled each time, and as much again at random
