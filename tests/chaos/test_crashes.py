@@ -117,6 +117,7 @@ def test_the_replication_connection_may_be_cut_at_every_failpoint(deploy: Deploy
     assert deploy.stop() == 0
 
 
+@pytest.mark.timeout(480)  # four starts, each with a copy that begins
 def test_a_new_supervisor_takes_over_from_one_killed_at_a_failpoint(deploy: Deployment) -> None:
     names = ["supervisor.after_desired", "supervisor.after_spawn", "supervisor.after_reap"]
     make_tables(deploy.source)
@@ -126,7 +127,7 @@ def test_a_new_supervisor_takes_over_from_one_killed_at_a_failpoint(deploy: Depl
         for name, visit in zip(names, (1, 5, 1), strict=True):
             deploy.start(ETL_FAILPOINTS=f"{name}=kill@{visit}")
             assert deploy.supervisor is not None
-            assert deploy.supervisor.wait(60) == -signal.SIGKILL
+            assert deploy.supervisor.wait(120) == -signal.SIGKILL
             assert name in landed(deploy)
         deploy.start()
         deploy.ready("shop", 2)
