@@ -101,8 +101,8 @@ def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mo
 def test_a_copy_whose_connection_breaks_off_says_so_in_one_line_and_goes_on(deploy: Deployment, how: str) -> None:
     deploy.source.execute(
         "create table wide (id int primary key, big text); create publication p for all tables;"
-        " insert into wide select g, repeat(md5(g::text), 60) from generate_series(1, 12000) g"
-    )
+        " insert into wide select g, repeat(md5(g::text), 60) from generate_series(1, 40000) g"
+    )  # 77 MB: sockets' buffers and shared memory hold 25
     proxy = Proxy(("127.0.0.1", deploy.source.server.port))
     deploy.add("shop", pg_host="127.0.0.1", pg_port=proxy.port, table_error_retry_max_attempts=0)
     busy = {"path": "/(rows|filebuffer)$", "count": 100_000, "status": 503}
