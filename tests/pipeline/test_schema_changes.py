@@ -137,7 +137,9 @@ def test_a_rewritten_table_is_held_where_the_policy_says_so(deploy: Deployment) 
     deploy.source.execute("alter table t alter n type bigint using n * 2")
     deploy.source.execute("update t set n = 7 where id = 1")
     (line,) = wait_for("the table to be held", lambda: deploy.events("table_held"))
-    assert line["reason"] == "column n is of another type"
+    assert line["reason"] in ("column n is of another type", "its rows were rewritten"), (
+        "the stream or a look at the catalog was first"
+    )
     wait_for("the state to say so", lambda: deploy.states("shop")["t"].phase == "ERRORED")
     deploy.config.execute("update app.pipelines set status = 'PAUSE'")
     wait_for("the reader to go", lambda: "etl-reader-shop" not in deploy.children())

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from etl_supervisor.config.secrets import Keyring
+from etl_supervisor.ipc import scratch
 from tests.support.fix_deployment import SECRET_KEY, Deployment, wait_for
 
 NEW_KEY = "another secret key of a test, as long as it must be"
@@ -61,7 +62,7 @@ def test_secrets_show_nowhere_and_a_crash_leaves_no_core(deploy: Deployment) -> 
 def _metrics_of(children: dict[str, int]) -> str:
     """The directory in which a child keeps its metrics, by the files that it has mapped."""
     maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in children.values())
-    line = next(line for line in maps.splitlines() if "etl-metrics-" in line)
+    line = next(line for line in maps.splitlines() if scratch.METRICS in line)
     return line[line.index("/") :].rpartition("/")[0]
 
 

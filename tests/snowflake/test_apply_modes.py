@@ -277,6 +277,24 @@ def test_a_task_applies_as_far_as_the_log_is_whole(session: Any, destination: De
         assert live(session, it) == history.rows
 
 
+def test_a_task_that_runs_seldom_begins_at_the_copy(
+    session: Any, destination: Destination, local_snowflake: LocalSnowflake
+) -> None:
+    it = opening(destination, policy=ApplyPolicy(mode=ApplyMode.TASK, schedule_minutes=1440))
+    history, mark = History(random.Random(2)), ddl.ensure(session, it).watermark
+    objects = objects_of(destination, it.table)
+    session.cursor().execute(f"ALTER TASK {objects.task_sql} SUSPEND")
+    copied = history.transaction()
+    for _ in range(3):  # fences that nothing has applied yet
+        fence = history.transaction()
+        insert(session, destination, history.landed)
+        history.landed.clear()
+        mark = apply(session, it, mark, fence, copied=copied - 1)
+    session.cursor().execute(f"ALTER TASK {objects.task_sql} RESUME")
+    task_reaches(session, it, fence)
+    assert target(session, it) == history.rows
+
+
 @pytest.mark.usefixtures("fast_minutes")
 def test_a_task_keeps_a_table_without_a_key(session: Any, destination: Destination) -> None:
     it = opening(destination, KEYLESS, policy=ApplyPolicy(mode=ApplyMode.TASK, schedule_minutes=1))

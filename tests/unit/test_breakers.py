@@ -5,7 +5,14 @@ from dataclasses import replace
 from etl_supervisor.errors import Kind
 from etl_supervisor.ipc.messages import Durable, Failed, TableOpened
 from tests.unit.test_follower import follower
-from workers.reader.breakers import FAILURES_MAX, PAUSE_SECONDS, PAUSE_SECONDS_MAX, TRIAL_SECONDS_MAX, Breakers
+from workers.reader.breakers import (
+    FAILURES_MAX,
+    PAUSE_SECONDS,
+    PAUSE_SECONDS_MAX,
+    PERSON_SECONDS,
+    TRIAL_SECONDS_MAX,
+    Breakers,
+)
 from workers.reader.follower import ApplyMode, Follower
 
 SILENCE = Failed(1, "open", Kind.DESTINATION_UNREACHABLE, "", "no answer", "", True)
@@ -60,11 +67,13 @@ def test_whoever_gets_through_closes_it() -> None:
     assert breakers.states == {"d": "closed"}
 
 
-def test_a_refusal_opens_it_at_once_and_is_tried_at_the_long_pace() -> None:
-    breakers, all_ = Breakers(), tables(2)
-    fail(breakers, all_, all_[0], 100.0, REFUSAL)
-    assert not breakers.allow(all_[0], 100.0 + PAUSE_SECONDS_MAX - 1)
-    assert breakers.allow(all_[0], 100.0 + PAUSE_SECONDS_MAX)
+def test_a_refusal_opens_it_at_once_and_is_tried_seldom() -> None:
+    breakers, all_, now = Breakers(), tables(2), 100.0
+    for pause in (PERSON_SECONDS, 2 * PERSON_SECONDS, PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX):
+        fail(breakers, all_, all_[0], now, REFUSAL)
+        assert not breakers.allow(all_[0], now + pause - 1)
+        assert breakers.allow(all_[0], now + pause)
+        now += pause
 
 
 def test_a_trial_of_which_nothing_is_heard_has_failed() -> None:

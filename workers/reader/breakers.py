@@ -23,10 +23,8 @@ from etl_supervisor.supervision.breaker import Breaker, State
 from workers.reader.follower import Follower
 
 FAILURES_MAX = 3  # one lost answer is no outage
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = (
-    2.0,
-    60.0,
-)  # doubled with each trial that fails; an outage is noticed to be over within a minute
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 2.0, 60.0  # doubled with each trial that fails; its end is noticed within a minute
+PERSON_SECONDS = 15.0  # the first pause where a person has to do something: many a refused login are no use, nor is a wait after the remedy
 TRIAL_SECONDS_MAX = 120.0  # a trial that tells nothing (its table is gone) has failed
 _OF_DESTINATION = frozenset({Kind.DESTINATION_UNREACHABLE, Kind.DESTINATION_AUTH})
 
@@ -91,7 +89,7 @@ class Breakers:
         if one.breaker.state is State.HALF_OPEN:
             self._trip(one, now)
         elif one.breaker.state is State.CLOSED and (needs_a_person or one.failures >= FAILURES_MAX):
-            one.breaker.cool_down_seconds = PAUSE_SECONDS_MAX if needs_a_person else PAUSE_SECONDS
+            one.breaker.cool_down_seconds = PERSON_SECONDS if needs_a_person else PAUSE_SECONDS
             one.breaker.trip(now)
             log.error("destination_breaker_opened", destination=one.name, failures=one.failures)
 

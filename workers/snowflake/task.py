@@ -37,10 +37,11 @@ def drop(objects: Objects) -> list[str]:
 
 
 def reached(opening: OpenTable, objects: Objects, fence: int, start: int) -> str:
-    """Tell the task that the change log is whole up to `fence`; the first window of a generation begins at `start`."""
+    """Tell the task that the change log is whole up to `fence`. The first fence of a generation tells where its first window begins, `start`:
+    later ones do not, since the task may not have run in between."""
     return (
         f"UPDATE {objects.watermark_sql} SET FENCE = {fence}, EPOCH = {opening.epoch}, UPDATED_AT = CURRENT_TIMESTAMP(),"
-        f" BASE = IFF(APPLIED = 0, {start}, BASE) WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" BASE = IFF(APPLIED = 0 AND FENCE = 0, {start}, BASE) WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND OWNER = {literal(opening.owner)} AND GENERATION = {opening.generation} AND FENCE < {fence}"
         f" AND EPOCH <= {opening.epoch}"
     )
