@@ -5,6 +5,7 @@
 
 Work runs in threads of the process that took the request. It says every few seconds that it still does; when that process dies, the operation is
 told as failed once it has been silent for LOST_SECONDS. Nothing is done twice by itself: what was asked for is looked at, and asked for again.
+What may take hours has threads of its own, which neither hold up the rest nor the end of the process.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from etl_supervisor.api.pool import Connection, Pool
 from etl_supervisor.errors import EtlError
 
 THREADS = 4
+LONG_MAX = (
+    2  # of those that may take hours, at a time: each has two connections and a part of the memory; the others wait
+)
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 30
 KEPT_DAYS = 30
@@ -62,11 +66,35 @@ class Crew:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="operation")
+        self._long = threading.BoundedSemaphore(LONG_MAX)
 
     def begin(
         self, caller: Caller, tenant: str, what: tuple[str, str], work: Callable[[], dict[str, Any]]
     ) -> Operation:
         """Write it down, and begin. `what` is (kind, target); `work` gives the result or raises."""
+        begun = self._written(caller, tenant, what)
+        self._threads.submit(self._work, begun.id, work)
+        return begun
+
+    def begin_long(
+        self, caller: Caller, tenant: str, what: tuple[str, str], work: Callable[[], dict[str, Any]]
+    ) -> Operation:
+        """The same for what may take hours; it may wait for its turn."""
+
+        def in_turn() -> dict[str, Any]:
+            with self._long:
+                return work()
+
+        begun = self._written(caller, tenant, what)
+        # Not a pool of concurrent.futures: a process's end would wait for its threads.
+        threading.Thread(target=self._work, args=(begun.id, in_turn), name="operation-long", daemon=True).start()
+        return begun
+
+    def close(self) -> None:
+        """What has not begun does not begin; it will be told as lost."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _written(self, caller: Caller, tenant: str, what: tuple[str, str]) -> Operation:
         key, (kind, target) = uuid.uuid4(), what
         with self._pool.transaction() as connection:
             connection.execute(
@@ -81,12 +109,7 @@ class Crew:
             ).fetchone()
             assert row is not None
             audit.note(connection, caller, kind, ("Operation", target), tenant=tenant)
-        self._threads.submit(self._work, key, work)
         return Operation(**row)
-
-    def close(self) -> None:
-        """What has not begun does not begin; it will be told as lost."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, key: uuid.UUID, work: Callable[[], dict[str, Any]]) -> None:
         with self._beating(key):
