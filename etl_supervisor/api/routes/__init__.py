@@ -6,6 +6,7 @@ inspection    schemas, tables, publications and slots of a source
 live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
 copying       first copies: how far they are, or were
 examination   the doctor: everything, or one pipeline
+metering      what pipelines bring and spend
 verification  comparing source and target, and what was found before
 wal           what the WAL monitor has measured, and where slots go
 watching      operations, the stream of events
