@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import orjson
 import psycopg
 from prometheus_client import multiprocess
 from prometheus_client.core import Metric
@@ -54,7 +55,6 @@ _NAMES = frozenset(
     {name for name, _ in _OF_TABLES} | set(_OF_PIPELINES) | set(_BUCKETS) | {"etl_snowflake_bytes_total"}
 )
 _LABELS = ("pipeline", "table", "path", "le")
-_BETWEEN = "\x1f"  # no name of a pipeline, table or metric has it
 
 
 class Meter:
@@ -112,9 +112,9 @@ class Brought:
 
 
 def counted(families: Iterable[Metric]) -> dict[str, float]:
-    """The counters that are written down, by name and labels."""
+    """The counters that are written down, by name and labels as a JSON array: a table's name may have any character."""
     return {
-        _BETWEEN.join((sample.name, *(sample.labels.get(label, "") for label in _LABELS))): sample.value
+        orjson.dumps([sample.name, *(sample.labels.get(label, "") for label in _LABELS)]).decode(): sample.value
         for family in families
         for sample in family.samples
         if sample.name in _NAMES
@@ -132,7 +132,7 @@ def sorted_out(grown: Mapping[str, float]) -> Brought:
     flow: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     ways: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: {name: {} for name in WAY})
     for key, value in grown.items():
-        name, pipeline, table, path, bound = key.split(_BETWEEN)
+        name, pipeline, table, path, bound = orjson.loads(key)
         if name in _BUCKETS:
             ways[pipeline][_BUCKETS[name]][bound] = value
             continue

@@ -72,14 +72,16 @@ class Run:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Write down what was found, and why it broke off, if it did. EtlError(CONFIG_DATABASE)."""
         self._over.set()
         self._beating.join()
         why = "" if error is None else error.line if isinstance(error, EtlError) else "it broke off"
         outcome = Outcome(self._equal, self._findings[:FINDINGS_MAX], why)
-        if error is None:
-            verify_runs.finish(self._settings, self.key, outcome)
-            return
-        with contextlib.suppress(EtlError):  # the first error is the one to tell
+        # The first error is the one to tell.
+        with contextlib.nullcontext() if error is None else contextlib.suppress(EtlError):
             verify_runs.finish(self._settings, self.key, outcome)
 
     def work(self, tell: Callable[[Verdict], None]) -> bool:

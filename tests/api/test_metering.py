@@ -9,7 +9,10 @@ import httpx
 import psycopg
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from pydantic import BaseModel
 
+from etl_supervisor.api.routes.metering import Throughput
+from etl_supervisor.api.routes.verification import VerifyBody, VerifyRun
 from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.errors import EtlError
 from etl_supervisor.monitor import meter
@@ -154,6 +157,11 @@ def test_a_span_has_whole_hours_and_tables_come_page_by_page(api: Api) -> None:
         "from: it is not before `to`",
         {"errors": [{"field": "from", "reason": "it is not before `to`"}]},
     )
+    assert error(api.get(COST, params={"to": "0001-01-02T00:00:00Z"}))[:3] == (
+        422,
+        "ValidationError",
+        "to: nothing was counted so long ago",
+    )
     api.post("/api/v1/pipelines", json=PIPELINE | {"name": "second", "status": "PAUSE"})
     page = api.get("/api/v1/cost", params=span | {"limit": 1}).json()
     rest = api.get("/api/v1/cost", params=span | {"limit": 1, "cursor": page["next_cursor"]}).json()
@@ -229,6 +237,13 @@ def test_hours_that_are_old_are_summed_up_to_days(api: Api) -> None:
         ]
     recent = api.database.execute("select count(*) from app.usage where hour > now() - interval '1 day'")
     assert recent == [(3,)]
+
+
+@pytest.mark.parametrize("model", [Throughput, VerifyRun, VerifyBody])
+def test_the_examples_of_the_pages_are_what_is_answered(model: type[BaseModel]) -> None:
+    example: Any = model.model_config["json_schema_extra"]
+    told = model.model_validate(example["example"]).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert told == example["example"]
 
 
 @pytest.mark.slow

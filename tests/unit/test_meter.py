@@ -14,6 +14,8 @@ from etl_supervisor.repository.metering import Flow, Usage
 
 SNOWFLAKE_PAGE = (Path(__file__).parents[2] / "docs" / "snowflake.md").read_text()
 
+STRANGE = 'public.é "\x1f\n,\\'
+
 
 class Counters:
     """Metrics of the same names and labels as the program's, in a registry of the test."""
@@ -42,7 +44,7 @@ def test_an_increase_goes_to_its_table_and_its_pipeline(counters: Counters) -> N
     counters.SNOWFLAKE_ROWS_INSERTED.labels("shop", "public.a").inc(5)
     before = counters.now
     counters.SNOWFLAKE_ROWS_INSERTED.labels("shop", "public.a").inc(10)
-    counters.SNOWFLAKE_ROWS_INSERTED.labels("shop", "public.b").inc(1)
+    counters.SNOWFLAKE_ROWS_INSERTED.labels("shop", STRANGE).inc(1)
     counters.SNOWFLAKE_BYTES.labels("shop", "public.a").inc(2000)
     counters.BILLED_BYTES.labels("shop", "public.a", "streaming").inc(900)
     counters.BILLED_BYTES.labels("files", "public.c", "snowpipe").inc(70)
@@ -58,7 +60,7 @@ def test_an_increase_goes_to_its_table_and_its_pipeline(counters: Counters) -> N
         Usage("files", "public.d", copy_bytes=80, copy_files=2),
         Usage("shop", "", applies=1, apply_seconds=1.5),
         Usage("shop", "public.a", rows=10, billed_bytes=900, applied_rows=9),
-        Usage("shop", "public.b", rows=1),
+        Usage("shop", STRANGE, rows=1),
     ]
     assert [(flow.pipeline, flow.rows, flow.bytes, flow.applies) for flow in brought.flow] == [
         ("files", 0, 150, 0),

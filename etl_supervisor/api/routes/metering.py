@@ -76,7 +76,25 @@ class Latency(BaseModel):
 class Throughput(BaseModel):
     """What a pipeline brought in the last minutes. Everything is null when no supervisor has counted lately."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "from": "2026-01-01T12:00:00Z",
+                "to": "2026-01-01T12:05:00Z",
+                "rows_per_second": 41250.5,
+                "bytes_per_second": 10436376.2,
+                "applied_rows_per_second": 40980.0,
+                "batches": 1240,
+                "applies": 5,
+                "apply_seconds": 11.4,
+                "latency": {
+                    "accepted": None,
+                    "durable": {"batches": 1240, "p50": 6.1, "p95": 9.4, "p99": 9.9},
+                    "applied": {"batches": 1180, "p50": 38.0, "p95": 64.0, "p99": 71.5},
+                },
+            }
+        }
+    )
 
     from_: datetime | None = Field(alias="from")
     to: datetime | None = Field(description="When it was counted last")
@@ -180,7 +198,8 @@ def read_throughput(
         asked = {"late": LOOKS_MISSED_MAX * LOOK_SECONDS, "source": row["source_id"]}
         metered = desk.connection.execute(_METERED, asked).fetchone()
         if metered is None or not metered["fresh"]:
-            return Throughput(**(dict.fromkeys(Throughput.model_fields) | {"latency": dict.fromkeys(WAY)}))
+            unknown = dict.fromkeys(field.alias or name for name, field in Throughput.model_fields.items())
+            return Throughput(**(unknown | {"latency": dict.fromkeys(WAY)}))
         since = max(metered["at"] - timedelta(minutes=minutes), metered["began_at"])
         span = {"pipeline": key, "from": since, "to": metered["at"]}
         found = desk.connection.execute(_FLOW.encode(), span).fetchone()
@@ -248,7 +267,10 @@ def _latency(way: latency.Histogram) -> Latency | None:
 
 def _span(filters: Span) -> dict[str, Any]:
     until = filters.to or datetime.now(UTC)
-    since = filters.from_ or until - timedelta(days=COST_DAYS_DEFAULT)
+    try:
+        since = filters.from_ or until - timedelta(days=COST_DAYS_DEFAULT)
+    except OverflowError:  # the calendar begins with year 1
+        raise faults.invalid("to", "nothing was counted so long ago") from None
     if since >= until:
         raise faults.invalid("from", "it is not before `to`")
     return {"from": since, "to": until}

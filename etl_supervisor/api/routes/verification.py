@@ -66,6 +66,37 @@ class NotEqual(BaseModel):
 class VerifyRun(BaseModel):
     """One verification, by the command or by the API."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": 7,
+                "status": "succeeded",
+                "who": "ops (1a2b3c4d)",
+                "repair": False,
+                "tables": 12,
+                "equal": 11,
+                "findings": [
+                    {
+                        "table": "public.orders",
+                        "lsn": "0/1A2B3C8",
+                        "source_rows": 3000,
+                        "target_rows": 2999,
+                        "missing": 2,
+                        "extra": 1,
+                        "different": 1,
+                        "whole": True,
+                        "not_compared": [],
+                        "dead": 0,
+                        "trouble": "",
+                    }
+                ],
+                "error": None,
+                "began_at": "2026-01-01T12:00:00Z",
+                "finished_at": "2026-01-01T12:00:09Z",
+            }
+        }
+    )
+
     id: int
     status: Literal["running", "succeeded", "failed", "lost"] = Field(
         description="lost: its process was not heard of any more"
@@ -112,7 +143,7 @@ def verify(key: Id, body: VerifyBody, control: ControlOf, caller: Operator) -> O
     try:
         return control.crew.begin_long(caller, row["tenant"], ("verify", f"pipeline {key}"), work)
     except BaseException as error:
-        run.__exit__(type(error), error, None)
+        run.end(error)
         raise
 
 
