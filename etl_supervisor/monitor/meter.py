@@ -81,10 +81,11 @@ class Meter:
         now = counted(multiprocess.MultiProcessCollector(None).collect())  # type: ignore[no-untyped-call]
         try:
             with connect(self._settings.config_dsn(), options=_OPTIONS) as connection:
-                brought = sorted_out(increase(metering.counted(connection, self._holder), now))
+                grown = increase(metering.counted(connection, self._holder), now)
+                brought = sorted_out(grown)
                 metering.add_usage(connection, brought.usage)
                 metering.add_flow(connection, brought.flow)
-                metering.save(connection, self._holder, now)
+                metering.save(connection, self._holder, now if any(grown.values()) else None)
         except psycopg.Error as error:
             raise trouble(error) from None
 
