@@ -57,10 +57,17 @@ def test_one_verification_of_a_pipeline_runs_at_a_time_and_one_that_fell_silent_
     first = verify_runs.claim(api.settings, 1, "somebody", repair=False, tables=2)
     assert first == 1
     assert verify_runs.claim(api.settings, 1, "somebody else", repair=False, tables=2) is None
-    refused = error(api.post(VERIFY, json={}))
-    assert refused[:3] == (409, "ConflictError", f"Pipeline {PIPE} is being verified already")
-    with pytest.raises(verification.VerifiedNowError, match=rf"pipeline {PIPE}: it is being verified already"):
+    remedy = "wait for its end; when its process died it is given up by itself"
+    assert error(api.post(VERIFY, json={})) == (
+        409,
+        "ConflictError",
+        f"Pipeline {PIPE} is being verified already",
+        {"entity_type": "Pipeline", "entity_id": "1", "remedy": remedy},
+    )
+    with pytest.raises(verification.VerifiedNowError) as told_to_the_command:
         verification.begin(api.settings, verification.Wish(PIPE, "the command"))
+    line = f"config at pipeline {PIPE}: it is being verified already ({remedy})"
+    assert told_to_the_command.value.line == line
     (running,) = api.get(RUNS).json()["items"]
     told = ("id", "status", "who", "repair", "tables", "equal", "findings", "error", "finished_at")
     assert {name: running[name] for name in told} == {

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
-from etl_supervisor.api.routes.wal import forecast
+from etl_supervisor.api.routes.wal import _HISTORY, forecast
 from etl_supervisor.monitor.alerts import MB, Thresholds
 from tests.api.test_resources import error
 from tests.support.fix_api import Api
@@ -75,6 +76,28 @@ def test_pages_follow_each_other_whatever_is_measured_meanwhile(measured: Api) -
             "cursor: it is not a next cursor of this list",
             {"errors": [{"field": "cursor", "reason": "it is not a next cursor of this list"}]},
         )
+
+
+def test_a_page_of_all_sources_is_read_by_an_index(measured: Api) -> None:
+    measured.database.execute(
+        "insert into app.wal_metrics (source_id, slot_name, current_lsn, retained_bytes, recorded_at)"
+        " select 1, 'old', '0/1', 1, '2020-01-01T00:00:00Z'::timestamptz + make_interval(secs => n) from generate_series(1, 5000) n;"
+        " analyze app.wal_metrics"
+    )
+    asked = {
+        "source": None,
+        "slot": None,
+        "tenant": None,
+        "from": None,
+        "to": None,
+        "moment": NOON,
+        "id": 6,
+        "limit": 3,
+    }
+    with psycopg.connect(measured.database.dsn) as connection:
+        plan = "\n".join(line for (line,) in connection.execute(b"EXPLAIN " + _HISTORY.encode(), asked))
+    assert "wal_metrics_newest" in plan
+    assert "Sort" not in plan
 
 
 def test_a_source_tells_its_level_and_where_each_slot_goes(measured: Api) -> None:
