@@ -72,3 +72,22 @@ def test_a_process_ends_while_a_long_operation_is_under_way(api: Api) -> None:
     command = [sys.executable, "-c", program, api.database.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
+
+
+def test_operations_that_wait_for_a_thread_are_not_told_as_lost(
+    api: Api, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "BEAT_SECONDS", 0.05)
+    crew, gate = Crew(pool), threading.Event()
+    begun = [
+        crew.begin(SOMEBODY, "default", ("test", f"source {n}"), lambda: {"open": gate.wait(60)})
+        for n in range(operations.THREADS + 1)
+    ]
+    query = f"update app.operations set beat_at = now() - interval '1 hour' where id = '{begun[-1].id}' returning 1"
+    api.database.execute(query)
+    fresh = f"select 1 from app.operations where id = '{begun[-1].id}' and beat_at > now() - interval '10 seconds'"
+    wait_for("a beat", lambda: api.database.execute(fresh))
+    gate.set()
+    done = "select count(*) from app.operations where status = 'succeeded' and kind = 'test' and id = any(%s)"
+    wait_for("all", lambda: api.database.execute(done, [item.id for item in begun]) == [(len(begun),)])
+    crew.close()
