@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from etl_supervisor.api import audit, faults
 from etl_supervisor.api.caller import Caller
+from etl_supervisor.api.files import Files
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.repository.secrets import context
@@ -50,6 +51,7 @@ class Desk:
     connection: Connection
     keyring: Keyring
     caller: Caller
+    files: Files
 
 
 def listed(desk: Desk, entity: Entity, filters: dict[str, Any], after: int, limit: int) -> list[dict[str, Any]]:
@@ -77,7 +79,8 @@ def one(desk: Desk, entity: Entity, key: int, *, lock: bool = False) -> dict[str
 
 
 def insert(desk: Desk, entity: Entity, values: dict[str, Any]) -> dict[str, Any]:
-    """Make a row."""
+    """Make a row. Fault 422 when it names a file that the caller may not name."""
+    desk.files.check(values)
     stored = _stored(desk, entity, values["name"], values)
     query = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING *, xmin::text AS _version").format(
         entity.identifier,
@@ -105,6 +108,7 @@ def update(
     }
     if not changed:
         return before
+    desk.files.check(changed, before)
     stored = _stored(desk, entity, before["name"], changed)
     query = sql.SQL("UPDATE {} SET ({}) = ROW({}) WHERE id = %(_key)s RETURNING *, xmin::text AS _version").format(
         entity.identifier,

@@ -213,6 +213,10 @@ class Settings(BaseModel):
         300, ge=0, le=1_000_000, description="REST API: requests per second of one key or address; 0 is no limit"
     )
     api_body_max_kb: int = Field(1024, ge=1, le=65536, description="REST API: largest request, KiB")
+    api_key_directory: str = Field(
+        ".",
+        description="REST API: files that it names are here, those of a tenant's key in its subdirectory; relative to the .env",
+    )
     data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
     directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
 
