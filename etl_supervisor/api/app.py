@@ -20,7 +20,16 @@ from starlette.middleware.cors import CORSMiddleware
 from etl_supervisor.api import faults, guard, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
-from etl_supervisor.api.routes import administration, configured, examination, health, inspection, live, watching
+from etl_supervisor.api.routes import (
+    administration,
+    alerting,
+    configured,
+    examination,
+    health,
+    inspection,
+    live,
+    watching,
+)
 from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import load
 
@@ -39,6 +48,7 @@ _PARTS = (
     examination.router,
     watching.router,
     administration.router,
+    alerting.router,
 )
 _ERRORS = {
     401: "No key, or none that is known",

@@ -262,6 +262,14 @@ class Settings(BaseModel):
                 raise ValueError("it is no such URL")
         return value
 
+    @field_validator("alert_email_to", "alert_email_from")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        for address in [] if value is None else value.split(","):
+            if "@" not in address or not (address.isascii() and address.isprintable()):
+                raise ValueError("it is no e-mail address")
+        return value
+
     @field_validator("lease_seconds")
     @classmethod
     def _none_or_some_tries(cls, value: float) -> float:

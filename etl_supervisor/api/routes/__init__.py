@@ -6,6 +6,7 @@ inspection    schemas, tables, publications and slots of a source
 live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
 examination   the doctor: everything, or one pipeline
 watching      operations, WAL metrics, the stream of events
-administration  keys, audit log, settings, connection pool
+administration  keys, audit log, connection pool
+alerting      settings in force, those that are changed while it runs, a test of the alerts
 health        /health and /ready
 """
