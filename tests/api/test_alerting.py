@@ -132,7 +132,7 @@ def test_the_monitor_takes_what_was_changed_at_its_next_round(api: Api, database
         source = upsert(connection, api.settings.keyring(), "sources", name="shop", **database.as_source)
     database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", f"etl_stream_{source}")
     for _ in range(3):
-        database.execute("select pg_logical_emit_message(false, 'test', repeat('x', 1 << 20))")
+        database.execute("select pg_logical_emit_message(true, 'test', repeat('x', 1 << 20))")
     monitor, delivery = WalMonitor(api.settings), Delivery(api.settings, lambda *_: None)
 
     def look() -> None:
