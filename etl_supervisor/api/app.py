@@ -28,6 +28,8 @@ from etl_supervisor.api.routes import (
     health,
     inspection,
     live,
+    publications,
+    slots,
     watching,
 )
 from etl_supervisor.config.coredumps import forbid_core_dumps
@@ -41,6 +43,8 @@ VERSION = "1"
 _PARTS = (
     configured.sources,
     inspection.router,
+    publications.router,
+    slots.router,
     configured.destinations,
     live.destinations,
     configured.pipelines,

@@ -2,7 +2,9 @@
 
 resources     what sources, destinations and pipelines have alike: list, create, read, change, replace, delete
 configured    these three, and starting and pausing a pipeline
-inspection    schemas, tables, publications and slots of a source
+inspection    a source's connection, schemas and tables
+publications  its publications
+slots         its slots
 live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
 examination   the doctor: everything, or one pipeline
 watching      operations, WAL metrics, the stream of events
