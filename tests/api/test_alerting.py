@@ -1,11 +1,14 @@
 """Settings of alerting changed while everything runs, taken by the monitor, and a test of the alerts at real receivers."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
+from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
@@ -14,7 +17,7 @@ from etl_supervisor.repository.write import upsert
 from tests.api.test_inspection import over
 from tests.api.test_resources import error
 from tests.support.fix_api import Api
-from tests.support.fix_deployment import wait_for
+from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
 from tests.support.receiver import http_receiver, mail_receiver
 
@@ -218,6 +221,30 @@ def test_a_test_alert_tells_who_does_not_answer(api: Api) -> None:
 def test_a_test_alert_without_a_channel_is_refused(api: Api) -> None:
     message = "No alert would reach anybody: set alert_wal_url, alert_slack_url or alert_email_to"
     assert error(api.post(f"{SETTINGS}/test-alert")) == (409, "ConflictError", message, {})
+
+
+@pytest.mark.slow
+def test_a_running_supervisor_takes_what_was_changed(deploy: Deployment) -> None:
+    address = f"127.0.0.1:{choose_port()}"
+    deploy.source.execute("create table t (id int primary key); create publication p for table t")
+    deploy.start(API_ADDR=address, API_AUTH="disabled", WAL_MONITOR_INTERVAL_SECONDS="1")
+    with httpx.Client(base_url=f"http://{address}", timeout=30) as client, http_receiver() as hook:
+
+        def ready() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return client.get("/ready").status_code == 200
+            return False
+
+        wait_for("the API", ready)
+        deploy.add("shop", status="PAUSE")
+        ((number,),) = deploy.config.execute("select replication_id from app.sources")
+        deploy.source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", f"etl_stream_{number}")
+        deploy.source.execute("select pg_logical_emit_message(true, 'test', repeat('x', 3 << 20))")
+        change = {"warning_wal": 2, "time_check_notification": 0, "alert_wal_url": f"http://127.0.0.1:{hook.port}/"}
+        client.patch(SETTINGS, json=change).raise_for_status()
+        wait_for("the alert", lambda: hook.bodies)
+        assert (hook.bodies[0]["status"], hook.bodies[0]["threshold_mb"]) == ("WARNING", 2)
+    assert deploy.stop() == 0
 
 
 def test_the_environments_channels_are_tested_too(api_server: Callable[..., Api]) -> None:

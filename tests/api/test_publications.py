@@ -132,6 +132,19 @@ def test_a_publication_that_can_not_be_is_refused(api: Api, body: dict[str, Any]
 
 
 @pytest.mark.usefixtures("source")
+def test_a_list_of_publications_that_can_not_be_read_is_told(api: Api) -> None:
+    api.database.execute("""update app.sources set publication_name = 'a, "b'""")
+    reason = "the source's can't be read: put names with commas or quotes in double quotes"
+    assert error(api.post("/api/v1/sources/1/tables", json=LINES)) == (
+        422,
+        "ValidationError",
+        f"publication_name: {reason}",
+        {"errors": [{"field": "publication_name", "reason": reason}]},
+    )
+    assert api.delete(f"{PUBLICATIONS}/p").status_code == 204
+
+
+@pytest.mark.usefixtures("source")
 def test_a_publication_that_is_read_is_not_dropped(api: Api, database: Database) -> None:
     assert error(api.delete(f"{PUBLICATIONS}/p")) == (
         409,

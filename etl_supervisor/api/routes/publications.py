@@ -146,7 +146,12 @@ def register_table(key: Id, body: PublishedTable, control: ControlOf, caller: Ad
     """Adds it to the source's (first) publication; the reader finds it within seconds and copies it."""
     row = row_of(control, caller, key)
     _must_be_known(control, row, [body], [])
-    name = names.publications(row["publication_name"])[0]
+    listed = _listed(row["publication_name"])
+    if not listed:
+        raise faults.invalid(
+            "publication_name", "the source's can't be read: put names with commas or quotes in double quotes"
+        )
+    name = listed[0]
     statement = sql.SQL("ALTER PUBLICATION {} ADD {}").format(sql.Identifier(name), _members([body], []))
     change(control, caller, row, [statement], ("register table", f"{body.schema_}.{body.name}", _told(body)))
     return Named(name=name)
@@ -176,13 +181,21 @@ def _readers(control: Control, caller: Caller, row: dict[str, Any], name: str) -
             " WHERE (pg_host, pg_port, pg_database) = (%(pg_host)s, %(pg_port)s, %(pg_database)s) ORDER BY id",
             row,
         ).fetchall()
-    reading = [item for item in found if name in names.publications(item["publication_name"])]
+    reading = [item for item in found if name in _listed(item["publication_name"])]
     return list(
         dict.fromkeys(
             f"source {item['name']}" if caller.tenant in (None, item["tenant"]) else "a source of another tenant"
             for item in reading
         )
     )
+
+
+def _listed(text: str) -> list[str]:
+    """The publications that a source reads; none when its list can't be read (somebody wrote it by SQL)."""
+    try:
+        return names.publications(text)
+    except ValueError:
+        return []
 
 
 def _changes(body: PublicationChanges) -> Iterator[sql.Composable]:
