@@ -60,8 +60,16 @@ class DeliveryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What the other end answered (HTTP, SMTP; None: nothing), and what is to be said of it: some addresses were refused."""
+
+    status: int | None
+    remark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a test. `status` is the other end's answer (HTTP, SMTP), `error` why it did not arrive; both without secrets."""
+    """What became of a test. `status` is the other end's answer, `error` why it did not arrive, or not at all addresses; without secrets."""
 
     channel: str
     delivered: bool
@@ -121,7 +129,7 @@ class Delivery:
             if alert is None:
                 return False
             try:
-                send(alerting, alert)
+                answer = send(alerting, alert)
             except DeliveryError as error:
                 pause = pause_after(alert.attempts + 1)
                 books.failed(connection, alert, str(error), pause)
@@ -129,12 +137,14 @@ class Delivery:
                 self._count(channel, "failed")
                 return False
             books.delivered(connection, alert)
+        if answer.remark:
+            log.warning("alert_not_for_everybody", channel=channel, reason=answer.remark)
         self._count(channel, "delivered")
         return True
 
 
-def send(alerting: Alerting, alert: Waiting) -> int:
-    """Send one alert over its channel; what the other end answered (HTTP, SMTP). DeliveryError."""
+def send(alerting: Alerting, alert: Waiting) -> Answer:
+    """Send one alert over its channel. DeliveryError when nobody got it."""
     try:
         url = alerting.url(_URLS[alert.channel])
         urlsplit(url).port  # noqa: B018 # it is read when it is asked for
@@ -165,13 +175,13 @@ def send_test(alerting: Alerting, number: int, who: str) -> list[Outcome]:
 
 
 def _tried(alerting: Alerting, alert: Waiting) -> Outcome:
-    began, status, reason = time.monotonic(), None, None
+    began, delivered = time.monotonic(), True
     try:
-        status = send(alerting, alert)
+        answer = send(alerting, alert)
     except DeliveryError as error:
-        status, reason = error.status, str(error)
+        delivered, answer = False, Answer(error.status, str(error))
     milliseconds = round((time.monotonic() - began) * 1000)
-    return Outcome(alert.channel, reason is None, status, milliseconds, reason)
+    return Outcome(alert.channel, delivered, answer.status, milliseconds, answer.remark)
 
 
 def text_of(alert: Waiting) -> str:
@@ -183,7 +193,7 @@ def text_of(alert: Waiting) -> str:
     return f"{head}. {size}, {verb} {body['duration_mins']:g} min. {alert.detail[:1].upper()}{alert.detail[1:]}."
 
 
-def _post(url: str, body: bytes, number: int) -> int:
+def _post(url: str, body: bytes, number: int) -> Answer:
     parts = urlsplit(url)
     host = str(parts.hostname)
     proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme)
@@ -196,10 +206,10 @@ def _post(url: str, body: bytes, number: int) -> int:
             raise DeliveryError(f"{host} does not answer ({type(error).__name__})") from None
     if not 200 <= answer.status < 300:
         raise DeliveryError(f"{host} answered {answer.status}", answer.status)
-    return answer.status
+    return Answer(answer.status)
 
 
-def _mail(alerting: Alerting, url: str, alert: Waiting) -> int:
+def _mail(alerting: Alerting, url: str, alert: Waiting) -> Answer:
     parts = urlsplit(url)
     host, tls = str(parts.hostname), ssl.create_default_context(cafile=certifi.where())
     message = EmailMessage()
@@ -224,8 +234,8 @@ def _mail(alerting: Alerting, url: str, alert: Waiting) -> int:
                 if not secret:
                     raise DeliveryError(f"{host} offers no TLS: the password is not sent")
                 server.login(unquote(parts.username), unquote(parts.password or ""))
-            server.send_message(message)
+            refused = server.send_message(message)
     except (smtplib.SMTPException, OSError) as error:
         status = error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else None
         raise DeliveryError(f"mail server {host} did not take it ({type(error).__name__})", status) from None
-    return SMTP_TAKEN
+    return Answer(SMTP_TAKEN, f"mail server {host} refused {len(refused)} of the addresses" if refused else None)

@@ -218,6 +218,26 @@ def test_a_test_alert_tells_who_does_not_answer(api: Api) -> None:
     assert outcome["error"] == "127.0.0.1 does not answer (NewConnectionError)"
 
 
+def test_a_mail_that_is_not_for_everybody_is_told_as_such(api: Api) -> None:
+    with mail_receiver() as mails:
+        mails.refused = [b"typo@example.com"]
+        to = {"alert_smtp_url": f"smtp://127.0.0.1:{mails.port}", "alert_email_to": "a@example.com, typo@example.com"}
+        api.patch(SETTINGS, json=to)
+        (some,) = over(api, api.post(f"{SETTINGS}/test-alert"))["result"]["channels"]
+        mails.refused.append(b"a@example.com")
+        (none,) = over(api, api.post(f"{SETTINGS}/test-alert"))["result"]["channels"]
+    assert (some["delivered"], some["status"], some["error"]) == (
+        True,
+        250,
+        "mail server 127.0.0.1 refused 1 of the addresses",
+    )
+    assert (none["delivered"], none["error"]) == (
+        False,
+        "mail server 127.0.0.1 did not take it (SMTPRecipientsRefused)",
+    )
+    assert len(mails.mails) == 1
+
+
 def test_a_test_alert_without_a_channel_is_refused(api: Api) -> None:
     message = "No alert would reach anybody: set alert_wal_url, alert_slack_url or alert_email_to"
     assert error(api.post(f"{SETTINGS}/test-alert")) == (409, "ConflictError", message, {})
