@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from etl_supervisor.config.addresses import are_addresses
 from etl_supervisor.config.database_url import libpq_url, redis_url
 from etl_supervisor.config.reading import Reading
 from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
@@ -265,9 +266,8 @@ class Settings(BaseModel):
     @field_validator("alert_email_to", "alert_email_from")
     @classmethod
     def _addresses(cls, value: str | None) -> str | None:
-        for address in [] if value is None else value.split(","):
-            if "@" not in address or not (address.isascii() and address.isprintable()):
-                raise ValueError("it is no e-mail address")
+        if value is not None and not are_addresses(value):
+            raise ValueError("it is no e-mail address")
         return value
 
     @field_validator("lease_seconds")
