@@ -41,7 +41,7 @@ class Files:
                 raise faults.invalid(field, f"a file that is named by the API must be in {shown}")
         if self.tenant is not None:
             for field, host in _hosts(values):
-                if host.startswith(("/", "@")):
+                if not host or host.startswith(("/", "@")):
                     raise faults.invalid(field, "a unix socket is not for keys of a tenant")
 
     def holds(self, path: str) -> bool:
@@ -61,23 +61,26 @@ def _named(values: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str
     authority = (values.get("settings") or {}).get("ca_file")
     if authority is not None and authority != (before.get("settings") or {}).get("ca_file"):
         yield "settings.ca_file", authority
-    for parameter, value in _parts(values).items():
+    for parameter, value in (_parts(values) or {}).items():
         if parameter in FILE_PARAMETERS and value != SYSTEM_AUTHORITIES:
             yield "primary_url", value
 
 
 def _hosts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    parts = _parts(values)
-    for field, hosts in (("pg_host", values.get("pg_host")), ("primary_url", parts.get("host"))):
-        for host in (hosts or "").split(","):
+    """(field, host) of every server; one without a name is libpq's default, a unix socket."""
+    found = {"pg_host": values.get("pg_host")}
+    if (parts := _parts(values)) is not None:
+        found["primary_url"] = parts.get("host") or parts.get("hostaddr") or ""
+    for field, hosts in found.items():
+        for host in [] if hosts is None else hosts.split(","):
             yield field, host.strip()
 
 
-def _parts(values: dict[str, Any]) -> dict[str, str]:
-    """The parameters of `primary_url`. Fault 422 when libpq can't read it."""
+def _parts(values: dict[str, Any]) -> dict[str, str] | None:
+    """The parameters of `primary_url`, when there is one. Fault 422 when libpq can't read it."""
     url = values.get("primary_url")
     if not isinstance(url, SecretStr):
-        return {}
+        return None
     try:
         return {name: str(value) for name, value in conninfo_to_dict(url.get_secret_value()).items()}
     except psycopg.Error:

@@ -93,7 +93,11 @@ def test_the_authority_of_a_destination_is_in_the_directory_too(api: Api) -> Non
     [
         ({"pg_host": "/var/run/postgresql"}, "pg_host"),
         ({"pg_host": "h,/tmp"}, "pg_host"),
+        ({"pg_host": "h,"}, "pg_host"),
         ({"primary_url": "host=@x"}, "primary_url"),
+        ({"primary_url": "postgresql://u@%2Ftmp/d"}, "primary_url"),
+        ({"primary_url": "dbname=d"}, "primary_url"),
+        ({"primary_url": " "}, "primary_url"),
     ],
 )
 def test_a_unix_socket_is_not_for_keys_of_a_tenant(api: Api, change: dict[str, Any], field: str) -> None:
