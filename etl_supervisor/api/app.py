@@ -22,6 +22,7 @@ from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
 from etl_supervisor.api.routes import (
     administration,
+    alerting,
     configured,
     copying,
     examination,
@@ -29,6 +30,8 @@ from etl_supervisor.api.routes import (
     inspection,
     live,
     metering,
+    publications,
+    slots,
     verification,
     wal,
     watching,
@@ -44,6 +47,8 @@ VERSION = "1"
 _PARTS = (
     configured.sources,
     inspection.router,
+    publications.router,
+    slots.router,
     configured.destinations,
     live.destinations,
     configured.pipelines,
@@ -55,6 +60,7 @@ _PARTS = (
     wal.router,
     watching.router,
     administration.router,
+    alerting.router,
 )
 _ERRORS = {
     401: "No key, or none that is known",
