@@ -95,11 +95,19 @@ class ReshapeTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """What follows a batch through the processes: the last span that has ended, as W3C's traceparent, and when it did (Unix nanoseconds)."""
+
+    parent: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes. `slot` is OVERSIZE_SLOT when
     the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its first and last row. `seq` counts
     the segments of a handle from 1. `rows` rows are meant, from `start` on. On `trial` they are to be alone in the actor until they are durable:
-    they may be what killed the one before (`workers.reader.trial`)."""
+    they may be what killed the one before (`workers.reader.trial`). `trace`: their batch is followed by a trace."""
 
     handle: int
     seq: int
@@ -113,6 +121,7 @@ class Segment:
     start: int = 0
     trial: bool = False
     bury: Bury = Bury.NO
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from etl_supervisor.ipc.messages import (
     TableClosed,
     ToActor,
     ToPublisher,
+    Trace,
 )
 from etl_supervisor.model.table import Table
 from workers.reader.outlets import Handle, Outlet, Sending, accuse
@@ -68,6 +69,7 @@ class _Waiting:
     size: int
     version: int
     goes_to: list[tuple[int, int]]
+    trace: Trace | None
 
 
 @dataclass(slots=True)
@@ -98,6 +100,7 @@ class Publisher:
         self._handles: dict[int, Handle] = {}
         self._joint: dict[int, ApplyTogether] = {}  # by pipeline: not answered yet
         self._waiting: deque[_Waiting] = deque()
+        self.trace: Trace | None = None  # of the batch that is being published
         self._unhurried: set[int] = set()  # handles with rows in flight that were not hurried yet, and maybe others
 
     # -- what the owner does
@@ -146,7 +149,7 @@ class Publisher:
                 handle = self._handles[number]
                 handle.seq += 1
                 goes_to.append((number, handle.seq))
-            self._waiting.append(_Waiting(piece, size, version, goes_to))
+            self._waiting.append(_Waiting(piece, size, version, goes_to, self.trace))
             promised += goes_to
         self.pump()
         return promised
@@ -383,4 +386,5 @@ class Publisher:
 
 def _segment(waiting: _Waiting, memory: Memory) -> Segment:
     slot, generation = (memory.run.slot, memory.run.generation) if memory.run else (OVERSIZE_SLOT, 0)
-    return Segment(0, 0, slot, generation, memory.length, waiting.batch.num_rows, "", "", waiting.version)
+    rows, version, trace = waiting.batch.num_rows, waiting.version, waiting.trace
+    return Segment(0, 0, slot, generation, memory.length, rows, "", "", version, trace=trace)

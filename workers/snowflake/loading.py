@@ -38,6 +38,7 @@ from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_l
 from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import tag_of
+from workers.snowflake.traces import stage
 
 APPEND_BYTES_MAX = (
     2 << 20
@@ -189,12 +190,15 @@ class Loading:
         opening = self.opening
         rows = pa.concat_batches([rest for _, rest in parts]) if len(parts) > 1 else parts[0][1]
         poison("poison.encode", rows)
-        data = channel.encode(rows, opening.table, opening.generation, _now())
+        followed = [segment for segment, _ in parts if segment.trace is not None]
+        with stage("encode", opening, followed, rows.num_rows):
+            data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
             return False
         try:
-            size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
+            with stage("append", opening, followed, rows.num_rows):
+                size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
             metrics.snowflake_request(opening.destination.name, "append")
         except Exception as error:
             metrics.snowflake_request(opening.destination.name, "append", failed=True)

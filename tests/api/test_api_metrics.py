@@ -1,0 +1,72 @@
+"""What the API counts: requests by the template of their route, and the connections of its pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from tests.support.fix_api import Api
+from tests.support.fix_deployment import wait_for
+
+
+@pytest.fixture
+def counted(api_server: Callable[..., Api], tmp_path: Path) -> tuple[Api, CollectorRegistry]:
+    """A server that counts in files, as a supervisor's child does, and what they say."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    api = api_server(PROMETHEUS_MULTIPROC_DIR=str(folder), DB_POOL_SIZE="3", DB_MAX_OVERFLOW="2")
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))
+    return api, registry
+
+
+def test_requests_are_counted_by_the_template_of_their_route(counted: Any) -> None:
+    api, registry = counted
+    api.filled()
+    for number in (1, 1, 77):
+        api.get(f"/api/v1/sources/{number}")
+    with api.nobody() as nobody:
+        nobody.get("/api/v1/sources/1")
+        nobody.get("/etc/passwd")
+        nobody.request("PROPFIND", "/api/v1/sources/1")
+    one = "/api/v1/sources/{key}"
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    routes = {sample.labels["route"] for sample in samples if sample.name == "etl_api_requests_total"}
+    assert routes == {"/health", "/api/v1/sources", "/api/v1/destinations", "/api/v1/pipelines", one, "(none)"}
+
+    def value(name: str, **labels: str) -> Any:
+        return registry.get_sample_value(name, labels)
+
+    assert value("etl_api_requests_total", route=one, method="GET", status="200") == 2
+    assert value("etl_api_requests_total", route=one, method="GET", status="404") == 1
+    assert value("etl_api_requests_total", route=one, method="GET", status="401") == 1
+    assert value("etl_api_requests_total", route="/api/v1/sources", method="POST", status="201") == 1
+    assert value("etl_api_requests_total", route="(none)", method="GET", status="404") == 1
+    assert value("etl_api_requests_total", route=one, method="(other)", status="405") == 1
+    assert value("etl_api_seconds_count", route=one, method="GET") == 4
+    assert 0 < value("etl_api_seconds_sum", route=one, method="GET") < 30
+
+
+def test_the_pool_tells_its_connections(counted: Any) -> None:
+    api, registry = counted
+
+    def connections(state: str) -> Any:
+        return registry.get_sample_value("etl_api_pool_connections", {"state": state})
+
+    api.get("/api/v1/sources").raise_for_status()
+    wait_for("the connection to be back", lambda: connections("in_use") == 0)
+    assert connections("limit") == 5
+    assert connections("idle") == 1
+    with psycopg.connect(api.database.dsn) as busy:
+        busy.execute("lock table app.sources")
+        with pytest.raises(httpx.ReadTimeout):
+            api.get("/api/v1/sources", timeout=0.5)
+        assert connections("in_use") == 1
+    wait_for("it to be given back", lambda: connections("in_use") == 0)
