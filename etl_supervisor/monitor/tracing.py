@@ -1,8 +1,8 @@
 """Spans of batches, when a collector is set (OTEL_EXPORTER_OTLP_ENDPOINT). Without one nothing is imported, and a batch costs a comparison.
 
-    reader   decode                       the sampler decides here, once per batch
-    actor    share, encode, append, durable      parent: the context that came with the segment (`ipc.messages.Trace`)
-    actor    apply                        links to the batches that it moved; followed when one of them is
+    reader   decode                             the sampler decides here, once per batch
+    actor    share, encode, append, durable     parent: the context that came with the segment (`ipc.messages.Trace`)
+    actor    apply                              links to the batches that it moved; followed when one of them is
 
 A span is recorded when it has ended, with the time at which it began: nothing is left open by a crash, and no object crosses threads. What delivers
 the spans is `otel`: it is begun in each child after the fork, has a thread and a bounded queue of its own, and never makes anybody wait.

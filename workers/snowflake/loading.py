@@ -140,7 +140,8 @@ class Loading:
                 handed, reached = segment.last if rest.num_rows else handed, max(reached, segment.last)
                 taken.handed.append((handed, committed_at(rest)))
         if appended:
-            sealed = self._seal(channel)
+            with stage("upload", self.opening, self._by_file(segments[: len(taken.handed)])):
+                sealed = self._seal(channel)
             taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
         if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
             self._flush(channel, [since for _, since in taken.handed if since is not None])
@@ -213,6 +214,11 @@ class Loading:
             metrics.BILLED_BYTES.labels(*labels, LoadPath.STREAMING.value).inc(max(0, billed))
         failpoint("actor.after_append")
         return True
+
+    def _by_file(self, segments: list[tuple[Segment, pa.RecordBatch]]) -> list[Segment]:
+        """Those that are followed, where rows travel as files: there the end of a job takes time."""
+        by_file = self.opening.load.path is not LoadPath.STREAMING
+        return [segment for segment, _ in segments if by_file and segment.trace is not None]
 
     def _seal(self, channel: LoadChannel) -> str | None:
         try:

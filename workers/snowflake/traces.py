@@ -1,7 +1,8 @@
 """The way of a batch that is followed (`etl_supervisor.monitor.tracing`), from shared memory into the target.
 
-    decode (reader) ─► share ─┬─► encode ─► append      a thread; of several segments that go together each has its own
-                              └─► durable               from the append's answer until the token is committed
+    decode (reader) ─► share ─┬─► encode, append     in a thread; of several segments that go together each has its own
+                              ├─► upload             where rows travel as files: the file comes to the stage, and a loader is told
+                              └─► durable            from the append's answer until the token is committed
     apply                                               of a table: a trace of its own, with links to the segments that it moved
 
 A segment carries what its spans hang on (`Segment.trace`; None: it is not followed, and this costs a comparison). It is sent again after an actor's
@@ -34,8 +35,8 @@ def shared(opening: OpenTable, segment: Segment) -> Segment:
 
 
 @contextmanager
-def stage(name: str, opening: OpenTable, segments: Sequence[Segment], rows: int) -> Iterator[None]:
-    """A span around what is done with these segments, which are followed, and maybe others: `rows` in all. An error is named by its type."""
+def stage(name: str, opening: OpenTable, segments: Sequence[Segment], rows: int = 0) -> Iterator[None]:
+    """A span around what is done with these segments, which are followed, and maybe others, of `rows` in all. An error is named by its type."""
     if not segments:
         yield
         return
@@ -47,7 +48,7 @@ def stage(name: str, opening: OpenTable, segments: Sequence[Segment], rows: int)
         raise
     finally:
         for segment in segments:
-            facts = {**_table(opening), **_rows(segment), "rows_together": rows}
+            facts = {**_table(opening), **_rows(segment), **({"rows.together": rows} if rows else {})}
             record(name, began, facts, parent=segment.trace, error=error)
 
 
