@@ -167,10 +167,11 @@ class ApplyTogether:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The target shows every row below `fence`, by a joint apply of another actor."""
+    """The target shows every row below `fence`, by a joint apply of another actor that began then (Unix nanoseconds)."""
 
     handle: int
     fence: int
+    began_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +270,11 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class AppliedTogether:
-    """All tables of the question show every row below `fence`; or, with a reason, none was moved."""
+    """All tables of the question show every row below `fence`; or, with a reason, none was moved. `began_ns`: when the actor took it in hand."""
 
     pipeline_id: int
     fence: int
+    began_ns: int
     kind: Kind = Kind.APPLY
     place: str = ""
     reason: str = ""

@@ -174,7 +174,7 @@ DURABLE_SECONDS = Histogram(
 )
 APPLIED_SECONDS = Histogram(
     "etl_applied_seconds",
-    "From a commit in the source until an apply has brought the row to its target, oldest row of a batch; not of joint applies",
+    "From a commit in the source until an apply has brought the row to its target, oldest row of a batch",
     ["pipeline"],
     buckets=(*_WAY_SECONDS, 120, 300, 600, 1800, 3600, 14400),
 )

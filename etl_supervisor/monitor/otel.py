@@ -31,13 +31,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from etl_supervisor.ipc.messages import Trace
 from etl_supervisor.monitor import metrics
-from etl_supervisor.monitor.tracing import Facts
+from etl_supervisor.monitor.tracing import QUEUE_SPANS_MAX, Facts
 
 BATCHES_FOLLOWED = "0.01"  # part of all: a few traces a minute on a busy source
-QUEUE_SPANS_MAX = 2048  # the standard's default: some MB
 EXPORT_SPANS_MAX = 512  # the standard's default
 DELAY_MS = 5000  # the standard's default
 CLOSE_SECONDS_MAX = 2.0  # at a child's end, whatever the collector does
+
+# A line for each try, where ours is one for each outage; a header that it can't read, whole: it may be a key.
+_SILENT = ("opentelemetry.exporter", "opentelemetry.util.re")
 
 log = structlog.get_logger()
 
@@ -57,9 +59,8 @@ class Recorder:
 
     def __init__(self, endpoint: str, process: str) -> None:
         standard(os.environ, endpoint)
-        logging.getLogger("opentelemetry.exporter").setLevel(
-            logging.CRITICAL
-        )  # one line per try; ours is one per outage
+        for name in _SILENT:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._delivery = Delivery(OTLPSpanExporter())
         provider = TracerProvider(resource=Resource.create({"etl.process": process}), shutdown_on_exit=False)
         provider.sampler = FollowsLinks(provider.sampler)
@@ -153,13 +154,14 @@ class Delivery(SpanProcessor):
             self._wanted.set()
 
     def shutdown(self) -> None:
-        """Deliver what waits, within CLOSE_SECONDS_MAX; what is left then is lost with the process."""
+        """Deliver what waits, within CLOSE_SECONDS_MAX; what is left then is dropped."""
         deadline = time.monotonic() + CLOSE_SECONDS_MAX
         self._ending = True
         self._wanted.set()
         self._thread.join(CLOSE_SECONDS_MAX / 2)
         self._exporter.shutdown()  # ends the pause between two tries
         self._thread.join(max(0.0, deadline - time.monotonic()))
+        metrics.TRACE_SPANS.labels("dropped").inc(self._queue.qsize())
 
     def _run(self) -> None:
         while not self._ending:

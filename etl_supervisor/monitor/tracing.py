@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from etl_supervisor.monitor.otel import Recorder
 
 Facts = Mapping[str, str | int]
+QUEUE_SPANS_MAX = 2048  # the standard's default: some MB
 
 _recorder: Recorder | None = None
 
@@ -37,13 +38,11 @@ def begin(endpoint: str, process: str) -> None:
     """Follow batches from now on. Without the packages that takes one line of the log says so, and data goes on."""
     global _recorder
     try:
-        otel = importlib.import_module("etl_supervisor.monitor.otel")
+        _recorder = importlib.import_module("etl_supervisor.monitor.otel").Recorder(endpoint, process)
     except ModuleNotFoundError as error:
-        reason = f"there is no module {error.name}"
-        remedy = "pip install 'etl-supervisor[otel]', or do not set it; data goes on without traces"
-        logs.error_line(log, "traces_off", EtlError(Kind.CONFIG, "OTEL_EXPORTER_OTLP_ENDPOINT", reason, remedy))
-        return
-    _recorder = otel.Recorder(endpoint, process)
+        _tell_off(f"there is no module {error.name}", "pip install 'etl-supervisor[otel]'")
+    except Exception as error:  # whatever the SDK makes of its variables: rows do not wait for it
+        _tell_off(f"OpenTelemetry's SDK does not begin: {type(error).__name__}", "correct the OTEL_* variables")
 
 
 def end() -> None:
@@ -69,8 +68,19 @@ def record(
     error: str = "",
 ) -> Trace | None:
     """A span that began then (Unix nanoseconds) and ends now. What hangs on it; None when it is not followed."""
-    if _recorder is None:
+    recorder = _recorder
+    if recorder is None:
         return None
     now = time.time_ns()
-    traceparent = _recorder.record(name, (began_ns, max(began_ns, now)), facts, parent=parent, links=links, error=error)
-    return Trace(traceparent, now) if traceparent else None
+    try:
+        span = recorder.record(name, (began_ns, max(began_ns, now)), facts, parent=parent, links=links, error=error)
+    except Exception as fault:  # of the SDK, not of the rows
+        end()
+        _tell_off(f"OpenTelemetry's SDK fails: {type(fault).__name__}", "report it")
+        return None
+    return Trace(span, now) if span else None
+
+
+def _tell_off(reason: str, remedy: str) -> None:
+    remedy = f"{remedy}, or do not set it; data goes on without traces"
+    logs.error_line(log, "traces_off", EtlError(Kind.CONFIG, "OTEL_EXPORTER_OTLP_ENDPOINT", reason, remedy))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from etl_supervisor.embedded.ports import choose_port
 from tests.support.fix_api import Api
-from tests.support.fix_deployment import wait_for
+from tests.support.fix_deployment import Deployment, wait_for
 
 
 @pytest.fixture
@@ -70,3 +73,33 @@ def test_the_pool_tells_its_connections(counted: Any) -> None:
             api.get("/api/v1/sources", timeout=0.5)
         assert connections("in_use") == 1
     wait_for("it to be given back", lambda: connections("in_use") == 0)
+
+
+@pytest.mark.slow
+def test_beside_a_supervisor_they_are_among_its_metrics_and_outlive_a_restart(deploy: Deployment) -> None:
+    address = f"127.0.0.1:{choose_port()}"
+    deploy.start(API_ADDR=address, API_AUTH="disabled")
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://{address}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def health_counted() -> float:
+        page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics").text
+        line = 'etl_api_requests_total{method="GET",route="/health",status="200"}'
+        return sum(float(text.split()[1]) for text in page.splitlines() if text.startswith(line))
+
+    wait_for("the API", answers)
+    wait_for("the monitor's metrics", lambda: health_counted() >= 1)
+    httpx.get(f"http://{address}/api/v1/sources").raise_for_status()
+    before = health_counted()
+    pid = deploy.children()["etl-api"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for("another API", lambda: deploy.children().get("etl-api") not in (None, pid) and answers())
+    assert health_counted() > before
+    page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics").text
+    assert 'etl_api_pool_connections{state="limit"} 30.0' in page
+    assert 'etl_api_pool_connections{state="in_use"} 0.0' in page
+    assert deploy.stop() == 0

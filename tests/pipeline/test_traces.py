@@ -9,10 +9,10 @@ import pytest
 
 from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.model import lsn
-from tests.support.collector import Seen, collecting
+from tests.support.collector import INSTALLED, Seen, collecting
 from tests.support.fix_deployment import Deployment, wait_for
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="the extra `otel` is not installed")
 
 EVERY_BATCH = {"OTEL_TRACES_SAMPLER": "always_on", "OTEL_BSP_SCHEDULE_DELAY": "100"}
 SECRET_TEXT = "a value that nobody may see"
@@ -101,3 +101,76 @@ def test_a_collector_that_is_away_costs_spans_and_nothing_else(deploy: Deploymen
     assert {line["process"] for line in said} <= {"reader-notes", "actor-0", "actor-1"}
     assert 1 <= len(said) <= 3  # once for each process, not for each try
     assert "Traceback" not in deploy.log
+
+
+def test_a_batch_whose_actor_dies_is_followed_on_by_the_next_one(deploy: Deployment) -> None:
+    deploy.source.execute("create table notes (id int primary key)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("notes", publication_name="p")
+    with collecting() as collector:
+        deploy.start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, ETL_FAILPOINTS="actor.after_append=kill", **EVERY_BATCH
+        )
+        deploy.ready("notes")
+        before = deploy.written("notes")
+        for number in range(10):
+            deploy.source.execute("insert into notes values (%s)", number)
+        deploy.caught_up("notes")
+
+        def followed() -> bool:
+            batches = {
+                span.trace: span.facts["etl.rows"] for span in collector.named("decode") if _first(span) >= before
+            }
+            durable = {span.trace for span in collector.named("durable")}
+            return sum(batches.values()) == 10 and batches.keys() <= durable
+
+        wait_for("every batch to be durable", followed)
+        assert deploy.stop() == 0
+    assert "actor.after_append" in (deploy.folder / "failpoints.log").read_text()
+    deploy.same("notes", notes=("id",))
+
+
+def test_rows_that_travel_as_files_tell_their_upload(deploy: Deployment) -> None:
+    deploy.source.execute("create table notes (id int primary key)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("notes", publication_name="p", load_path="copy", file_max_age_seconds=0.1)
+    with collecting() as collector:
+        deploy.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **EVERY_BATCH)
+        deploy.ready("notes")
+        deploy.source.execute("insert into notes select generate_series(1, 20)")
+        deploy.caught_up("notes")
+        upload = wait_for("the span of the upload", lambda: collector.named("upload"))[-1]
+        durable = wait_for(
+            "the rows to be durable",
+            lambda: [span for span in collector.named("durable") if span.trace == upload.trace],
+        )[0]
+        assert deploy.stop() == 0
+        spans = {span.name: span for span in collector.spans if span.trace == upload.trace}
+    assert set(spans) == {"decode", "share", "encode", "append", "upload", "durable"}
+    assert upload.parent == durable.parent == spans["share"].id
+    assert spans["append"].ended <= upload.began
+    assert upload.ended <= durable.began
+    assert upload.facts["etl.rows"] == 20
+
+
+def test_a_joint_apply_is_linked_to_the_batches_of_each_of_its_tables(deploy: Deployment) -> None:
+    deploy.source.execute("create table debit (id int primary key); create table credit (id int primary key)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("bank", publication_name="p", consistency="transaction")
+    with collecting() as collector:
+        deploy.start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **EVERY_BATCH)
+        deploy.ready("bank", 2)
+        deploy.source.execute("begin; insert into debit values (1); insert into credit values (1); commit")
+        deploy.caught_up("bank")
+
+        def applied() -> dict[str, Seen]:
+            return {span.facts["etl.table"]: span for span in collector.named("apply")}
+
+        wait_for("both tables' spans", lambda: applied().keys() == {"public.debit", "public.credit"})
+        assert deploy.stop() == 0
+        durable = {(span.trace, span.id): span.facts["etl.table"] for span in collector.named("durable")}
+        for table, apply in applied().items():
+            assert {durable[link] for link in apply.links} == {table}
+            assert 0 < apply.ended - apply.began < 60e9
+        assert len({link[0] for apply in applied().values() for link in apply.links}) == 1  # one batch, one trace
+    deploy.same("bank", debit=("id",), credit=("id",))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+try:
+    importlib.import_module("opentelemetry.exporter.otlp.proto.http")
+    importlib.import_module("opentelemetry.sdk")
+except ModuleNotFoundError:
+    INSTALLED = False  # the extra `otel`
+else:
+    INSTALLED = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,12 +21,12 @@ from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.monitor import metrics, tracing
-from tests.support.collector import collecting
+from tests.support.collector import INSTALLED, collecting
 from tests.support.fix_deployment import wait_for
 from workers.snowflake.channel import Underway
 from workers.snowflake.traces import LINKS_MAX, Followed, shared, stage
 
-needs_otel = pytest.mark.skipif("not __import__('importlib').util.find_spec('opentelemetry')", reason="extra `otel`")
+needs_otel = pytest.mark.skipif(not INSTALLED, reason="the extra `otel` is not installed")
 
 
 @pytest.fixture
@@ -93,6 +94,39 @@ def test_without_the_packages_one_line_says_so_and_data_goes_on(monkeypatch: pyt
         }
     ]
     assert not tracing.on()
+
+
+@needs_otel
+def test_what_the_sdk_can_not_take_is_one_line_and_no_reason_to_stop(begin: Callable[..., None]) -> None:
+    with capture_logs() as lines:
+        begin("http://127.0.0.1:9", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="many")
+    said = [(line["event"], line["reason"], line["remedy"]) for line in lines]
+    off = "or do not set it; data goes on without traces"
+    assert said == [
+        (
+            "traces_off",
+            "OpenTelemetry's SDK does not begin: ValueError",
+            f"correct the OTEL_* variables, {off}",
+        )
+    ]
+    begin("http://127.0.0.1:9", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="", OTEL_TRACES_SAMPLER="always_on")
+    assert tracing.on()
+    with capture_logs() as lines:
+        broken = {"rows": object()}  # no attribute of the standard
+        assert tracing.record("decode", "yesterday", broken) is None  # type: ignore[arg-type]
+        assert tracing.record("decode", 0, {}) is None
+    said = [(line["event"], line["reason"], line["remedy"]) for line in lines if line["event"] == "traces_off"]
+    assert said == [("traces_off", "OpenTelemetry's SDK fails: TypeError", f"report it, {off}")]
+    assert not tracing.on()
+
+
+@needs_otel
+def test_a_header_that_can_not_be_read_is_not_logged(
+    begin: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    begin("http://127.0.0.1:9", OTEL_EXPORTER_OTLP_HEADERS="authorization: bearer-of-news")
+    assert tracing.on()
+    assert "bearer-of-news" not in caplog.text
 
 
 @needs_otel
@@ -218,6 +252,7 @@ def test_a_collector_that_hangs_keeps_nobody_waiting(begin: Callable[..., None])
         began = time.perf_counter()
         tracing.end()
         assert time.perf_counter() - began < 4.0
+    wait_for("its thread to end", lambda: not any(thread.name == "traces" for thread in threading.enumerate()))
 
 
 @needs_otel

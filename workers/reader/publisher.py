@@ -163,9 +163,9 @@ class Publisher:
         self._joint[message.pipeline_id] = message
         self._tell(message.pipeline_id % len(self._links), message)
 
-    def shown(self, number: int, fence: int) -> None:
+    def shown(self, number: int, by: AppliedTogether) -> None:
         """Tell a table's actor that a joint apply has moved its target."""
-        self._tell(self._handles[number].actor, Shown(number, fence))
+        self._tell(self._handles[number].actor, Shown(number, by.fence, by.began_ns))
 
     def keep(self, message: Keep) -> None:
         """Have a table's state kept; Kept answers. It is lost with the actor: an open table is asked for again."""

@@ -29,7 +29,7 @@ import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, TableOpened
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, Shown, TableOpened
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.monitor import metrics
@@ -213,10 +213,11 @@ class Desk:
         if self.gathering is not None:
             self.gathering.hurried = self.hurried
 
-    def shown(self, fence: int) -> None:
+    def shown(self, by: Shown) -> None:
         """A joint apply has moved the target."""
         if self.watermark is not None:
-            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, fence))
+            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, by.fence))
+        self.awaited.applied(self.opening, by.fence, by.began_ns)
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""

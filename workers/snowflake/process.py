@@ -174,8 +174,8 @@ class Actor:
                 self._memory.take(message, guest.send)
             case ApplyTogether():
                 self._together.take(message, guest.send)
-            case Shown(handle=handle, fence=fence) if handle in guest.desks:
-                guest.desks[handle].shown(fence)
+            case Shown(handle=handle) if handle in guest.desks:
+                guest.desks[handle].shown(message)
             case Hurry(handle=handle, seq=seq) if handle in guest.desks:
                 guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
