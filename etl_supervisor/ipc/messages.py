@@ -41,6 +41,7 @@ from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table, TableName
+from etl_supervisor.model.trace import Trace
 
 OVERSIZE_SLOT = -1
 
@@ -92,14 +93,6 @@ class ReshapeTable:
     handle: int
     table: Table
     since: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What follows a batch through the processes: the last span that has ended, as W3C's traceparent, and when it did (Unix nanoseconds)."""
-
-    parent: str
-    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from etl_supervisor.ipc.messages import Trace
+from etl_supervisor.model.trace import Trace
 from etl_supervisor.monitor import metrics
 from etl_supervisor.monitor.tracing import QUEUE_SPANS_MAX, Facts
 

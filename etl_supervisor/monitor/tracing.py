@@ -1,7 +1,7 @@
 """Spans of batches, when a collector is set (OTEL_EXPORTER_OTLP_ENDPOINT). Without one nothing is imported, and a batch costs a comparison.
 
     reader   decode                             the sampler decides here, once per batch
-    actor    share, encode, append, durable     parent: the context that came with the segment (`ipc.messages.Trace`)
+    actor    share, encode, append, durable     parent: the context that came with the segment (`model.trace`)
     actor    apply                              links to the batches that it moved; followed when one of them is
 
 A span is recorded when it has ended, with the time at which it began: nothing is left open by a crash, and no object crosses threads. What delivers
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.ipc.messages import Trace
+from etl_supervisor.model.trace import Trace
 from etl_supervisor.monitor import logs
 
 if TYPE_CHECKING:

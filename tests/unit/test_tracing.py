@@ -16,10 +16,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from etl_supervisor.ipc import wire
-from etl_supervisor.ipc.messages import OpenTable, Segment, Trace
+from etl_supervisor.ipc.messages import OpenTable, Segment
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table, TableName
+from etl_supervisor.model.trace import Trace
 from etl_supervisor.monitor import metrics, tracing
 from tests.support.collector import INSTALLED, collecting
 from tests.support.fix_deployment import wait_for

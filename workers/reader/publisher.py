@@ -49,9 +49,9 @@ from etl_supervisor.ipc.messages import (
     TableClosed,
     ToActor,
     ToPublisher,
-    Trace,
 )
 from etl_supervisor.model.table import Table
+from etl_supervisor.model.trace import Trace
 from workers.reader.outlets import Handle, Outlet, Sending, accuse
 from workers.reader.pieces import position, split
 from workers.reader.shelf import Memory, Shelf

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from etl_supervisor.ipc.messages import Trace
 from etl_supervisor.model import lsn
+from etl_supervisor.model.trace import Trace
 from etl_supervisor.monitor import tracing
 from workers.reader import pieces
 from workers.reader.batch import Decoded

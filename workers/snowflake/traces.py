@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from etl_supervisor.ipc.messages import OpenTable, Segment, Trace
+from etl_supervisor.ipc.messages import OpenTable, Segment
 from etl_supervisor.model import lsn
 from etl_supervisor.model.position import Position
+from etl_supervisor.model.trace import Trace
 from etl_supervisor.monitor.tracing import Facts, record
 from workers.snowflake.channel import Underway
 
