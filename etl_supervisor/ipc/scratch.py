@@ -28,7 +28,9 @@ def scratch(kind: str) -> Iterator[str]:
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        yield tempfile.mkdtemp(dir=directory)  # one below: what comes and goes there does not make the directory young again
+        yield tempfile.mkdtemp(
+            dir=directory
+        )  # one below: what comes and goes there does not make the directory young again
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(held)

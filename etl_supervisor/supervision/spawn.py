@@ -186,9 +186,9 @@ def _identify_metrics(name: str) -> None:
 
 @contextlib.contextmanager
 def _traced(spec: ChildSpec, settings: Settings) -> Iterator[None]:
-    """Batches are followed by those who move them, if there is a collector. Imported only then."""
+    """Batches are followed by readers and actors, if there is a collector; imported only then. Copies are not followed."""
     endpoint = settings.otel_exporter_otlp_endpoint
-    if endpoint is None or not spec.entry.startswith("workers."):
+    if endpoint is None or spec.copies or not spec.entry.startswith("workers."):
         yield
         return
     tracing = importlib.import_module("etl_supervisor.monitor.tracing")

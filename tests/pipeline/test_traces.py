@@ -68,6 +68,13 @@ def test_one_trace_follows_a_batch_from_decode_to_durable(deploy: Deployment) ->
     deploy.same("notes", notes=("id",))
 
 
+def _value(deploy: Deployment, series: str) -> float:
+    """What the monitor tells of a series; 0 before it has begun."""
+    page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics").text
+    found = [line for line in page.splitlines() if line.startswith(series)]
+    return float(found[0].split()[1]) if found else 0.0
+
+
 def _first(span: Seen) -> int:
     return lsn.parse(span.facts["etl.lsn.first"])
 
@@ -90,12 +97,7 @@ def test_a_collector_that_is_away_costs_spans_and_nothing_else(deploy: Deploymen
     deploy.caught_up("notes")
     deploy.same("notes", notes=("id",))
 
-    def dropped() -> float:
-        page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics").text
-        found = [line for line in page.splitlines() if line.startswith('etl_trace_spans_total{result="dropped"}')]
-        return float(found[0].split()[1]) if found else 0.0
-
-    wait_for("the spans to be counted", lambda: dropped() > 4)
+    wait_for("the spans to be counted", lambda: _value(deploy, 'etl_trace_spans_total{result="dropped"}') > 4)
     assert deploy.stop() == 0
     said = deploy.events("traces_not_delivered")
     assert {line["process"] for line in said} <= {"reader-notes", "actor-0", "actor-1"}
@@ -167,6 +169,7 @@ def test_a_joint_apply_is_linked_to_the_batches_of_each_of_its_tables(deploy: De
             return {span.facts["etl.table"]: span for span in collector.named("apply")}
 
         wait_for("both tables' spans", lambda: applied().keys() == {"public.debit", "public.credit"})
+        assert _value(deploy, 'etl_applied_seconds_count{pipeline="bank"}') >= 2
         assert deploy.stop() == 0
         durable = {(span.trace, span.id): span.facts["etl.table"] for span in collector.named("durable")}
         for table, apply in applied().items():
