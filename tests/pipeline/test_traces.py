@@ -11,6 +11,7 @@ from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.model import lsn
 from tests.support.collector import INSTALLED, Seen, collecting
 from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.sharing import two
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="the extra `otel` is not installed")
 
@@ -177,3 +178,22 @@ def test_a_joint_apply_is_linked_to_the_batches_of_each_of_its_tables(deploy: De
             assert 0 < apply.ended - apply.began < 60e9
         assert len({link[0] for apply in applied().values() for link in apply.links}) == 1  # one batch, one trace
     deploy.same("bank", debit=("id",), credit=("id",))
+
+
+def test_a_batch_for_two_pipelines_is_one_trace_with_a_share_for_each(deploy: Deployment) -> None:
+    with collecting() as collector:
+        two(deploy, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **EVERY_BATCH)
+        before = deploy.written("shop")
+        deploy.source.execute("insert into items values (1001, 1, 'one')")
+
+        def durable() -> dict[str, Seen]:
+            return {span.facts["etl.pipeline"]: span for span in collector.named("durable") if _first(span) >= before}
+
+        wait_for("both to be durable", lambda: durable().keys() == {"shop", "other"})
+        assert deploy.stop() == 0
+        (decode,) = [span for span in collector.named("decode") if _first(span) >= before]
+        shares = {span.facts["etl.pipeline"]: span for span in collector.named("share") if span.trace == decode.trace}
+        assert shares.keys() == {"shop", "other"}
+        for name, share in shares.items():
+            assert share.parent == decode.id
+            assert (durable()[name].trace, durable()[name].parent) == (decode.trace, share.id)
