@@ -61,9 +61,9 @@ class Recorder:
         standard(os.environ, endpoint)
         for name in _SILENT:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._delivery = Delivery(OTLPSpanExporter())
         provider = TracerProvider(resource=Resource.create({"etl.process": process}), shutdown_on_exit=False)
         provider.sampler = FollowsLinks(provider.sampler)
+        self._delivery = Delivery(OTLPSpanExporter())  # begins a thread: after all that may fail
         provider.add_span_processor(self._delivery)
         self._tracer = provider.get_tracer("etl_stream")
         self._propagator = TraceContextTextMapPropagator()
@@ -175,7 +175,7 @@ class Delivery(SpanProcessor):
             spans = [self._queue.get_nowait() for _ in range(min(self._spans_max, self._queue.qsize()))]
             good = self._export(spans)
             metrics.TRACE_SPANS.labels("sent" if good else "dropped").inc(len(spans))
-            if good == self._failing:
+            if good == self._failing:  # news
                 self._failing = not good
                 log.warning("traces_delivered_again" if good else "traces_not_delivered", spans=len(spans))
 

@@ -110,6 +110,7 @@ def test_what_the_sdk_can_not_take_is_one_line_and_no_reason_to_stop(begin: Call
             f"correct the OTEL_* variables, {off}",
         )
     ]
+    assert not any(thread.name == "traces" for thread in threading.enumerate())
     begin("http://127.0.0.1:9", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="", OTEL_TRACES_SAMPLER="always_on")
     assert tracing.on()
     with capture_logs() as lines:
