@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -73,6 +74,22 @@ def test_the_pool_tells_its_connections(counted: Any) -> None:
             api.get("/api/v1/sources", timeout=0.5)
         assert connections("in_use") == 1
     wait_for("it to be given back", lambda: connections("in_use") == 0)
+
+
+def test_alone_they_are_told_where_metrics_addr_says(api_server: Callable[..., Api]) -> None:
+    address = f"127.0.0.1:{choose_port()}"
+    api = api_server(METRICS_ADDR=address)
+    api.get("/api/v1/sources").raise_for_status()
+    page = httpx.get(f"http://{address}/metrics").text
+    assert 'etl_api_requests_total{method="GET",route="/api/v1/sources",status="200"} 1.0' in page
+    assert 'etl_api_pool_connections{state="limit"} 30.0' in page
+    assert "etl_reader" not in page
+    other = api_server(METRICS_ADDR=address)
+    other.get("/api/v1/sources").raise_for_status()
+    (line,) = [line for line in map(json.loads, other.log_path.read_text().splitlines()) if line["level"] == "error"]
+    assert (line["event"], line["kind"], line["place"]) == ("metrics_not_served", "config", "metrics endpoint")
+    assert line["reason"] == f"can't listen on {address}: Address already in use"
+    assert line["remedy"] == "set METRICS_ADDR to a free address; the API answers without metrics"
 
 
 @pytest.mark.slow
