@@ -3,7 +3,7 @@
     etl-supervisor run      one supervised child, when API_ADDR is set
     etl-supervisor api      alone; also `python -m etl_supervisor.api`
     uvicorn --factory etl_supervisor.api.app:from_environment
-    gunicorn -k uvicorn.workers.UvicornWorker etl_supervisor.api.asgi:app
+    gunicorn -k uvicorn_worker.UvicornWorker etl_supervisor.api.asgi:app
 
 Alone nothing is migrated: `etl-supervisor migrate`, or the supervisor, does that.
 """

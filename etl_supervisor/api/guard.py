@@ -21,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from etl_supervisor.api.faults import Fault, answer
+from etl_supervisor.monitor import metrics
 
 CLIENTS_MAX = 10_000  # buckets that are remembered; the one that was silent longest is forgotten first
 BURST_SECONDS = 2.0
@@ -52,12 +53,13 @@ class Record:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, request_id = time.perf_counter(), 500, uuid.uuid4().hex
+        began, status, request_id = time.perf_counter(), 0, uuid.uuid4().hex
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                metrics.api_request(_route(scope), scope["method"], status, time.perf_counter() - began)
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
@@ -68,6 +70,9 @@ class Record:
             try:
                 await self._app(scope, receive, sending)
             finally:
+                if not status:  # it broke; the answer is made outside of us
+                    status = 500
+                    metrics.api_request(_route(scope), scope["method"], status, time.perf_counter() - began)
                 milliseconds = round((time.perf_counter() - began) * 1000, 1)
                 event = log.debug if scope["path"] in ("/health", "/ready") else log.info
                 event("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
@@ -152,6 +157,15 @@ class Sizes:
     def _fault(self) -> Fault:
         message = f"The body is larger than {self._bytes_max} bytes"
         return Fault(413, "PayloadTooLargeError", message, bytes_max=self._bytes_max)
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route that was found: as many as there are routes, whatever is asked for."""
+    template: str | None = getattr(scope.get("route"), "path", None)
+    if template is None:
+        return "(none)"
+    prefix = scope["path"].split("/")[: -template.count("/")]  # of its routers, which the route itself does not know
+    return "/".join(prefix) + template
 
 
 def digest(key: str) -> str:

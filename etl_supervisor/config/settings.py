@@ -83,6 +83,11 @@ class Settings(BaseModel):
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
     metrics_addr: str = Field("[::]:9000", description="Where /metrics answers", json_schema_extra=_taking("host:port"))
+    otel_exporter_otlp_endpoint: SecretStr | None = Field(
+        None,
+        description="Collector (OTLP over HTTP) for traces of batches; needs the extra `otel`. Other OTEL_* come from the environment alone",
+        json_schema_extra=_taking("http:// or https://"),
+    )
     on_rewrite: Literal["resync", "hold"] = Field(
         "resync",
         description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
@@ -249,9 +254,9 @@ class Settings(BaseModel):
             raise ValueError("a host and a port are needed")
         return value
 
-    @field_validator("alert_wal_url", "alert_slack_url", "alert_smtp_url")
+    @field_validator("otel_exporter_otlp_endpoint", "alert_wal_url", "alert_slack_url", "alert_smtp_url")
     @classmethod
-    def _alert_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         schemes = ("smtp", "smtps") if info.field_name == "alert_smtp_url" else ("http", "https")
         if value is not None:
             try:

@@ -19,6 +19,7 @@ burial       whether a row goes to the dead letter without being tried
 dead_rows    which dead rows are meant, when people name some
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
+trace        what follows a batch from process to process
 verified     what a verification finds, and what is kept of it
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """
