@@ -36,6 +36,7 @@ NAMES: dict[str, str] = {
     "copy.before_finish": "copy durable, not written down: the last range is read again, of the others what has changed",
     "actor.after_open": "channel opened (old owner fenced), reader not told: opened again by the next incarnation",
     "poison.encode": "a row kills whoever encodes it: found by halves, and brought to the dead letter",
+    "poison.upload": "a row kills whoever uploads its file: found by rehearsals, the file that was planned is made again without it",
     "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
     "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
     "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",

@@ -99,7 +99,8 @@ class Segment:
     """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes. `slot` is OVERSIZE_SLOT when
     the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its first and last row. `seq` counts
     the segments of a handle from 1. `rows` rows are meant, from `start` on. On `trial` they are to be alone in the actor until they are durable:
-    they may be what killed the one before (`workers.reader.trial`)."""
+    they may be what killed the one before (`workers.reader.trial`); to `rehearse` them is to do with them what a load does, without a load (Tried
+    answers). One that was rehearsed goes into a file of its own (`apart`) without the rows that are in the dead letter by now (`left_out`)."""
 
     handle: int
     seq: int
@@ -113,6 +114,9 @@ class Segment:
     start: int = 0
     trial: bool = False
     bury: Bury = Bury.NO
+    rehearse: bool = False
+    apart: bool = False
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,13 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """The rows on trial have been rehearsed, or are in the dead letter: nobody has died of them, and none of them is loaded by that."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The SDK has taken the rows of every segment up to `seq`. They may still be lost."""
 
@@ -322,7 +333,7 @@ class Recalled:
     trouble: str
 
 
-_OfTables = TableOpened | Begun | Accepted | Durable | Applied | TableClosed | Failed
+_OfTables = TableOpened | Begun | Tried | Accepted | Durable | Applied | TableClosed | Failed
 ToPublisher = AppliedTogether | Kept | Recalled | Welcome | _OfTables
 
 

@@ -32,6 +32,17 @@ def values(deploy: Deployment, table: str) -> list[int]:
         return [int(number) for (number,) in found]
 
 
+def landed(deploy: Deployment, table: str) -> list[int]:
+    """Every row of the change log, also one that is there twice."""
+    there = deploy.destination
+    with sql_session(there) as session, session.cursor() as cursor:
+        landing = f'"{there.database}"."{there.landing_schema}"'
+        cursor.execute(f"SHOW TABLES IN SCHEMA {landing}")
+        names = [row[1] for row in cursor.fetchall()]
+        (name,) = (name for name in names if name.upper().endswith(table))
+        return [int(row[0]) for row in cursor.execute(f'SELECT ID FROM {landing}."{name}" ORDER BY 1').fetchall()]
+
+
 def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deployment) -> None:
     deploy.source.execute("create table items (id int primary key, note text)")
     deploy.source.execute("create table other (id int primary key, note text)")
@@ -50,6 +61,31 @@ def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deploymen
     assert values(deploy, "ITEMS") == [*range(1, 11), *range(12, 17), 100, 101]
     assert values(deploy, "OTHER") == list(range(1, 51))
     assert "trial_ended" in deploy.log
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("place", ["encode", "upload"])
+@pytest.mark.parametrize("path", ["snowpipe", "copy"])
+def test_a_row_that_kills_on_its_way_into_a_file_is_found_and_no_row_is_in_two_files(
+    deploy: Deployment, path: str, place: str
+) -> None:
+    """Killed while it is written nothing is planned; while it is uploaded a file is planned with it, and is made again without it."""
+    for table in ("items", "other"):
+        deploy.source.execute(f"create table {table} (id int primary key, note text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", load_path=path, file_max_age_seconds=1, batch_max_size=5, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.{place}=poison:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 2)
+    deploy.source.execute(
+        f"insert into items select g, case g when 11 then '{POISON}' else 'n' || g end from generate_series(1, 16) g"
+    )
+    deploy.source.execute("insert into other select g, 'o' from generate_series(1, 50) g")
+    wait_for("the row to be found", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
+    deploy.source.execute("insert into items values (100, 'after'), (101, 'it')")
+    deploy.caught_up("shop")
+    assert dead(deploy) == [('{"id":11}', "alone it has killed every actor that it came to")]
+    assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [*range(1, 11), *range(12, 17), 100, 101]
+    assert landed(deploy, "OTHER") == values(deploy, "OTHER") == list(range(1, 51))
     assert deploy.stop() == 0
 
 

@@ -60,7 +60,7 @@ def token(number: int) -> str:
 
 def append(channel: FileChannel, first: int, last: int) -> str | None:
     channel.append(channel.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
-    return channel.seal(lambda: True)
+    return channel.seal(lambda: True, token(last))
 
 
 def loaded(channel: FileChannel, last: int) -> None:
@@ -106,7 +106,7 @@ def test_an_open_fences_the_older_owner(opening: OpenTable) -> None:
 def test_a_life_that_is_over_leaves_nothing(opening: OpenTable) -> None:
     channel = FileChannel(opening, TOOLS)
     channel.append(channel.encode(batch(1, 3), TABLE, 100, ""), 3, token(1), token(3))
-    assert channel.seal(lambda: False) is None
+    assert channel.seal(lambda: False, token(3)) is None
     assert staged(opening) == set()
     assert FileChannel(opening, TOOLS).opened.handed is None
 
@@ -125,7 +125,7 @@ def test_a_planned_file_is_made_again_of_the_same_rows_however_they_are_cut(open
     assert append(newer, 4, 6) is None, "not all rows have come yet"
     for first, last in ((4, 7), (8, 12)):
         newer.append(newer.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
-    assert newer.seal(lambda: True) == token(12)
+    assert newer.seal(lambda: True, token(12)) == token(12)
     assert name in staged(opening)
     if opening.load.path is LoadPath.COPY:  # a pipe ignores a name that it has seen: there the file had been loaded
         loaded(newer, 12)

@@ -49,6 +49,7 @@ from etl_supervisor.ipc.messages import (
     TableClosed,
     ToActor,
     ToPublisher,
+    Tried,
 )
 from etl_supervisor.model.table import Table
 from workers.reader.outlets import Handle, Outlet, Sending, accuse
@@ -279,6 +280,10 @@ class Publisher:
                 handle.begun = max(handle.begun, seq)
                 if handle.trial is not None:
                     handle.trial.begun = True
+                return False
+            case Tried():
+                if handle.trial is not None:
+                    self._sending.tried(handle)
                 return False
             case Accepted(seq=seq):
                 handle.accepted = max(handle.accepted, seq)

@@ -11,6 +11,11 @@ memory, says nothing of a row, and the same piece is tried again. The row's valu
 there, too, goes there without them (`Bury.BARE`).
 
 A piece keeps the number of its segment. The publisher hides from its owner what is said of a piece that is not its segment's last.
+
+Rows that travel as files are rehearsed instead: a piece is written and uploaded as a file that no loader is told of, and thrown away. A file that was
+planned before the crash keeps its name and its rows that way, and none of them can be in two files. After that the segments go out again, each
+in a file of its own (it may be several together that kill), without the rows that the trial has brought to the dead letter. Once a piece was
+rehearsed the whole trial is a rehearsal, whatever channel the next actor opens: a later piece that was loaded would let the token pass it.
 """
 
 from __future__ import annotations
@@ -52,11 +57,14 @@ class Piece:
 @dataclass(slots=True)
 class Trial:
     """The trial of one table: up to the segment `last`. `pieces` are what is left of the segment that is tried now, the first one is out;
-    `begun`: its actor has begun with it."""
+    `begun`: its actor has begun with it. `rehearsing`: a piece that passes is not loaded by that."""
 
     last: int
     pieces: deque[Piece] = field(default_factory=deque)
     begun: bool = False
+    rehearsing: bool = False
+    rehearsed: int = 0  # segments up to this one have been
+    buried: list[int] = field(default_factory=list)  # rows of the segment that is rehearsed now
 
     def piece(self, segment: Segment) -> Piece:
         """What of the segment is sent now."""
@@ -72,8 +80,10 @@ class Trial:
             self.begun = False
 
     def passed(self) -> bool:
-        """The piece is durable; True when it was its segment's last."""
-        self.pieces.popleft()
+        """The piece is durable, or was rehearsed; True when it was its segment's last."""
+        passed = self.pieces.popleft()
+        if passed.bury is not Bury.NO:
+            self.buried.append(passed.start)
         if self.pieces and self.pieces[0].guilty and self.pieces[0].rows > 1:
             self.pieces.extendleft(reversed(self.pieces.popleft().halves()))
         return not self.pieces
