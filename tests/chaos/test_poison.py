@@ -36,11 +36,8 @@ def landed(deploy: Deployment, table: str) -> list[int]:
     """Every row of the change log, also one that is there twice."""
     there = deploy.destination
     with sql_session(there) as session, session.cursor() as cursor:
-        landing = f'"{there.database}"."{there.landing_schema}"'
-        cursor.execute(f"SHOW TABLES IN SCHEMA {landing}")
-        names = [row[1] for row in cursor.fetchall()]
-        (name,) = (name for name in names if name.upper().endswith(table))
-        return [int(row[0]) for row in cursor.execute(f'SELECT ID FROM {landing}."{name}" ORDER BY 1').fetchall()]
+        landing = f'"{there.database}"."{there.landing_schema}"."LANDING_{table}"'
+        return [int(row[0]) for row in cursor.execute(f"SELECT ID FROM {landing} ORDER BY 1").fetchall()]
 
 
 def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deployment) -> None:
