@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.burial import Bury
+from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table, TableName
 
@@ -236,7 +237,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """The rows on trial have been rehearsed, or are in the dead letter: nobody has died of them, and none of them is loaded by that."""
+    """The rows on trial were rehearsed, or are in the dead letter; none is loaded by that."""
 
     handle: int
 
@@ -313,7 +314,7 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class Recollection:
     """What is known of one table: its generation, its shape (as `wire` writes it) and the token since which that holds, and the state that was kept
-    in this generation ("": none)."""
+    in this generation ("": none). `epoch` is the newest of any reader."""
 
     schema: str
     table: str
@@ -321,6 +322,7 @@ class Recollection:
     shape: str
     since: str
     state: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,10 +381,11 @@ class CopyEnded:
 
 @dataclass(frozen=True, slots=True)
 class ActorEnded:
-    """The parent's word to publishers: an actor is dead. `crashed`: by itself, so that a row may be why."""
+    """The parent's word to publishers: an actor is dead. `crashed`: by itself, so that a row may be why; `memory`: there was not enough of it."""
 
     actor: int
     crashed: bool
+    memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,16 +401,6 @@ class Trouble:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A child has booted: its breaker may close."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildStatus:
-    """One child as the parent sees it; `breaker` is closed, open or half_open."""
-
-    name: str
-    running: bool
-    restarts: int
-    breaker: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ progress     received >= accepted >= durable >= confirmed, which only rise
 wal          how much WAL slots keep, and where that goes
 tenure       which sources are a supervisor's to run, and until when
 burial       whether a row goes to the dead letter without being tried
+child        a child as people see it
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
 verified     what a verification finds, and what is kept of it

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from etl_supervisor.exits import Exit
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -83,6 +84,25 @@ def test_a_row_that_kills_on_its_way_into_a_file_is_found_and_no_row_is_in_two_f
     assert dead(deploy) == [('{"id":11}', "alone it has killed every actor that it came to")]
     assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [*range(1, 11), *range(12, 17), 100, 101]
     assert landed(deploy, "OTHER") == values(deploy, "OTHER") == list(range(1, 51))
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("path", ["streaming", "copy"])
+def test_a_row_for_which_there_is_not_enough_memory_is_found_too(deploy: Deployment, path: str) -> None:
+    deploy.source.execute("create table items (id int primary key, note text, large text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", load_path=path, file_max_age_seconds=1, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.encode=hoard:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 1)
+    deploy.source.execute(
+        f"insert into items select g, case g when 3 then '{POISON}' else 'n' || g end, repeat('x', 1100000)"
+        " from generate_series(1, 4) g"
+    )
+    wait_for("the row to be found", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
+    deploy.caught_up("shop")
+    assert [key for key, _ in dead(deploy)] == ['{"id":3}']
+    assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [1, 2, 4]
+    assert {line["code"] for line in deploy.events("child_ended") if line["child"] == "actor-0"} == {int(Exit.MEMORY)}
     assert deploy.stop() == 0
 
 

@@ -122,6 +122,7 @@ class Sending:
         handle.trial.rehearsing = handle.trial.rehearsing or handle.by_files
         piece, generation = handle.trial.piece(segment), handle.opening.generation
         rows = self._shelf.rows(memory).slice(piece.start, piece.rows)
+        handle.trial.size = rows.nbytes
         first, last = (position(rows, row, generation) for row in (0, piece.rows - 1))
         if piece.bury is not Bury.NO:
             place = {"pipeline": handle.opening.pipeline, "table": str(handle.opening.table.name)}
@@ -173,12 +174,12 @@ class Sending:
             handle.opening = replace(handle.opening, table=shape.table, since=shape.since)
 
 
-def accuse(handles: Iterable[Handle]) -> list[Handle]:
-    """The actor of these handles has crashed: who is on trial now, and was not. A piece that was out is guilty, and no other."""
+def accuse(handles: Iterable[Handle], *, memory: bool = False) -> list[Handle]:
+    """The actor of these handles has crashed (for want of `memory`): who is on trial now, and was not. If a piece was out, it alone is guilty."""
     here = [handle for handle in handles if handle.may_be_tried]
     tried = [handle.trial for handle in here if handle.trial is not None and handle.trial.begun]
     for trial in tried:
-        trial.killed()
+        trial.killed(memory=memory)
     if tried:
         return []
     suspects = [one for one in here if one.suspect] or [one for one in here if one.doubtful]

@@ -240,7 +240,7 @@ class Publisher:
         last = self.ready(link.connection) if link.connection is not None else []
         if link.connection is None:
             if word.crashed:
-                self._try(word.actor)
+                self._try(word.actor, memory=word.memory)
             link.waits_until = 0.0
             self.connect()
         return last
@@ -355,9 +355,9 @@ class Publisher:
         self._sending.again(handle, waiting)
         self._unhurried.add(number)
 
-    def _try(self, actor: int) -> None:
+    def _try(self, actor: int, *, memory: bool) -> None:
         """An actor has crashed: the tables of which it had rows in hand stand trial, or else those of which the SDK had rows."""
-        for handle in accuse(handle for handle in self._handles.values() if handle.actor == actor):
+        for handle in accuse([one for one in self._handles.values() if one.actor == actor], memory=memory):
             log.warning("table_on_trial", pipeline=handle.opening.pipeline, table=str(handle.opening.table.name))
 
     def _tell(self, actor: int, message: ToActor, memory: Memory | None = None) -> None:

@@ -6,9 +6,11 @@
                              └─ one row: once more, until it has killed POISON_KILLS fresh actors; then it goes to the dead letter
     all that was in flight at the crash is durable ──► the trial is over
 
-Only a death by a signal that a program sends to itself counts (`exits.crashed_by_itself`): a SIGKILL, whether a person's or the kernel's for want of
-memory, says nothing of a row, and the same piece is tried again. The row's values go into the dead letter by the same encoder; a row that kills
-there, too, goes there without them (`Bury.BARE`).
+Only a death by a signal that a program sends to itself counts (`exits.crashed_by_itself`), and one for want of memory: an allocation that failed, or
+a SIGKILL by the kernel where it counts them (`supervision.shortage`). Any other SIGKILL says nothing of a row, and the same piece is tried again.
+Want of memory cuts a piece like a crash, but condemns no row of less than MEMORY_ROW_BYTES_MIN: where that kills, memory is short whatever is sent.
+
+The row's values go into the dead letter by the same encoder; a row that kills there, too, goes there without them (`Bury.BARE`).
 
 A piece keeps the number of its segment. The publisher hides from its owner what is said of a piece that is not its segment's last.
 
@@ -26,6 +28,9 @@ from dataclasses import dataclass, field, replace
 from etl_supervisor.ipc.messages import Segment
 from etl_supervisor.model.burial import Bury
 
+MEMORY_ROW_BYTES_MIN = (
+    1 << 20
+)  # of Arrow; written as JSON with escapes, and held twice by the SDK, it is some twenty times as much
 POISON_KILLS = 2  # alone each time: that two other causes hit the same row is not to be expected
 
 
@@ -64,6 +69,7 @@ class Trial:
     begun: bool = False
     rehearsing: bool = False
     rehearsed: int = 0  # segments up to this one have been
+    size: int = 0  # of the piece, bytes of Arrow
     buried: list[int] = field(default_factory=list)  # rows of the segment that is rehearsed now
 
     def piece(self, segment: Segment) -> Piece:
@@ -73,9 +79,10 @@ class Trial:
         self.begun = False
         return self.pieces[0]
 
-    def killed(self) -> None:
-        """The actor has crashed; if it had begun with the piece, that was why."""
-        if self.begun:
+    def killed(self, *, memory: bool = False) -> None:
+        """The actor has crashed (for want of `memory`); if it had begun with the piece, that was why."""
+        innocent = memory and self.pieces[0].rows == 1 and self.size < MEMORY_ROW_BYTES_MIN
+        if self.begun and not innocent:
             self.pieces.extendleft(reversed(self.pieces.popleft().killed()))
             self.begun = False
 

@@ -293,8 +293,8 @@ def committed_at(rows: pa.RecordBatch) -> float | None:
 
 
 def in_our_words(error: Exception, opening: OpenTable) -> Exception:
-    """An error of the SDK as an EtlError."""
-    if isinstance(error, EtlError):
+    """An error of the SDK as an EtlError. Want of memory stays what it is: the process ends by it."""
+    if isinstance(error, EtlError | MemoryError):
         return error
     return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")
 

@@ -291,6 +291,8 @@ class Actor:
 
     def _finish(self, guest: Guest, desk: Desk, life: int, errand: Errand, future: Future[Any]) -> None:
         error = future.exception()
+        if isinstance(error, MemoryError):
+            raise error  # who has taken the memory is found by trial (`workers.reader.trial`)
         self._attendance.wake(guest, desk)
         if desk.life != life:
             if error is None:
