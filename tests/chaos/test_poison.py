@@ -22,7 +22,8 @@ def dead(deploy: Deployment) -> list[tuple[str, str]]:
     table = f'"{there.database}"."{there.landing_schema}"._ETL_DEAD_LETTER'
     with sql_session(there) as session, session.cursor() as cursor:
         return [
-            tuple(row) for row in cursor.execute(f"SELECT ROW_KEY, REASON FROM {table} ORDER BY ROW_KEY").fetchall()
+            tuple(row)
+            for row in cursor.execute(f"SELECT ROW_KEY, REASON FROM {table} WHERE PART = 0 ORDER BY ROW_KEY").fetchall()
         ]
 
 
