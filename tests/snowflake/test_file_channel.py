@@ -132,6 +132,48 @@ def test_a_planned_file_is_made_again_of_the_same_rows_however_they_are_cut(open
         assert landed(opening) == list(range(1, 13))
 
 
+def test_a_rehearsal_leaves_nothing(opening: OpenTable) -> None:
+    channel = FileChannel(opening, TOOLS)
+    channel.rehearse(channel.encode(batch(1, 5), TABLE, 100, ""), lambda: True)
+    objects = objects_of(opening.destination, TABLE)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        assert cursor.execute(f"LIST @{objects.stage_sql}").fetchall() == []
+        books = Ledger(opening).read(cursor)
+    assert books is not None
+    assert (books.files, books.committed) == ((), "")
+    assert append(channel, 1, 5) == token(5)
+    loaded(channel, 5)
+    assert landed(opening) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("dead", [{5}, {4, 9}, {4, 5, 6, 7, 8, 9}], ids=["one", "first and last", "all"])
+def test_a_planned_file_is_made_again_without_the_rows_that_are_dead_by_then(
+    opening: OpenTable, dead: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = FileChannel(opening, TOOLS)
+    append(older, 1, 3)
+
+    def breaks(_: Stage, __: Any, path: Path) -> None:
+        raise ConnectionError(path.name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "put", breaks)  # dead between its plan and its upload
+        with pytest.raises(ConnectionError) as planned:
+            append(older, 4, 9)
+    newer = FileChannel(opening, TOOLS)
+    assert not newer.whole
+    alive = [n for n in range(4, 10) if n not in dead]
+    for number in alive:
+        rows = newer.encode(batch(number, number), TABLE, 100, "")
+        newer.append(rows, 1, token(number), token(number))
+    assert newer.seal(lambda: True, token(9)) == token(9)
+    assert (str(planned.value) in staged(opening)) is bool(alive)
+    assert append(newer, 10, 12) == token(12)
+    loaded(newer, 12)
+    assert landed(opening) == [1, 2, 3, *alive, 10, 11, 12]
+    assert newer.status().errors == 0, "nothing was refused"
+
+
 def test_a_file_that_can_not_be_read_is_made_again(opening: OpenTable, tmp_path: Path) -> None:
     channel = FileChannel(opening, TOOLS)
     with sql_session(opening.destination) as session, session.cursor() as cursor:
