@@ -124,10 +124,11 @@ def test_a_row_of_the_first_copy_that_kills_is_found_too(deploy: Deployment) -> 
     assert deploy.stop() == 0
 
 
-def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment) -> None:
+@pytest.mark.parametrize("path", ["streaming", "copy"])
+def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment, path: str) -> None:
     deploy.source.execute("create table items (id int primary key, note text)")
     deploy.source.execute("create publication p for all tables")
-    deploy.add("shop")
+    deploy.add("shop", load_path=path, file_max_age_seconds=0.5)
     deploy.start(SNOWFLAKE_ACTOR_POOL_SIZE="1")
     deploy.ready("shop", 1)
     deploy.server.set(commit_delay_s=2.0)
