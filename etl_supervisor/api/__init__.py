@@ -13,6 +13,7 @@ sessions     connections to sources and destinations, for a look
 guard        limits on requests, security headers, the log line of each
 faults       the one form of every error
 bodies       what is sent and what comes back
+files        files of this machine that a body may name
 rows         rows of the three tables: read, made, changed, deleted
 audit        who changed what, before and after
 idempotency  a create that may be sent twice

@@ -20,7 +20,22 @@ from starlette.middleware.cors import CORSMiddleware
 from etl_supervisor.api import faults, guard, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.faults import ErrorBody
-from etl_supervisor.api.routes import administration, configured, examination, health, inspection, live, watching
+from etl_supervisor.api.routes import (
+    administration,
+    alerting,
+    configured,
+    copying,
+    examination,
+    health,
+    inspection,
+    live,
+    metering,
+    publications,
+    slots,
+    verification,
+    wal,
+    watching,
+)
 from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import load
 
@@ -32,13 +47,20 @@ VERSION = "1"
 _PARTS = (
     configured.sources,
     inspection.router,
+    publications.router,
+    slots.router,
     configured.destinations,
     live.destinations,
     configured.pipelines,
     live.pipelines,
+    copying.router,
+    metering.router,
     examination.router,
+    verification.router,
+    wal.router,
     watching.router,
     administration.router,
+    alerting.router,
 )
 _ERRORS = {
     401: "No key, or none that is known",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from etl_supervisor.config.addresses import are_addresses
 from etl_supervisor.config.database_url import libpq_url, redis_url
 from etl_supervisor.config.reading import Reading
 from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
@@ -213,6 +214,10 @@ class Settings(BaseModel):
         300, ge=0, le=1_000_000, description="REST API: requests per second of one key or address; 0 is no limit"
     )
     api_body_max_kb: int = Field(1024, ge=1, le=65536, description="REST API: largest request, KiB")
+    api_key_directory: str = Field(
+        ".",
+        description="REST API: files that it names are here, those of a tenant's key in its subdirectory; relative to the .env",
+    )
     data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
     directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
 
@@ -256,6 +261,13 @@ class Settings(BaseModel):
                 good = False
             if not good:
                 raise ValueError("it is no such URL")
+        return value
+
+    @field_validator("alert_email_to", "alert_email_from")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        if value is not None and not are_addresses(value):
+            raise ValueError("it is no e-mail address")
         return value
 
     @field_validator("lease_seconds")

@@ -12,9 +12,12 @@ selection    which tables a pipeline takes, and what becomes of single columns
 apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
 wal          how much WAL slots keep, and where that goes
+cost         what loading costs in Snowflake, estimated
+latency      how long rows were under way, from a histogram
 tenure       which sources are a supervisor's to run, and until when
 burial       whether a row goes to the dead letter without being tried
 child        a child as people see it
+dead_rows    which dead rows are meant, when people name some
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
 verified     what a verification finds, and what is kept of it

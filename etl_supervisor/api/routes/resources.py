@@ -22,6 +22,7 @@ from etl_supervisor.api.access import Admin, Viewer
 from etl_supervisor.api.bodies import ID_MAX, Body, Id, Page, changes_of, view_of
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
+from etl_supervisor.api.files import Files
 from etl_supervisor.api.idempotency import KEY_LENGTH_MAX, once
 from etl_supervisor.api.rows import VERSION, Desk, Entity
 
@@ -62,8 +63,9 @@ class Kind:
 @contextmanager
 def desk_of(control: Control, caller: Caller) -> Iterator[Desk]:
     """A transaction for the caller."""
+    files = Files(control.settings.directory, control.settings.api_key_directory, caller.tenant)
     with control.pool.transaction() as connection:
-        yield Desk(connection, control.keyring, caller)
+        yield Desk(connection, control.keyring, caller, files)
 
 
 def shown(entity: Entity, row: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +95,22 @@ def cursor_after(cursor: str | None) -> int:
     if not 0 <= after <= ID_MAX:
         raise faults.invalid("cursor", "it is not a next_cursor of this list")
     return after
+
+
+def name_after(cursor: str | None) -> list[str]:
+    """The name (in its parts) that a cursor of a list in the order of names stands behind; the empty one before the first."""
+    try:
+        parts = orjson.loads(base64.urlsafe_b64decode(cursor.encode())) if cursor else []
+    except (ValueError, binascii.Error):
+        parts = None
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise faults.invalid("cursor", "it is not a next_cursor of this list")
+    return parts
+
+
+def name_cursor(*parts: str) -> str:
+    """The cursor behind this name."""
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
 
 
 def page_of(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
