@@ -199,6 +199,46 @@ def test_a_file_under_way_is_loaded_once_whatever_shape_the_table_has_now(openin
     assert staged(opening) == set()
 
 
+def test_an_owner_that_wakes_late_loads_nothing_again(opening: OpenTable) -> None:
+    sleeper = FileChannel(opening, TOOLS)
+    sleeper.append(sleeper.encode(batch(1, 3), TABLE, 100, ""), 3, token(1), token(3))
+    heir: list[FileChannel] = []
+
+    def alive() -> bool:  # it has looked, and sleeps until another has done its work
+        heir.append(FileChannel(opening, TOOLS))
+        append(heir[0], 1, 3)
+        loaded(heir[0], 3)
+        return True
+
+    with pytest.raises(EtlError, match="the channel was opened by another"):
+        sleeper.seal(alive, token(3))
+    assert landed(opening) == [1, 2, 3]
+
+
+def test_one_that_slept_between_plan_and_upload_loads_nothing_again(
+    opening: OpenTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, put = FileChannel(opening, TOOLS), Stage.put
+    heir: list[FileChannel] = []
+
+    def late(self: Stage, cursor: Any, path: Path) -> None:
+        if not heir:
+            heir.append(FileChannel(opening, TOOLS))
+            for first, last in ((1, 2), (3, 3)):  # in other pieces, so the file has another content
+                heir[0].append(batch(first, last), last - first + 1, token(first), token(last))
+            assert heir[0].seal(lambda: True, token(3)) == token(3)
+            loaded(heir[0], 3)
+        put(self, cursor, path)
+
+    monkeypatch.setattr(Stage, "put", late)
+    append(sleeper, 1, 3)
+    assert landed(opening) == [1, 2, 3]
+    if opening.load.path is LoadPath.COPY:
+        with pytest.raises(EtlError, match="the channel was opened by another"):
+            sleeper.status()
+    assert landed(opening) == [1, 2, 3]
+
+
 def pipes(opening: OpenTable) -> list[str]:
     query = f'SELECT pipe_name FROM "{opening.destination.database}"._streaming._pipes'
     with sql_session(opening.destination) as session, session.cursor() as cursor:

@@ -185,7 +185,7 @@ class FileChannel:
     def _loader_of(self, path: LoadPath) -> Loader:
         if path is LoadPath.SNOWPIPE:
             return snowpipe(self._opening, self._stage, self._tools.decrypt, self._tools.directory)
-        return CopyInto(self._stage)
+        return CopyInto(self._stage, lambda cursor: self._ledger.check(cursor, self._books))
 
     def _parts(self, gathered: list[tuple[pa.RecordBatch, str]], reached: str) -> list[_Part] | None:
         """The rows by file; None when the rows of a file that must be made again have not all come yet."""
@@ -211,7 +211,8 @@ class FileChannel:
     def _write(self, folder: Path, part: _Part) -> File:
         opening = self._opening
         name = part.again.name if part.again is not None else f"{part.first}_{part.last}_0.parquet"
-        now = datetime.now(UTC)
+        # What is made again of the same rows is the same file: COPY knows a file by name and content.
+        now = datetime.fromisoformat(part.again.planned_at) if part.again is not None else datetime.now(UTC)
         loaded_at = _stamp(now)
         batches = [parquet.form(rows, opening.table, opening.generation, loaded_at) for rows in part.batches]
         size = parquet.write(folder / name, batches)

@@ -121,6 +121,12 @@ class Ledger:
         """Write the books. EtlError(CHANNEL) when another has claimed the channel since."""
         self._update(cursor, books, books.sequencer)
 
+    def check(self, cursor: Any, books: Books) -> None:
+        """EtlError(CHANNEL) when another has claimed the channel since."""
+        found = self.read(cursor)
+        if found is None or found.sequencer != books.sequencer:
+            raise self._fenced()
+
     def over(self, cursor: Any) -> dict[str, tuple[str, ...]]:
         """Channels of the table that nobody will open again, with their pipes."""
         landing = objects_of(self.opening.destination, self.opening.table).landing
@@ -139,10 +145,11 @@ class Ledger:
             f" UPDATED_AT = CURRENT_TIMESTAMP() WHERE {self._where} AND SEQUENCER = {sequencer}"
         )
         if cursor.rowcount != 1:
-            place = f"pipeline {self.opening.pipeline}, table {self.opening.table.name}"
-            raise EtlError(
-                Kind.CHANNEL, place, "the channel was opened by another", "it is opened again", transient=True
-            )
+            raise self._fenced()
+
+    def _fenced(self) -> EtlError:
+        place = f"pipeline {self.opening.pipeline}, table {self.opening.table.name}"
+        return EtlError(Kind.CHANNEL, place, "the channel was opened by another", "it is opened again", transient=True)
 
     @property
     def _table(self) -> str:

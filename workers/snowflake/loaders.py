@@ -56,15 +56,18 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CopyInto:
-    """COPY INTO on the warehouse."""
+    """COPY INTO on the warehouse. `still_ours` raises when another has claimed the channel: whoever wakes after a long sleep may have brought a file
+    to the stage again that its heir has loaded and removed, and COPY knows a file by name and content."""
 
     stage: Stage
+    still_ours: Callable[[Any], None]
 
     def offer(self, files: Sequence[File]) -> None:
         """Nothing: they are loaded when they are asked for."""
 
     def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
         """Load them."""
+        self.still_ours(cursor)
         wanted = {self.stage.path(file.name): file for file in files[:FILES_PER_COPY_MAX]}
         cursor.execute(self.stage.copy(file.name for file in wanted.values()))
         titles = [item[0].lower() for item in cursor.description]
