@@ -6,10 +6,8 @@ foresaw is logged with its traceback and told as an InternalServerError.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 
 import psycopg
@@ -21,25 +19,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from etl_supervisor.api import catalogue
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.repository.connection import trouble
 
 log = structlog.get_logger()
 
-_STATUS = {
-    Kind.CONFIG: HTTPStatus.UNPROCESSABLE_ENTITY,
-    Kind.CONFIG_DATABASE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Kind.STATE_STORE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Kind.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-}  # every other kind is about a source or a destination that does not do what we ask of it: 502
-_NAMES = {
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    405: "MethodNotAllowedError",
-    413: "PayloadTooLargeError",
-    429: "RateLimitError",
-}
+# What the framework raises by itself.
+_PLAIN = {400: "BadRequestError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
 
 
 class ErrorBody(BaseModel):
@@ -101,8 +88,7 @@ def answer(fault: Fault) -> JSONResponse:
 
 def from_etl_error(error: EtlError) -> Fault:
     """What a layer below said."""
-    status = _STATUS.get(error.kind, HTTPStatus.BAD_GATEWAY)
-    name = "".join(word.capitalize() for word in error.kind.split("_")) + "Error"
+    status, name = catalogue.status_of(error.kind), catalogue.name_of(error.kind)
     message = f"{error.place}: {error.reason}"
     return Fault(status, name, message, kind=str(error.kind), place=error.place, remedy=error.remedy)
 
@@ -140,7 +126,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code
-    name = _NAMES.get(status, re.sub(r"\W", "", HTTPStatus(status).phrase.title()) + "Error")
+    name = _PLAIN.get(status, "InternalServerError")
     message = {
         404: f"There is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}",

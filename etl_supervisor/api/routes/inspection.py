@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from psycopg import sql
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from etl_supervisor.api import audit, faults, rows, sessions
 from etl_supervisor.api.access import Admin, Operator, Viewer
@@ -119,6 +119,10 @@ class TableRef(Body):
 
 class PublicationBody(Body):
     """A publication to be made: for some tables, or for all."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "etl", "tables": [{"schema": "public", "name": "orders"}]}}
+    )
 
     name: Text = Field(max_length=63)
     tables: list[TableRef] = Field(default_factory=list, max_length=1000)

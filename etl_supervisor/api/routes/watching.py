@@ -95,7 +95,12 @@ def read_operation(key: uuid.UUID, control: ControlOf, caller: Viewer) -> Operat
         return operations.one(connection, caller, key)
 
 
-@router.get("/events", summary="Follow what happens", response_class=StreamingResponse)
+@router.get(
+    "/events",
+    summary="Follow what happens",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def follow(
     request: Request,
     control: ControlOf,
