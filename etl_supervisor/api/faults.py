@@ -6,6 +6,7 @@ foresaw is logged with its traceback and told as an InternalServerError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -131,8 +132,17 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         404: f"There is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(status, str(error.detail))
-    headers = dict(error.headers) if error.headers else None
+    headers = {"Allow": ", ".join(_methods(request))} if status == 405 else None
     return answer(Fault(status, name, message, headers, method=request.method, path=request.url.path))
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that the path has: the framework names those of the first route alone."""
+    found = set()
+    for template, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), request.url.path):
+            found |= {method.upper() for method in methods}
+    return sorted(found) or ["GET"]  # pages and their files are no part of the description
 
 
 async def _on_database(request: Request, error: Exception) -> JSONResponse:

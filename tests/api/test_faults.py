@@ -79,9 +79,9 @@ def lost_operation(api: Api) -> httpx.Response:
 
 def too_many_streams(api: Api) -> httpx.Response:
     with contextlib.ExitStack() as stack, api.as_("viewer") as client:
-        for _ in range(STREAMS_MAX):
-            stream = stack.enter_context(client.stream("GET", "/api/v1/events", headers={"Last-Event-ID": "0"}))
-            next(stream.iter_raw())
+        streams = [stack.enter_context(client.stream("GET", "/api/v1/events")).iter_raw() for _ in range(STREAMS_MAX)]
+        for stream in streams:
+            next(stream)
         return api.get("/api/v1/events")
 
 
@@ -239,7 +239,11 @@ EXAMPLES: list[tuple[str, Callable[[Api], httpx.Response], tuple[str, dict[str, 
         ask("PATCH", "pipelines/1", {"apply": "append", "apply_history": True}),
         (
             "pipeline production-to-snowflake: apply append keeps no target of its own, so neither deleted rows nor a history",
-            {"kind": "config", "place": "pipeline production-to-snowflake", "remedy": ""},
+            {
+                "kind": "config",
+                "place": "pipeline production-to-snowflake",
+                "remedy": "use apply merge, view or task for it",
+            },
         ),
     ),
 ]
@@ -282,7 +286,16 @@ def test_a_state_store_that_does_not_answer_is_told_in_full(api_server: Callable
     )
     assert api.post("/api/v1/destinations", json=DESTINATION).status_code == 201
     asked = api.post("/api/v1/pipelines", json=PIPELINE)
-    assert error(asked) == ()
+    assert error(asked) == (
+        503,
+        "StateStoreError",
+        "Redis: tables failed: ConnectionError",
+        {
+            "kind": "state_store",
+            "place": "Redis",
+            "remedy": "check REDIS_URL and the server; rows go on, confirmations wait",
+        },
+    )
     answers = [api.get("/api/v1/sources") for _ in range(30)]
     late = next(answer for answer in answers if answer.status_code == 429)
     assert error(late) == (429, "RateLimitError", "More than 5 requests per second", {"limit": 5})
