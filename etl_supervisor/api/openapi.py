@@ -45,10 +45,20 @@ def _complete(description: dict[str, Any]) -> None:
         schemas.pop(name, None)
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
             responses = operation["responses"]
             responses.pop("422", None)  # the framework's
             for status in statuses(path, method, operation):
                 responses.setdefault(str(status), _response(status))
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is left out is not there: no text of it is null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | choices[0]
 
 
 def statuses(path: str, method: str, operation: dict[str, Any]) -> Iterator[int]:

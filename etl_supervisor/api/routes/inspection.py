@@ -121,7 +121,13 @@ class PublicationBody(Body):
     """A publication to be made: for some tables, or for all."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"name": "etl", "tables": [{"schema": "public", "name": "orders"}]}}
+        json_schema_extra={
+            "example": {"name": "etl", "tables": [{"schema": "public", "name": "orders"}]},
+            "oneOf": [
+                {"properties": {"all_tables": {"const": False}, "tables": {"minItems": 1}}, "required": ["tables"]},
+                {"properties": {"all_tables": {"const": True}, "tables": {"maxItems": 0}}, "required": ["all_tables"]},
+            ],
+        }
     )
 
     name: Text = Field(max_length=63)

@@ -35,6 +35,15 @@ STREAMS_MAX = 50  # of one process; each is a query and a look into the state st
 STREAM_SECONDS_MAX = 600.0  # then the client comes back by itself, with its key looked at anew
 ENTRIES_MAX = 100  # at a time; the rest comes a second later
 
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["change", "source", "trouble"]},
+        "id": {"type": "string", "description": "Of a change: for Last-Event-ID"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
 router = APIRouter(tags=["watching"])
 _streams = asyncio.Semaphore(STREAMS_MAX)
 
@@ -99,7 +108,7 @@ def read_operation(key: uuid.UUID, control: ControlOf, caller: Viewer) -> Operat
     "/events",
     summary="Follow what happens",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}},
 )
 async def follow(
     request: Request,
