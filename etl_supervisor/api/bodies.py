@@ -45,9 +45,9 @@ Id = Annotated[int, Field(ge=1, le=ID_MAX)]
 
 
 class Body(BaseModel):
-    """Something that is sent."""
+    """Something that is sent. A number is no text, and 0 is not false: a value has the type that the description says."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
 
 
 class SourceBody(Body):

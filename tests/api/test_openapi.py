@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fix_api import PIPELINE, Api
+from tests.support.fix_api import Api
 from tests.support.fix_local_snowflake import LocalSnowflake
 from tests.support.fix_postgres import Database
+from tests.support.openapi_hooks import REAL, SPARE
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 RUN_SECONDS = 900.0
@@ -28,10 +29,13 @@ def test_every_route_does_what_its_description_says(
 ) -> None:
     second_database.execute("create table t (id int primary key, v text); create publication p for table t")
     api = api_server(API_RATE_LIMIT="0")
-    source = {"name": "real", **second_database.as_source}
-    assert api.post("/api/v1/sources", json=source).status_code == 201
-    assert api.post("/api/v1/destinations", json=destination(local_snowflake)).status_code == 201
-    assert api.post("/api/v1/pipelines", json=PIPELINE | {"status": "PAUSE"}).status_code == 201
+    source, there = second_database.as_source, destination(local_snowflake)
+    for number in (REAL, *SPARE):
+        name = {"name": f"n{number}"}
+        assert api.post("/api/v1/sources", json=source | name).status_code == 201
+        assert api.post("/api/v1/destinations", json=there | name).status_code == 201
+        ends = {"source_id": number, "destination_id": number, "status": "PAUSE"}
+        assert api.post("/api/v1/pipelines", json=ends | name).status_code == 201
     command = [sys.executable, "-W", "ignore", "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     found = subprocess.run(
         [*command, f"{api.url}/openapi.json"],
@@ -49,7 +53,6 @@ def test_every_route_does_what_its_description_says(
 def destination(server: LocalSnowflake) -> dict[str, object]:
     """The local Snowflake as a destination."""
     return {
-        "name": "local",
         "snowflake_account": "LOCAL",
         "snowflake_user": "ETL",
         "snowflake_database": "ANALYTICS",

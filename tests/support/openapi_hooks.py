@@ -1,46 +1,44 @@
 """What schemathesis can't know: which objects are real, and that nothing may be asked of other machines.
 
-Ids that are only numbers become 1 to 3, so that most of them are of something. The objects of id 1 (a database and a local Snowflake that answer, and
-a pipeline between them) stay as they are. A cursor is one that a list could have given. Sources are on this machine, whatever host was thought of.
+Before each request that fits the description otherwise:
+
+* the objects of id REAL (a database and a local Snowflake that answer, and a pipeline between them) stay as they are: a change of one goes to one of
+  SPARE; and so that most requests are about something, an id of nothing becomes one of these
+* every other If-Match is of any version, so that changes are made, too
+* a cursor is one that a list could have given
+* a source is on this machine, whatever host was thought of
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 from typing import Any
 
 import schemathesis
 
 REAL = 1
-IDS = 3
+SPARE = range(2, 8)
+CHANGES = ("PATCH", "PUT", "DELETE")
 CURSOR_LENGTH_MAX = 64
-FIXED = ("PATCH", "PUT", "DELETE")
+ID_END = 1 << 63
+IF_MATCH_LENGTH_MAX = 256
+_any_version = itertools.cycle((True, False))
+_spare = itertools.cycle(SPARE)
 
 
 @schemathesis.hook
-def map_path_parameters(_: schemathesis.HookContext, path_parameters: Any) -> Any:
-    key = (path_parameters or {}).get("key")
-    if isinstance(key, int) and not isinstance(key, bool) and key > IDS:
-        return path_parameters | {"key": 1 + key % IDS}
-    return path_parameters
-
-
-@schemathesis.hook
-def map_query(_: schemathesis.HookContext, query: Any) -> Any:
-    cursor = (query or {}).get("cursor")
+def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, Any]) -> None:
+    key = str((case.path_parameters or {}).get("key"))
+    changed = case.path.endswith("{key}") and case.method in CHANGES
+    if key == str(REAL) and changed:
+        case.path_parameters["key"] = next(_spare)
+    elif key.isdecimal() and REAL < int(key) < ID_END and int(key) not in SPARE:
+        case.path_parameters["key"] = next(_spare) if changed else REAL
+    if 1 <= len(str((case.headers or {}).get("if-match", ""))) <= IF_MATCH_LENGTH_MAX and next(_any_version):
+        case.headers["if-match"] = "*"
+    cursor = (case.query or {}).get("cursor")
     if isinstance(cursor, str) and 1 <= len(cursor) <= CURSOR_LENGTH_MAX:
-        return query | {"cursor": base64.urlsafe_b64encode(str(len(cursor)).encode()).decode()}
-    return query
-
-
-@schemathesis.hook
-def map_body(_: schemathesis.HookContext, body: Any) -> Any:
-    if isinstance(body, dict) and isinstance(body.get("pg_host"), str):
-        return body | {"pg_host": "127.0.0.1"}
-    return body
-
-
-@schemathesis.hook
-def filter_case(_: schemathesis.HookContext, case: schemathesis.Case) -> bool:
-    whole = case.path.endswith("{key}")
-    return not (whole and case.method in FIXED and str((case.path_parameters or {}).get("key")) == str(REAL))
+        case.query["cursor"] = base64.urlsafe_b64encode(str(len(cursor)).encode()).decode()
+    if isinstance(case.body, dict) and isinstance(case.body.get("pg_host"), str):
+        case.body["pg_host"] = "127.0.0.1"

@@ -26,9 +26,9 @@ class KeyBody(Body):
     """A key to be made."""
 
     name: Text = Field(max_length=63, description="Whose it is, for the audit log")
-    role: Role = Role.VIEWER
+    role: Role = Field(Role.VIEWER, strict=False)
     tenant: Tenant | None = Field(None, description="It sees this tenant alone; the maker's own when not given")
-    expires_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = Field(None, strict=False)
 
     @field_validator("expires_at")
     @classmethod
