@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 METRICS = "etl-stream-metrics-"  # of a supervisor
-FILES = "etl-stream-files-"  # of an actor: Parquet files on their way to a stage
+FILES = "etl-stream-files-"  # of an actor: Parquet files on their way to a stage, and what the connector needs
 YOUNG_SECONDS = 60.0  # between making and locking lie microseconds; a machine that swaps may take longer
 
 
@@ -28,7 +28,9 @@ def scratch(kind: str) -> Iterator[str]:
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        yield directory
+        yield tempfile.mkdtemp(
+            dir=directory
+        )  # one below: what comes and goes there does not make the directory young again
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(held)

@@ -39,7 +39,7 @@ class ChildSpec:
 
 ENTRIES: dict[ChildKind, str] = {
     ChildKind.MONITOR: "etl_supervisor.monitor.process:main",
-    ChildKind.ACTOR: "workers.snowflake.process:main",
+    ChildKind.ACTOR: "workers.snowflake.entry:main",
     ChildKind.READER: "workers.reader.entry:main",
     ChildKind.COPY: "workers.reader.copy:main",
     ChildKind.API: "etl_supervisor.api.process:main",

@@ -207,15 +207,21 @@ def test_a_supervisor_that_hangs_is_followed_and_changes_nothing_when_it_goes_on
     assert "walsender_ended" in second.log
 
 
-def test_a_supervisor_that_is_cut_off_from_the_config_database_stops_before_another_begins(
-    deploy: Deployment, machine: Callable[..., Machine]
-) -> None:
+def behind_a_proxy(deploy: Deployment, machine: Callable[..., Machine]) -> tuple[Proxy, Machine]:
+    """A supervisor that runs, and the proxy that stands between it and the config database."""
     make_tables(deploy.source)
     deploy.add("shop")
     proxy = Proxy(("127.0.0.1", deploy.config.server.port))
     url = deploy.environment["DATABASE_URL"].replace(f":{deploy.config.server.port}/", f":{proxy.port}/")
     first = machine("first", DATABASE_URL=url)
     running(first, deploy)
+    return proxy, first
+
+
+def test_a_supervisor_that_is_cut_off_from_the_config_database_stops_before_another_begins(
+    deploy: Deployment, machine: Callable[..., Machine]
+) -> None:
+    proxy, first = behind_a_proxy(deploy, machine)
     second = machine("second")
     wait_for("the second to be ready", lambda: '"event":"configuration_read"' in second.log)
     both = []
@@ -243,12 +249,7 @@ def test_a_supervisor_that_is_cut_off_from_the_config_database_stops_before_anot
 def test_an_outage_of_the_config_database_that_is_over_soon_stops_nothing(
     deploy: Deployment, machine: Callable[..., Machine]
 ) -> None:
-    make_tables(deploy.source)
-    deploy.add("shop")
-    proxy = Proxy(("127.0.0.1", deploy.config.server.port))
-    url = deploy.environment["DATABASE_URL"].replace(f":{deploy.config.server.port}/", f":{proxy.port}/")
-    first = machine("first", DATABASE_URL=url)
-    running(first, deploy)
+    proxy, first = behind_a_proxy(deploy, machine)
     reader = first.reader
     query = "select expires_at from app.leases"
     for _ in range(3):

@@ -15,7 +15,7 @@ from etl_supervisor.model import lsn
 from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
-from tests.support.load import load_on
+from tests.support.load import load_on, neighbours
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -65,31 +65,16 @@ def large(connection: psycopg.Connection, chance: random.Random, base: int, *, l
     """Several steps in savepoints, some of them rolled back; the whole transaction too where it is `lost`."""
     for _ in range(chance.randint(2, 5)):
         with connection.transaction():
-            step(connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), chance.choice("iudk"))
+            neighbours(
+                connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), ROWS_OF_A_STEP, chance.choice("iudk")
+            )
             with connection.transaction():
-                step(connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), chance.choice("iudk"))
+                neighbours(
+                    connection, chance.randint(base, base + 20 * ROWS_OF_A_STEP), ROWS_OF_A_STEP, chance.choice("iudk")
+                )
                 if chance.random() < 0.4:
                     raise psycopg.Rollback
     (connection.rollback if lost else connection.commit)()
-
-
-def step(connection: psycopg.Connection, first: int, kind: str) -> None:
-    """Changes of neighbouring rows: inserts, updates that leave TOAST alone, deletes, key changes."""
-    last = first + ROWS_OF_A_STEP - 1
-    match kind:
-        case "i":
-            connection.execute(
-                "insert into items select g, g, 'large', repeat(md5(g::text), 80) from generate_series(%s::int, %s) g"
-                " on conflict (id) do update set n = items.n + 1, note = 'again'",
-                [first, last],
-            )
-        case "u":
-            connection.execute("update items set n = n + 1 where id between %s and %s", [first, last])
-        case "d":
-            connection.execute("delete from items where id between %s and %s", [first, first + ROWS_OF_A_STEP // 4])
-        case _:
-            connection.execute("delete from items where id between -%s and -%s", [last, first])
-            connection.execute("update items set id = -id where id between %s and %s", [first, last])
 
 
 def metric(deploy: Deployment, name: str) -> float:

@@ -18,6 +18,7 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
+from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -36,11 +37,8 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
             keyring,
             "sources",
             name="shop",
-            pg_host="h",
-            pg_database="d",
-            pg_username="u",
             pg_password="geheim",
-            publication_name="p",
+            **SOURCE,
         )
         destination = upsert(
             connection,
@@ -48,11 +46,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
             "destinations",
             name="wh",
             destination_type=kind,
-            snowflake_account="A",
-            snowflake_user="U",
-            snowflake_database="DB",
-            snowflake_schema="S",
-            snowflake_private_key_path="k.p8",
+            **DESTINATION,
             settings={"ca_file": "x"},
         )
         upsert(

@@ -18,6 +18,7 @@ from etl_supervisor.repository import desired
 from etl_supervisor.repository.migrations import migrate, revert, steps_of
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.postgres import PostgresStore
+from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
 ROOT = Path(__file__).parents[2]
@@ -48,20 +49,15 @@ def schemas(database: Database) -> list[str]:
 def fill(database: Database, settings: Settings) -> None:
     with database.connect() as connection:
         keyring = settings.keyring()
-        common = {"pg_host": "h", "pg_database": "d", "pg_username": "u", "publication_name": "p"}
-        source = upsert(connection, keyring, "sources", name="shop", pg_password="geheim", **common)
+        source = upsert(connection, keyring, "sources", name="shop", pg_password="geheim", **SOURCE)
         verified = {"pg_tls_ca": "/ca.pem"}
-        upsert(connection, keyring, "sources", name="verified", pg_password="geheim", **common, **verified)
+        upsert(connection, keyring, "sources", name="verified", pg_password="geheim", **SOURCE, **verified)
         destination = upsert(
             connection,
             keyring,
             "destinations",
             name="wh",
-            snowflake_account="A",
-            snowflake_user="U",
-            snowflake_database="DB",
-            snowflake_schema="S",
-            snowflake_private_key_path="k.p8",
+            **DESTINATION,
         )
         upsert(
             connection,

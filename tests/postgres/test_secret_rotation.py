@@ -17,6 +17,7 @@ from etl_supervisor.model.pipeline import EncryptedText
 from etl_supervisor.repository import secrets
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
+from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
 OLD, NEW, OTHER = "o" * 32, "n" * 32, "x" * 32
@@ -33,20 +34,15 @@ def filled(database: Database, tmp_path: Path) -> Database:
     """Three sources, a destination, and a pipeline that was deleted, under the old key."""
     old = settings_with(database, tmp_path, SECRET_KEY=OLD)
     migrate(old)
-    common = {"pg_host": "h", "pg_database": "d", "pg_username": "u", "publication_name": "p"}
     with database.connect() as connection:
         for name in ("a", "b", "c"):
-            source = upsert(connection, old.keyring(), "sources", name=name, **common, **CLEAR)
+            source = upsert(connection, old.keyring(), "sources", name=name, **SOURCE, **CLEAR)
         destination = upsert(
             connection,
             old.keyring(),
             "destinations",
             name="wh",
-            snowflake_account="A",
-            snowflake_user="U",
-            snowflake_database="DB",
-            snowflake_schema="S",
-            snowflake_private_key_path="k.p8",
+            **DESTINATION,
             snowflake_private_key_passphrase=PASSPHRASE,
         )
         upsert(connection, old.keyring(), "pipelines", name="p", source_id=source, destination_id=destination)

@@ -46,20 +46,22 @@ def opening(destination: Destination, request: pytest.FixtureRequest) -> OpenTab
     return made
 
 
-def batch(first: int, last: int) -> pa.RecordBatch:
+def batch(first: int, last: int, table: Table = TABLE) -> pa.RecordBatch:
     rows = [
         {"_etl_op": "I", "_etl_commit_lsn": n, "_etl_lsn": n, "_etl_index": 0, "k": n, 'the "note"': f"n{n}"}
         for n in range(first, last + 1)
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=change_log_schema(TABLE))
+    return pa.RecordBatch.from_pylist(rows, schema=change_log_schema(table))
 
 
 def token(number: int) -> str:
     return Position(100, number, number, 0).token
 
 
-def append(channel: FileChannel, first: int, last: int) -> str | None:
-    channel.append(channel.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
+def append(channel: FileChannel, first: int, last: int, table: Table = TABLE) -> str | None:
+    channel.append(
+        channel.encode(batch(first, last, table), table, 100, ""), last - first + 1, token(first), token(last)
+    )
     return channel.seal(lambda: True)
 
 
@@ -130,6 +132,54 @@ def test_a_planned_file_is_made_again_of_the_same_rows_however_they_are_cut(open
     if opening.load.path is LoadPath.COPY:  # a pipe ignores a name that it has seen: there the file had been loaded
         loaded(newer, 12)
         assert landed(opening) == list(range(1, 13))
+
+
+def wider(opening: OpenTable) -> OpenTable:
+    """The same table with one more column; a first copy has altered the landing table already."""
+    columns = (*TABLE.columns, Column("more", ValueType(ValueKind.TEXT)))
+    made = replace(opening, table=replace(TABLE, columns=columns, version=2), since=token(3))
+    with sql_session(opening.destination) as session:
+        return replace(made, table=ddl.ensure(session, made).table)
+
+
+def test_a_file_under_way_is_loaded_once_whatever_shape_the_table_has_now(opening: OpenTable) -> None:
+    dead = FileChannel(opening, TOOLS)
+    assert append(dead, 1, 3) == token(3)  # and it dies, before it hears what became of the file
+    if opening.load.path is LoadPath.SNOWPIPE:
+        wait_for("the pipe", lambda: landed(opening) == [1, 2, 3], 20)
+    now = wider(opening)
+    assert Stage(now).pipe != Stage(opening).pipe
+    channel = FileChannel(now, TOOLS)
+    assert channel.opened.committed is None
+    assert append(channel, 4, 5, now.table) == token(5)
+    loaded(channel, 5)
+    assert landed(opening) == [1, 2, 3, 4, 5]
+    assert staged(opening) == set()
+
+
+def pipes(opening: OpenTable) -> list[str]:
+    query = f'SELECT pipe_name FROM "{opening.destination.database}"._streaming._pipes'
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        return sorted(row[0] for row in cursor.execute(query).fetchall())
+
+
+def test_pipes_stay_for_their_generation(opening: OpenTable) -> None:
+    if opening.load.path is LoadPath.COPY:
+        FileChannel(opening, TOOLS)
+        with sql_session(opening.destination) as session, session.cursor() as cursor:
+            books = Ledger(opening).read(cursor)
+        assert books is not None
+        assert books.pipes == ()
+        return
+    FileChannel(opening, TOOLS)
+    now = wider(opening)
+    channel = FileChannel(now, TOOLS)
+    assert pipes(opening) == sorted([Stage(opening).pipe, Stage(now).pipe])
+    append(channel, 1, 2, now.table)
+    loaded(channel, 2)
+    later = replace(now, generation=101, channel="etl-p1-g00000065-0")
+    FileChannel(later, TOOLS)
+    assert pipes(opening) == [Stage(later).pipe]
 
 
 def test_a_file_that_can_not_be_read_is_made_again(opening: OpenTable, tmp_path: Path) -> None:

@@ -37,3 +37,22 @@ def load_on(database: Database, change: Change, seed: int = 11, **session: Any) 
     finally:
         stop.set()
         worker.join()
+
+
+def neighbours(connection: psycopg.Connection, first: int, rows: int, kind: str) -> None:
+    """Change neighbouring rows of `items`: i(nsert), u(pdate that leaves TOAST alone), d(elete a quarter), or another key for each."""
+    last = first + rows - 1
+    match kind:
+        case "i":
+            connection.execute(
+                "insert into items select g, g, 'large', repeat(md5(g::text), 70) from generate_series(%s::int, %s) g"
+                " on conflict (id) do update set n = items.n + 1, note = 'again'",
+                [first, last],
+            )
+        case "u":
+            connection.execute("update items set n = n + 1 where id between %s and %s", [first, last])
+        case "d":
+            connection.execute("delete from items where id between %s and %s", [first, first + rows // 4])
+        case _:
+            connection.execute("delete from items where id between -%s and -%s", [last, first])
+            connection.execute("update items set id = -id where id between %s and %s", [first, last])

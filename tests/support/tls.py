@@ -10,6 +10,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.listener import Listener
+
 _READ_BYTES = 1 << 16
 _SSL_REQUEST = bytes((0, 0, 0, 8, 4, 210, 22, 47))  # PostgreSQL's manual: Message Formats, SSLRequest
 
@@ -44,31 +46,17 @@ def _openssl(*words: object) -> None:
     subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
 
 
-class TlsProxy:
+class TlsProxy(Listener):
     """Listens on 127.0.0.1 with a certificate and passes on what it reads, in clear; with `postgres`, encrypted on both sides."""
 
     def __init__(self, target: tuple[str, int], issued: Issued, *, postgres: bool = False) -> None:
         self._target, self._postgres = target, postgres
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(issued.certificate, issued.key)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self.seen = bytearray()  # what clients have said, as it is within TLS
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        """No more connections."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
-
-    def _serve(self, plain: socket.socket) -> None:
+    def serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as ends:
             ends.enter_context(plain)
             far: socket.socket = ends.enter_context(socket.create_connection(self._target))

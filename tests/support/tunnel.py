@@ -6,30 +6,21 @@ import contextlib
 import socket
 import threading
 
+from tests.support.listener import Listener
+
 _READ_BYTES = 1 << 16
 
 
-class Tunnel:
+class Tunnel(Listener):
     """Listens on 127.0.0.1; `asked` are the targets, `host:port`. What `elsewhere` names is led to another place."""
 
     def __init__(self, elsewhere: dict[str, tuple[str, int]] | None = None) -> None:
         self.asked: list[str] = []
         self._elsewhere = elsewhere or {}
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        """No more connections."""
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
-
-    def _serve(self, near: socket.socket) -> None:
+    def serve(self, near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
             head = b""
             while b"\r\n\r\n" not in head:

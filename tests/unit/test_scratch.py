@@ -56,7 +56,7 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(here: Path) -> Non
 
 def test_one_that_is_in_use_stays_however_old_it_is(here: Path) -> None:
     with scratch(METRICS) as first:
-        aged(Path(first), YOUNG_SECONDS + 1)
+        aged(Path(first).parent, YOUNG_SECONDS + 1)
         with scratch(METRICS) as second:
             assert Path(first).exists()
             assert first != second

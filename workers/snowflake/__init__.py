@@ -2,6 +2,7 @@
 
 sessions     SQL sessions, lent to one job at a time
 solitude    rows that may have killed an actor are tried alone
+entry        the process: what it works with, and where it keeps files
 process      the loop: mailboxes, timers, and jobs that may block in threads
 latency      how long rows need into the target
 guest        one publisher's connection

@@ -5,6 +5,7 @@ A destination whose host is `127.0.0.1:PORT` is a local Snowflake: the same prot
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,9 @@ MESSAGE_CHARACTERS_MAX = 300
 
 Decrypt = Callable[[EncryptedText], str]
 
+# Digests of key files whose numbers were checked in this process: a check takes 40 ms, and each login and each channel needs a key.
+_sound: set[bytes] = set()
+
 
 def is_local(destination: Destination) -> bool:
     """True for a local Snowflake."""
@@ -50,13 +54,15 @@ def host_of(destination: Destination) -> str:
 
 
 def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path) -> RSAPrivateKey:
-    """The destination's key. EtlError(CONFIG) says what is wrong with the file, never what is in it."""
+    """The destination's key, as the file has it now. EtlError(CONFIG) says what is wrong with the file, never what is in it."""
     place = f"destination {destination.name}"
     path = directory / destination.private_key_path
     secret = destination.private_key_passphrase
     passphrase = decrypt(secret).encode() if secret is not None else None
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).digest()
+        key = serialization.load_pem_private_key(content, passphrase, unsafe_skip_rsa_key_validation=digest in _sound)
     except OSError as error:
         reason = f"private key {destination.private_key_path} can't be read: {error.strerror}"
         remedy = "correct snowflake_private_key_path, or the file's permissions"
@@ -71,6 +77,7 @@ def load_private_key(destination: Destination, decrypt: Decrypt, directory: Path
     if not isinstance(key, RSAPrivateKey) or key.key_size < KEY_BITS_MIN:
         reason = f"private key {destination.private_key_path} is not RSA of at least {KEY_BITS_MIN} bits"
         raise EtlError(Kind.CONFIG, place, reason, "make one as docs/snowflake.md shows")
+    _sound.add(digest)
     return key
 
 
@@ -91,7 +98,6 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
     if is_local(destination):
         trust_local(destination)
         place = {"host": "127.0.0.1", "port": int((destination.host or "").rpartition(":")[2]), "protocol": "https"}
-    der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     wanted = {
         "account": destination.account,
         "user": destination.user,
@@ -105,7 +111,7 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
         return TaggedConnection(
             **options,
             authenticator="SNOWFLAKE_JWT",
-            private_key=der,
+            private_key=key,
             login_timeout=LOGIN_TIMEOUT_SECONDS,
             network_timeout=NETWORK_TIMEOUT_SECONDS,
             socket_timeout=SOCKET_TIMEOUT_SECONDS,

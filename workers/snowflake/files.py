@@ -17,6 +17,7 @@ Rows that were refused are counted; the desk finds them by the anti-join and bri
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +31,6 @@ from snowflake.connector.errors import Error
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import OpenTable
-from etl_supervisor.ipc.scratch import FILES, scratch
 from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
@@ -95,7 +95,7 @@ class FileChannel:
         parts = self._parts(gathered)
         if parts is None:
             return None
-        with scratch(FILES) as folder:
+        with tempfile.TemporaryDirectory() as folder:  # within the actor's own
             there = {file.name for file in self._staged}
             missing = [part for part in parts if part.again is None or part.again.name not in there]
             made = [(self._write(Path(folder), part), part) for part in missing]
@@ -143,21 +143,30 @@ class FileChannel:
         self._stage.create(cursor)
         self._ledger.create(cursor)
         books = self._ledger.claim(cursor, self._opening.load.path, committed)
-        for channel in self._ledger.over(cursor):
+        for channel, pipes in self._ledger.over(cursor).items():
             gone = replace(self._opening, channel=channel)
             Stage(gone).clear(cursor)
+            self._stage.drop_pipes(cursor, pipes)
             Ledger(gone).forget(cursor)
         if books.path is LoadPath.SNOWPIPE:
-            self._stage.create_pipe(cursor)
+            books = self._make_pipe(cursor, books)
         return books, self._stage.names(cursor) if books.files else set()
+
+    def _make_pipe(self, cursor: Any, books: Books) -> Books:
+        """Make the pipe of the stage's shape; it is in the books before, or nobody would ever drop it."""
+        known = books.with_pipe(self._stage.pipe)
+        if known != books:
+            self._ledger.save(cursor, known)
+        self._stage.create_pipe(cursor)
+        return known
 
     def _reshape(self, table: Table) -> None:
         old = self._stage
         self._opening = replace(self._opening, table=table)
         self._stage = Stage(self._opening)
         if self._books.path is LoadPath.SNOWPIPE and self._stage.pipe != old.pipe:
-            self._work(self._stage.create_pipe)
-            self._work(old.drop_pipe)
+            with self._lock:
+                self._books = self._work(lambda cursor: self._make_pipe(cursor, self._books))
         self._loader = self._loader_of(self._books.path)
 
     def _loader_of(self, path: LoadPath) -> Loader:
@@ -195,7 +204,13 @@ class FileChannel:
         size = parquet.write(folder / name, batches)
         rows = sum(batch.num_rows for batch in batches)
         planned_at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return File(name, part.first, part.last, rows, size, planned_at)
+        pipe = part.again.pipe if part.again is not None else self._pipe
+        return File(name, part.first, part.last, rows, size, planned_at, pipe)
+
+    @property
+    def _pipe(self) -> str:
+        """Which pipe loads a file that is planned now."""
+        return self._stage.pipe if self._books.path is LoadPath.SNOWPIPE else ""
 
     def _upload(self, file: File, path: Path, part: _Part) -> None:
         if part.again is None:
@@ -226,11 +241,14 @@ class FileChannel:
         return int(self._work(lambda cursor: rejected.count(cursor, self._opening, first, last)))
 
     def _plan_again(self, outcome: Outcome) -> None:
-        """Nothing of the file could be read, so nothing of it was loaded: it is made again under a name that no loader has seen."""
+        """Nothing of the file could be read, so nothing of it was loaded: it is made again under a name that no loader has seen, for the pipe of now
+        (an older one may name columns that are gone)."""
         file = outcome.file
         stem, _, number = file.name.removesuffix(".parquet").rpartition("_")
         with self._lock:
-            self._save(self._books.renamed(file, replace(file, name=f"{stem}_{int(number) + 1}.parquet")))
+            self._save(
+                self._books.renamed(file, replace(file, name=f"{stem}_{int(number) + 1}.parquet", pipe=self._pipe))
+            )
         reason = f"a file can't be loaded: {outcome.unread}"
         raise EtlError(Kind.CHANNEL, self._place, reason, "it is made again by itself", transient=True)
 

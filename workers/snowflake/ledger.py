@@ -1,8 +1,8 @@
 """`_ETL_FILES`: which rows are in which file, written before the file is uploaded.
 
-One row per channel: how far it is loaded, how many rows were refused, and the files under way (JSON). Every write is one UPDATE that names the
-owner's sequencer, so whoever opened the channel since has fenced us; and a file that is planned keeps its name and its first and last token until it
-is loaded, so the next owner makes the same file again, or finds it on the stage.
+One row per channel: how far it is loaded, how many rows were refused, the files under way and the pipes that it has had (JSON). Every write is one
+UPDATE that names the owner's sequencer, so whoever opened the channel since has fenced us; and a file that is planned keeps its name, its pipe and
+its first and last token until it is loaded, so the next owner makes the same file again, or finds it on the stage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from workers.snowflake.identifiers import literal, objects_of
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A planned file: its rows are those of the channel from token `first` to `last`. `size` is in bytes, `planned_at` ISO-8601 UTC."""
+    """A planned file: its rows are those of the channel from token `first` to `last`. `size` is in bytes, `planned_at` ISO-8601 UTC; `pipe` loads it
+    ("": a COPY does)."""
 
     name: str
     first: str
@@ -31,24 +32,31 @@ class File:
     rows: int
     size: int
     planned_at: str
+    pipe: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files under way, in order."""
+    """The files under way, in order, and the names of the pipes."""
 
     files: tuple[File, ...]
+    pipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The row of a channel. `committed` is "" before the first file; `path` loads the files under way."""
+    """The row of a channel. `committed` is "" before the first file; `path` loads the files under way, by one of `pipes` if it is snowpipe."""
 
     sequencer: int
     path: LoadPath
     committed: str
     errors: int
     files: tuple[File, ...]
+    pipes: tuple[str, ...] = ()
+
+    def with_pipe(self, name: str) -> Books:
+        """With a pipe that is about to be made."""
+        return self if name in self.pipes else replace(self, pipes=(*self.pipes, name))
 
     def planned(self, file: File) -> Books:
         """With one more file under way."""
@@ -89,7 +97,8 @@ class Ledger:
             raise
         if row is None:
             return None
-        return Books(int(row[0]), LoadPath(row[1]), row[2], int(row[3]), wire.load(Files, row[4]).files)
+        found = wire.load(Files, row[4])
+        return Books(int(row[0]), LoadPath(row[1]), row[2], int(row[3]), found.files, found.pipes)
 
     def claim(self, cursor: Any, path: LoadPath, committed: str) -> Books:
         """Own the channel: older owners are fenced. A new channel begins at `committed`; one with files under way keeps its path for them."""
@@ -100,7 +109,7 @@ class Ledger:
         cursor.execute(
             f"MERGE INTO {self._table} f USING (SELECT {literal(objects.landing)} AS L, {literal(self.opening.channel)} AS C) s"
             " ON f.LANDING_TABLE = s.L AND f.CHANNEL = s.C WHEN NOT MATCHED THEN INSERT"
-            f" (LANDING_TABLE, CHANNEL, SEQUENCER, LOAD_PATH, COMMITTED, ERRORS, FILES) VALUES ({values}, {literal(_text(()))})"
+            f" (LANDING_TABLE, CHANNEL, SEQUENCER, LOAD_PATH, COMMITTED, ERRORS, FILES) VALUES ({values}, {literal(wire.dump(Files(())))})"
         )
         found = self.read(cursor)
         assert found is not None, "made just now"
@@ -112,11 +121,12 @@ class Ledger:
         """Write the books. EtlError(CHANNEL) when another has claimed the channel since."""
         self._update(cursor, books, books.sequencer)
 
-    def over(self, cursor: Any) -> list[str]:
-        """Channels of the table that nobody will open again."""
+    def over(self, cursor: Any) -> dict[str, tuple[str, ...]]:
+        """Channels of the table that nobody will open again, with their pipes."""
         landing = objects_of(self.opening.destination, self.opening.table).landing
-        cursor.execute(f"SELECT CHANNEL FROM {self._table} WHERE LANDING_TABLE = {literal(landing)}")
-        return [row[0] for row in cursor.fetchall() if names.is_over(row[0], self.opening.channel)]
+        cursor.execute(f"SELECT CHANNEL, FILES FROM {self._table} WHERE LANDING_TABLE = {literal(landing)}")
+        found = [(name, text) for name, text in cursor.fetchall() if names.is_over(name, self.opening.channel)]
+        return {name: wire.load(Files, text).pipes for name, text in found}
 
     def forget(self, cursor: Any) -> None:
         """The channel is not needed any more."""
@@ -125,7 +135,7 @@ class Ledger:
     def _update(self, cursor: Any, books: Books, sequencer: int) -> None:
         cursor.execute(
             f"UPDATE {self._table} SET SEQUENCER = {books.sequencer}, LOAD_PATH = {literal(books.path)},"
-            f" COMMITTED = {literal(books.committed)}, ERRORS = {books.errors}, FILES = {literal(_text(books.files))},"
+            f" COMMITTED = {literal(books.committed)}, ERRORS = {books.errors}, FILES = {literal(wire.dump(Files(books.files, books.pipes)))},"
             f" UPDATED_AT = CURRENT_TIMESTAMP() WHERE {self._where} AND SEQUENCER = {sequencer}"
         )
         if cursor.rowcount != 1:
@@ -142,7 +152,3 @@ class Ledger:
     def _where(self) -> str:
         landing = objects_of(self.opening.destination, self.opening.table).landing
         return f"LANDING_TABLE = {literal(landing)} AND CHANNEL = {literal(self.opening.channel)}"
-
-
-def _text(files: tuple[File, ...]) -> str:
-    return wire.dump(Files(files))

@@ -81,45 +81,45 @@ def _outcome(file: File, row: dict[str, Any]) -> Outcome:
 
 @dataclass(slots=True)
 class Snowpipe:
-    """A pipe, through `snowflake-ingest`. `renew` makes another manager, with the key that the file holds then."""
+    """The pipes of the files, through `snowflake-ingest`. `renew` makes a manager of a pipe, with the key that the file holds then."""
 
     stage: Stage
-    renew: Callable[[], SimpleIngestManager]
-    _manager: SimpleIngestManager | None = None
+    renew: Callable[[str], SimpleIngestManager]
+    _managers: dict[str, SimpleIngestManager] = field(default_factory=dict)
     _heard_at: float = field(default_factory=time.monotonic)
     _poll_at: float = 0.0
     _pause: float = POLL_SECONDS_MIN
     _history_at: float = field(default_factory=lambda: time.monotonic() + HISTORY_SECONDS)
 
     def offer(self, files: Sequence[File]) -> None:
-        """Tell the pipe."""
-        staged = [StagedFile(self.stage.path(file.name), file.size) for file in files]
-        if staged:
+        """Tell their pipes."""
+        for pipe in _pipes(files):
+            staged = [StagedFile(self.stage.path(file.name), file.size) for file in files if file.pipe == pipe]
             self._heard_at = time.monotonic()
-            self._ask(lambda manager: manager.ingest_files(staged))
+            self._ask(pipe, lambda manager, files=staged: manager.ingest_files(files))  # type: ignore[misc]
             self._poll_at, self._pause = 0.0, POLL_SECONDS_MIN
 
     def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
-        """What the pipe reports; nothing when it was asked a moment ago."""
+        """What the pipes report; nothing when they were asked a moment ago."""
         now = time.monotonic()
         if now < self._poll_at:
             return []
         self._pause = min(self._pause * 2, POLL_SECONDS_MAX)
         self._poll_at = now + self._pause
-        told = self._ask(lambda manager: manager.get_history(REPORT_SECONDS))["files"]
-        if now >= self._history_at:
+        whole = now >= self._history_at
+        if whole:
             self._history_at = now + HISTORY_SECONDS
-            since = min(file.planned_at for file in files)
-            told += self._ask(lambda manager: manager.get_history_range(since))["files"]
         ended = [
             Outcome(file, int(row["rowsInserted"]), "" if row["rowsParsed"] else f"{row['status']} without a row")
+            for pipe in _pipes(files)
+            for row in self._told(pipe, min(file.planned_at for file in files) if whole else None)
             for file in files
-            for row in told
-            if row["complete"] and row["path"].endswith(self.stage.path(file.name))
+            if file.pipe == pipe and row["complete"] and row["path"].endswith(self.stage.path(file.name))
         ]
         self._heard_at = now if ended else self._heard_at
         if now - self._heard_at > SILENCE_SECONDS_MAX:
-            reason = f"the pipe {self.stage.pipe} has loaded nothing for {SILENCE_SECONDS_MAX / 60:.0f} minutes"
+            names = ", ".join(map(self.stage.qualified, _pipes(files)))
+            reason = f"the pipe {names} has loaded nothing for {SILENCE_SECONDS_MAX / 60:.0f} minutes"
             raise EtlError(Kind.CHANNEL, self._place, reason, "look at SYSTEM$PIPE_STATUS of it", transient=True)
         return ended
 
@@ -127,21 +127,32 @@ class Snowpipe:
     def _place(self) -> str:
         return f"pipeline {self.stage.opening.pipeline}, table {self.stage.opening.table.name}"
 
-    def _ask(self, request: Callable[[SimpleIngestManager], Any]) -> Any:
+    def _told(self, pipe: str, since: str | None) -> list[dict[str, Any]]:
+        """What became of a pipe's files in the last minutes, and, if wanted, since a time."""
+        told = self._ask(pipe, lambda manager: manager.get_history(REPORT_SECONDS))["files"]
+        if since is not None:
+            told += self._ask(pipe, lambda manager: manager.get_history_range(since))["files"]
+        return list(told)
+
+    def _ask(self, pipe: str, request: Callable[[SimpleIngestManager], Any]) -> Any:
         place = self._place
-        known = self._manager
-        self._manager = manager = known or self.renew()
+        known = self._managers.get(pipe)
+        self._managers[pipe] = manager = known or self.renew(self.stage.qualified(pipe))
         try:
             return request(manager)
         except IngestResponseError as error:
             if error.http_error_code == UNAUTHORIZED:
-                self._manager = None
+                del self._managers[pipe]
                 if known is not None:
-                    return self._ask(request)
+                    return self._ask(pipe, request)
             raise explain_pipe(error.http_error_code, place) from None
         except requests.RequestException as error:
             reason = f"Snowpipe does not answer: {type(error).__name__}"
             raise EtlError(Kind.CHANNEL, place, reason, "it is tried again by itself", transient=True) from None
+
+
+def _pipes(files: Sequence[File]) -> list[str]:
+    return sorted({file.pipe for file in files})
 
 
 class _Restful(SnowflakeRestful):  # type: ignore[misc]
@@ -157,8 +168,8 @@ class _Restful(SnowflakeRestful):  # type: ignore[misc]
 
 
 def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path) -> Snowpipe:
-    """The pipe of an opened table."""
-    return Snowpipe(stage, lambda: _manager(opening.destination, stage.pipe, decrypt, directory))
+    """The pipes of an opened table."""
+    return Snowpipe(stage, lambda pipe: _manager(opening.destination, pipe, decrypt, directory))
 
 
 def _manager(destination: Destination, pipe: str, decrypt: Decrypt, directory: Path) -> SimpleIngestManager:

@@ -28,7 +28,6 @@ from typing import Any
 import structlog
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.messages import (
@@ -44,7 +43,6 @@ from etl_supervisor.ipc.messages import (
     Hurry,
     Keep,
     OpenTable,
-    Ready,
     Recall,
     ReshapeTable,
     Segment,
@@ -55,20 +53,16 @@ from etl_supervisor.ipc.messages import (
 from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
-from etl_supervisor.supervision.spawn import ChildContext
 from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
-from workers.snowflake.heap import Heap
 from workers.snowflake.identifiers import named
-from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.jobs import Errand, Jobs, Lane
 from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
 from workers.snowflake.memory import Memory
 from workers.snowflake.owner import Watermark
-from workers.snowflake.sessions import Sessions
 from workers.snowflake.solitude import Solitude
 from workers.snowflake.together import Together
 
@@ -77,24 +71,6 @@ CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
 STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile
 
 log = structlog.get_logger()
-
-
-def main(context: ChildContext) -> int:
-    """Entry point of an actor process; returns the exit code."""
-    assert context.listener is not None
-    decrypt, directory = context.settings.keyring().decrypt, context.settings.directory
-    sessions = Sessions(decrypt, directory, context.name)
-    tools = Tools(sessions, Inquiries(decrypt, directory), decrypt, directory, context.incarnation)
-    keeping = Keeping(context.settings.snowflake_channel_idle_seconds, context.settings.snowflake_channels_max)
-    actor, heap = Actor(context.actor, context.listener, tools, context.heartbeat.beat, keeping), Heap()
-
-    def each_turn() -> None:
-        context.parent.receive()  # it says nothing, so far
-        heap.give_back(time.monotonic())
-
-    context.parent.send(Ready())
-    actor.run(each_turn)
-    return Exit.OK
 
 
 class Actor:

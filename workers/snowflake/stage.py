@@ -3,7 +3,8 @@
     @"DB"."LANDING_SCHEMA"."_ETL_STAGE" / <folder of the table> / <channel> / <first token>_<last token>_<number>.parquet
 
 PUT, LIST and REMOVE need no warehouse; a COPY does. A pipe's name carries a digest of its definition: a new shape is a
-new pipe, because replacing a pipe would forget which files it has loaded.
+new pipe, because replacing a pipe would forget which files it has loaded. And each pipe knows its own loads only: a file stays with the pipe for
+which it was planned, whatever shape the table has since (a first copy may have brought a newer one), and pipes stay until their generation is over.
 """
 
 from __future__ import annotations
@@ -65,18 +66,27 @@ class Stage:
 
     def create_pipe(self, cursor: Any) -> None:
         """Make the pipe of this shape if there is none."""
-        cursor.execute(f"CREATE PIPE IF NOT EXISTS {self.pipe} AS {self._definition}")
+        cursor.execute(f"CREATE PIPE IF NOT EXISTS {self.qualified(self.pipe)} AS {self._definition}")
 
-    def drop_pipe(self, cursor: Any) -> None:
-        """A pipe that has loaded everything, of an older shape."""
-        cursor.execute(f"DROP PIPE IF EXISTS {self.pipe}")
+    def drop_pipes(self, cursor: Any, pipes: Iterable[str]) -> None:
+        """Those of these pipes that are of older generations: nobody asks for their rows any more."""
+        for pipe in pipes:
+            if not pipe.startswith(self._pipes):
+                cursor.execute(f"DROP PIPE IF EXISTS {self.qualified(pipe)}")
 
     @property
     def pipe(self) -> str:
-        """The pipe of this shape, fully qualified and quoted."""
-        digest = hashlib.sha256(self._definition.encode()).hexdigest()[:8]
-        objects = self._objects
-        return ".".join(map(quoted, (objects.database, objects.landing_schema, f"{objects.landing}-FILES-{digest}")))
+        """The name of the pipe of this shape."""
+        return f"{self._pipes}{hashlib.sha256(self._definition.encode()).hexdigest()[:8]}"
+
+    def qualified(self, pipe: str) -> str:
+        """A pipe's name with database and schema, quoted."""
+        return ".".join(map(quoted, (self._objects.database, self._objects.landing_schema, pipe)))
+
+    @property
+    def _pipes(self) -> str:
+        """How pipes of this generation begin."""
+        return f"{self._objects.landing}-FILES-{self.opening.generation:X}-"
 
     @property
     def _definition(self) -> str:

@@ -23,6 +23,8 @@ stages        internal stages: PUT, GET, LIST, REMOVE
 parquetload   COPY INTO from Parquet files, with load metadata
 pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest
 users         users, their public keys and roles
+errortables   rows that loads have refused, of tables with ERROR_LOGGING
+shows         SHOW PIPES, TASKS, STREAMS, CHANNELS
 grants        what roles may do with databases, schemas and tables
 stagefiles    the stage to which the SDK uploads large flushes
 """

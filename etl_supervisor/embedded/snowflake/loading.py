@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ OBJECT_BYTES_MIN = (
 )  # DuckDB allocates buffers of twice the largest object that it must expect: no more than what came
 LONG_DECIMAL = re.compile(rb"[:,\[\s]-?(?=[0-9.]{17})[0-9]+\.[0-9]+")  # a double keeps 15 digits
 MARK = "\x01as written\x01"
+Keep = Callable[[str], None]
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
@@ -48,12 +49,16 @@ def load(
     lines: bytes,
     directory: Path,
     refused: Sequence[dict[str, str]] = (),
+    keep: Keep | None = None,
 ) -> Loaded:
-    """Insert what fits; runs in the caller's transaction. `target` is the quoted name, `columns` are (name, type, nullable)."""
+    """Insert what fits; runs in the caller's transaction. `target` is the quoted name, `columns` are (name, type, nullable). `keep` gets a query
+    of the documents that do not fit."""
     parsed = inserted = 0
     for part in parts(lines):
         loaded = (
-            Loaded(1, 0) if len(part) > LINE_BYTES_MAX else _load(connection, target, columns, part, directory, refused)
+            Loaded(1, 0)
+            if len(part) > LINE_BYTES_MAX
+            else _load(connection, target, columns, part, directory, refused, keep)
         )
         parsed, inserted = parsed + loaded.parsed, inserted + loaded.inserted
     return Loaded(parsed, inserted)
@@ -77,6 +82,7 @@ def _load(
     lines: bytes,
     directory: Path,
     refused: Sequence[dict[str, str]],
+    keep: Keep | None,
 ) -> Loaded:
     with tempfile.NamedTemporaryFile(dir=directory, suffix=".ndjson") as file:
         variants, floats = ({name for name, kind, _ in columns if kind == wanted} for wanted in ("JSON", "DOUBLE"))
@@ -91,13 +97,16 @@ def _load(
         conditions = [_bad(name, kind, nullable) for name, kind, nullable in columns]
         conditions += [f"coalesce(raw.{_name(rule['column'])} LIKE {_text(rule['like'])}, FALSE)" for rule in refused]
         bad = " OR ".join(filter(None, conditions)) or "FALSE"
+        document = f", CASE WHEN {bad} THEN to_json(raw) END AS _document" if keep else ""
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE _arriving AS SELECT {casts}, ({bad}) AS _bad FROM {source} AS raw"
+            f"CREATE OR REPLACE TEMP TABLE _arriving AS SELECT {casts}, ({bad}) AS _bad{document} FROM {source} AS raw"
         )
     parsed, fit = connection.execute("SELECT count(*), count(*) FILTER (NOT _bad) FROM _arriving").fetchone()
     if fit:
         names = ", ".join(_name(name) for name, _, _ in columns)
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad")
+    if keep and fit < parsed:
+        keep("SELECT _document FROM _arriving WHERE _bad")
     connection.execute("DROP TABLE _arriving")
     return Loaded(int(parsed), int(fit))
 

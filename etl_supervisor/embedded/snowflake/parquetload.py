@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+from etl_supervisor.embedded.snowflake.errortables import ErrorTables
 from etl_supervisor.embedded.snowflake.loading import WIDTHS
 from etl_supervisor.embedded.snowflake.stages import NAME, STAGE_PATH, StageError, Stages, parts_of
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
@@ -97,8 +98,10 @@ def copy_of(sql: str) -> Copy | None:
 class FileLoader:
     """Loads files into the tables of a warehouse. `refused` gives the rows that a test wants refused (see `loading`)."""
 
-    def __init__(self, warehouse: Warehouse, stages: Stages, refused: Callable[[], Sequence[dict[str, str]]]) -> None:
-        self.warehouse, self.stages, self._refused = warehouse, stages, refused
+    def __init__(
+        self, stages: Stages, errors: ErrorTables, warehouse: Warehouse, refused: Callable[[], Sequence[dict[str, str]]]
+    ) -> None:
+        self.warehouse, self.stages, self.errors, self._refused = warehouse, stages, errors, refused
 
     def load(self, copy: Copy, where: tuple[str | None, str | None], loader: str = "") -> list[FileLoad]:
         """Load the files of a COPY, each in a transaction. `loader` is a pipe's name: a pipe has load metadata of its own."""
@@ -131,7 +134,7 @@ class FileLoader:
             return FileLoad(name, "LOAD_FAILED", error="the file is no Parquet file")
         connection.execute("BEGIN")
         try:
-            parsed, loaded = self._rows(connection, copy, path, columns)
+            parsed, loaded = self._rows(connection, copy, path, columns, loader)
             if loaded or not parsed:
                 values = [*key, changed]
                 connection.execute(
@@ -144,7 +147,7 @@ class FileLoader:
         status = "LOADED" if loaded == parsed else "PARTIALLY_LOADED" if loaded else "LOAD_FAILED"
         return FileLoad(name, status, parsed, loaded, None if loaded == parsed else REFUSED)
 
-    def _rows(self, connection: Any, copy: Copy, path: Path, there: set[str]) -> tuple[int, int]:
+    def _rows(self, connection: Any, copy: Copy, path: Path, there: set[str], loader: str) -> tuple[int, int]:
         database, schema, table = copy.names
         kinds = {name: (kind, nullable) for name, kind, nullable in self.warehouse.columns(database, schema, table)}
         if unknown := [name for name in copy.columns if name not in kinds]:
@@ -164,14 +167,18 @@ class FileLoader:
             bad.append(f"({raw} IS NOT NULL AND {missing})" if nullable else missing)
         rules = [rule for rule in self._refused() if rule["table"] == table]
         bad += [f"coalesce(raw.{_quoted(rule['column'])} LIKE {_text(rule['like'])}, FALSE)" for rule in rules]
+        document = ", to_json(raw) AS _document" if self.errors.logs(database, schema, table) else ""
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE _copying AS SELECT {', '.join(casts)}, ({' OR '.join(bad)}) AS _bad"
+            f"CREATE OR REPLACE TEMP TABLE _copying AS SELECT {', '.join(casts)}, ({' OR '.join(bad)}) AS _bad{document}"
             f" FROM read_parquet({_text(str(path))}) AS raw"
         )
         parsed, fit = connection.execute("SELECT count(*), count(*) FILTER (NOT _bad) FROM _copying").fetchone()
         names = ", ".join(map(_quoted, copy.columns))
         target = ".".join(map(_quoted, copy.names))
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _copying WHERE NOT _bad")
+        if document and fit < parsed:
+            told = {"service": "snowpipe" if loader else "copy", "file_name": path.name}
+            self.errors.keep(connection, (database, schema, table), told, "SELECT _document FROM _copying WHERE _bad")
         connection.execute("DROP TABLE _copying")
         return int(parsed), int(fit)
 

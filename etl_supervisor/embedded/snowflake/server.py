@@ -151,7 +151,7 @@ async def _hang_up(send: Send) -> None:
 def application(warehouse: Warehouse, streaming: Streaming, tasks: Tasks) -> Starlette:
     """All routes, and beside them what commits rows, what loads files and what runs tasks."""
     stages = Stages(warehouse.directory)
-    loader = FileLoader(warehouse, stages, lambda: streaming.reject)
+    loader = FileLoader(stages, streaming.errors, warehouse, lambda: streaming.reject)
     pipes = Pipes(loader, streaming.users, lambda: streaming.commit_delay_seconds)
 
     @contextlib.asynccontextmanager

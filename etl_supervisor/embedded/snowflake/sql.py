@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, statements
+from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, shows, statements
 from etl_supervisor.embedded.snowflake.grants import Grants
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
@@ -29,6 +29,8 @@ from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 INTERNAL_ERROR = "000603"
 DOES_NOT_EXIST = "002003"
+DOUBLE_MATCH = "cannot affect the same target row more than once"  # DuckDB's words for …
+NONDETERMINISTIC = ("100090", "Duplicate row detected during DML action", "42P18")  # … and Snowflake's
 
 logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)  # it logs statements with their values
 
@@ -77,7 +79,7 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
                     asked["sqlText"] = statements.SUCCESS
                 role, warehouse_ = (login.role, login.warehouse) if login else ("", "")
                 asked["sqlText"] = grants.answer(role, warehouse_, asked["sqlText"])
-                done = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
+                done, asked["sqlText"] = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
             except StageError as error:
                 return _failure(error.code, str(error), "02000")
             except RefusedError as error:
@@ -106,18 +108,18 @@ def _plain(request: Request, body: bytes) -> bytes:
     return gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body
 
 
-def _about_files(pipes: Pipes, request: Request, sql: str) -> str | dict[str, Any] | None:
-    """Run a statement about stages, pipes or files: the query that gives its result, or the result. None for any other statement."""
-    stages = pipes.loader.stages
-    run, copy = stages.statement(sql), parquetload.copy_of(sql)
-    if run is None and copy is None:
-        return pipes.statement(sql)
+def _about_files(pipes: Pipes, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
+    """Run a statement about stages, pipes, files, error tables, or SHOW: the query that gives its result, or the result; None for any other
+    statement. And the statement, which may read error tables."""
+    stages, errors = pipes.loader.stages, pipes.loader.errors
     connection = fakesnow.to_conn(fakesnow.to_token(request))
     where = (connection.database, connection.schema)
-    if run is not None:
-        return run(where, f"{request.url.scheme}://{request.url.netloc}")
-    assert copy is not None
-    return parquetload.answer(pipes.loader.load(copy, where))
+    if (run := stages.statement(sql)) is not None:
+        return run(where, f"{request.url.scheme}://{request.url.netloc}"), sql
+    if (copy := parquetload.copy_of(sql)) is not None:
+        return parquetload.answer(pipes.loader.load(copy, where)), sql
+    told = pipes.statement(sql) or shows.answer(pipes.warehouse, sql, where) or errors.statement(sql, where)
+    return told, errors.rewritten(sql, where)
 
 
 async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: dict[str, Any]) -> Response:
@@ -142,7 +144,11 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
             return _failure(error.code, error.message)
         except Error as error:
             return _failure(f"{error.errno or 603:06d}", error.msg or "the block failed", error.sqlstate)
-        except (duckdb.Error, scripting.ScriptError) as error:
+        except duckdb.Error as error:
+            if DOUBLE_MATCH in str(error):
+                return _failure(*NONDETERMINISTIC)
+            return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
+        except scripting.ScriptError as error:
             return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
     response = await fakesnow.query_request(_with_body(request, json.dumps(asked).encode()))
     if response.status_code >= 500:

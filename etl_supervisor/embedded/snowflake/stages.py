@@ -127,14 +127,14 @@ class Stages:
             changed = dt.datetime.fromtimestamp(facts.st_mtime, dt.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
             digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
             rows.append(f"({_text(name)}, {facts.st_size}, '{digest}', '{changed}')")
-        return _table(rows, ("name", "size", "md5", "last_modified"))
+        return table_of(rows, ("name", "size", "md5", "last_modified"))
 
     def _remove(self, found: re.Match[str], where: tuple[str | None, str | None]) -> str:
         rows = []
         for path, name in self._files(self._named(found, where)):
             path.unlink()
             rows.append(f"({_text(name)}, 'removed')")
-        return _table(rows, ("name", "result"))
+        return table_of(rows, ("name", "result"))
 
     def _put(self, found: re.Match[str], where: tuple[str | None, str | None], us: str) -> dict[str, Any]:
         place = self._named(found, where)
@@ -223,7 +223,8 @@ def _write_whole(path: Path, body: bytes) -> None:
     os.replace(file.name, path)
 
 
-def _table(rows: list[str], titles: tuple[str, ...]) -> str:
+def table_of(rows: list[str], titles: tuple[str, ...]) -> str:
+    """The query of an answer; a row is a list of SQL values in parentheses."""
     names = ", ".join(f'"{title}"' for title in titles)
     if not rows:
         return f"SELECT * FROM (SELECT {', '.join(f'NULL::VARCHAR AS {q}' for q in names.split(', '))}) WHERE 1 = 0"

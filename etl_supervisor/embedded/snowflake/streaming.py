@@ -18,6 +18,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,7 +31,9 @@ from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending, Piece
 from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
+from etl_supervisor.embedded.snowflake.errortables import ErrorTables
 from etl_supervisor.embedded.snowflake.loading import Loaded, load
+from etl_supervisor.embedded.snowflake.shows import PIPE_SUFFIX
 from etl_supervisor.embedded.snowflake.stagefiles import BUCKET, PIPE_KEY, StageFiles, unzstd
 from etl_supervisor.embedded.snowflake.users import SESSION_OVER, Login, RefusedError, Users, login_of
 from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehouse
@@ -38,7 +41,6 @@ from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehous
 TOKEN_SECONDS = 3600
 COMMIT_TICK_SECONDS = 0.05
 WORDS_MAX = 200  # of an error in the log
-PIPE_SUFFIX = "-STREAMING"
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
 )
@@ -58,6 +60,7 @@ class Streaming:
         self.violations: list[str] = []  # of the counting mode
         self.reject: list[dict[str, str]] = []  # see `loading`
         self.files = StageFiles()
+        self.errors = ErrorTables(warehouse)
         self.channels: dict[ChannelKey, Channel] = {}
 
     def routes(self) -> list[Route]:
@@ -274,7 +277,11 @@ class Streaming:
             lines = b"\n".join(item.lines for item in items)
             target = ".".join('"' + name.replace('"', '""') + '"' for name in (database, schema, table))
             refused = [rule for rule in self.reject if rule["table"] == table]
-            loaded = load(connection, target, columns, lines, self.warehouse.directory, refused)
+            kept = None
+            if self.errors.logs(database, schema, table):
+                told = {"service": "snowpipe_streaming", "channel": channel.key[3]}
+                kept = partial(self.errors.keep, connection, (database, schema, table), told)
+            loaded = load(connection, target, columns, lines, self.warehouse.directory, refused, kept)
             counted = sum(item.rows for item in items)
             loaded = Loaded(loaded.parsed + counted, loaded.inserted + counted)
             self._save(connection, channel.after(items, loaded.parsed, loaded.inserted))

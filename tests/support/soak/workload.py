@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.fix_postgres import Database
+from tests.support.load import neighbours
 
 ROWS = 600
 LITTLE_MEMORY = "64kB"  # the least that PostgreSQL takes; a transaction with more than that of changes is streamed
@@ -145,30 +146,12 @@ def large(connection: Connection, chance: random.Random) -> bool:
     """Several steps in savepoints, some rolled back; False: the whole transaction is not wanted."""
     for _ in range(chance.randint(2, 3)):
         with connection.transaction():
-            _step(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), chance.choice("iudk"))
+            neighbours(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), STEP_ROWS, chance.choice("iudk"))
             with connection.transaction():
-                _step(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), chance.choice("iudk"))
+                neighbours(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), STEP_ROWS, chance.choice("iudk"))
                 if chance.random() < 0.4:
                     raise psycopg.Rollback
     return chance.random() < 0.8
-
-
-def _step(connection: Connection, first: int, kind: str) -> None:
-    last = first + STEP_ROWS - 1
-    match kind:
-        case "i":
-            connection.execute(
-                "insert into items select g, g, 'large', repeat(md5(g::text), 70) from generate_series(%s::int, %s) g"
-                " on conflict (id) do update set n = items.n + 1, note = 'again'",
-                [first, last],
-            )
-        case "u":
-            connection.execute("update items set n = n + 1 where id between %s and %s", [first, last])
-        case "d":
-            connection.execute("delete from items where id between %s and %s", [first, first + STEP_ROWS // 4])
-        case _:
-            connection.execute("delete from items where id between -%s and -%s", [last, first])
-            connection.execute("update items set id = -id where id between %s and %s", [first, last])
 
 
 def shape(connection: Connection, chance: random.Random) -> bool:
