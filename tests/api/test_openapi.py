@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fix_api import Api
+from tests.support.fix_api import REAL, SPARE, Api
 from tests.support.fix_local_snowflake import LocalSnowflake
 from tests.support.fix_postgres import Database
-from tests.support.openapi_hooks import REAL, SPARE
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 RUN_SECONDS = 900.0

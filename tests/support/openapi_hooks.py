@@ -20,9 +20,8 @@ from typing import Any
 import schemathesis
 
 from etl_supervisor.api.bodies import NAME
+from tests.support.fix_api import REAL, SPARE
 
-REAL = 1
-SPARE = range(2, 8)
 CHANGES = ("PATCH", "PUT", "DELETE")
 CURSOR_LENGTH_MAX = 64
 MADE_MAX = 1000
