@@ -1,7 +1,7 @@
 """Who may do what: an API key has a role and, perhaps, a tenant.
 
     viewer      sees everything but secrets
-    operator    also starts, pauses, copies again, retries, tests
+    operator    also starts, pauses, copies again, retries, verifies, tests
     admin       also changes sources, destinations, pipelines, publications, slots and keys
 
 A key is `etl_<prefix>_<secret>`: the prefix finds its row, the database has only SHA-256 of the whole (256 random bits need no slow hash). A key of

@@ -19,7 +19,19 @@ from starlette.middleware.cors import CORSMiddleware
 
 from etl_supervisor.api import faults, guard, openapi, pages
 from etl_supervisor.api.control import control_of
-from etl_supervisor.api.routes import administration, configured, examination, health, inspection, live, watching
+from etl_supervisor.api.routes import (
+    administration,
+    configured,
+    copying,
+    examination,
+    health,
+    inspection,
+    live,
+    metering,
+    verification,
+    wal,
+    watching,
+)
 from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import load
 
@@ -35,7 +47,11 @@ _PARTS = (
     live.destinations,
     configured.pipelines,
     live.pipelines,
+    copying.router,
+    metering.router,
     examination.router,
+    verification.router,
+    wal.router,
     watching.router,
     administration.router,
 )

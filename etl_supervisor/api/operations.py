@@ -3,8 +3,10 @@
     running -> succeeded (result)          the row is written before the work begins, and by the one who does it
             -> failed    (error, as every error of the API)
 
-Work runs in threads of the process that took the request. It says every few seconds that it still does; when that process dies, the operation is
-told as failed once it has been silent for LOST_SECONDS. Nothing is done twice by itself: what was asked for is looked at, and asked for again.
+Work runs in threads of the process that took the request. The process says every few seconds of all of its operations that they run or wait for a
+thread; when it dies, an operation is told as failed once it has been silent for LOST_SECONDS. Nothing is done twice by itself: what was asked for is
+looked at, and asked for again.
+What may take hours has threads of its own, which neither hold up the rest nor the end of the process.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from etl_supervisor.api.pool import Connection, Pool
 from etl_supervisor.errors import EtlError
 
 THREADS = 4
+LONG_MAX = 2  # of those that may take hours, at a time: each has two connections and a part of the memory
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 30
 KEPT_DAYS = 30
@@ -62,11 +65,39 @@ class Crew:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="operation")
+        self._long = threading.BoundedSemaphore(LONG_MAX)
+        self._open: set[uuid.UUID] = set()  # what runs or waits here
+        self._closed = threading.Event()
+        self._beating = threading.Lock()  # taken for good by the thread that beats
 
     def begin(
         self, caller: Caller, tenant: str, what: tuple[str, str], work: Callable[[], dict[str, Any]]
     ) -> Operation:
         """Write it down, and begin. `what` is (kind, target); `work` gives the result or raises."""
+        begun = self._written(caller, tenant, what)
+        self._threads.submit(self._work, begun.id, work)
+        return begun
+
+    def begin_long(
+        self, caller: Caller, tenant: str, what: tuple[str, str], work: Callable[[], dict[str, Any]]
+    ) -> Operation:
+        """The same for what may take hours; it may wait for its turn."""
+
+        def in_turn() -> dict[str, Any]:
+            with self._long:
+                return work()
+
+        begun = self._written(caller, tenant, what)
+        # Not a pool of concurrent.futures: a process's end would wait for its threads.
+        threading.Thread(target=self._work, args=(begun.id, in_turn), name="operation-long", daemon=True).start()
+        return begun
+
+    def close(self) -> None:
+        """What has not begun does not begin; it will be told as lost."""
+        self._closed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _written(self, caller: Caller, tenant: str, what: tuple[str, str]) -> Operation:
         key, (kind, target) = uuid.uuid4(), what
         with self._pool.transaction() as connection:
             connection.execute(
@@ -81,49 +112,35 @@ class Crew:
             ).fetchone()
             assert row is not None
             audit.note(connection, caller, kind, ("Operation", target), tenant=tenant)
-        self._threads.submit(self._work, key, work)
+        self._open.add(key)
+        if self._beating.acquire(blocking=False):
+            threading.Thread(target=self._beat, name="operation-beat", daemon=True).start()
         return Operation(**row)
 
-    def close(self) -> None:
-        """What has not begun does not begin; it will be told as lost."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _work(self, key: uuid.UUID, work: Callable[[], dict[str, Any]]) -> None:
-        with self._beating(key):
-            outcome: tuple[str, Jsonb | None, Jsonb | None]
-            try:
-                outcome = ("succeeded", Jsonb(work(), _dumps), None)
-            except (Fault, EtlError) as error:
-                outcome = ("failed", None, _told(error))
-            except Exception:
-                log.exception("operation_failed", operation=str(key))
-                outcome = (
-                    "failed",
-                    None,
-                    _told(Fault(500, "InternalServerError", "Something went wrong; the log of the API says what")),
-                )
+        outcome: tuple[str, Jsonb | None, Jsonb | None]
+        try:
+            outcome = ("succeeded", Jsonb(work(), _dumps), None)
+        except (Fault, EtlError) as error:
+            outcome = ("failed", None, _told(error))
+        except Exception:
+            log.exception("operation_failed", operation=str(key))
+            fault = Fault(500, "InternalServerError", "Something went wrong; the log of the API says what")
+            outcome = ("failed", None, _told(fault))
+        self._open.discard(key)
         with self._pool.transaction() as connection:
             connection.execute(
                 "UPDATE app.operations SET status = %s, result = %s, error = %s, finished_at = now() WHERE id = %s",
                 [*outcome, key],
             )
 
-    @contextlib.contextmanager
-    def _beating(self, key: uuid.UUID) -> Iterator[None]:
-        over = threading.Event()
-
-        def beat() -> None:
-            while not over.wait(BEAT_SECONDS):
-                with contextlib.suppress(psycopg.Error, EtlError), self._pool.transaction() as connection:
-                    connection.execute("UPDATE app.operations SET beat_at = now() WHERE id = %s", [key])
-
-        thread = threading.Thread(target=beat, name="operation-beat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+    def _beat(self) -> None:
+        """Say that what is open here is: until the end."""
+        while not self._closed.wait(BEAT_SECONDS):
+            if not (mine := list(self._open)):
+                continue
+            with contextlib.suppress(psycopg.Error, EtlError), self._pool.transaction() as connection:
+                connection.execute("UPDATE app.operations SET beat_at = now() WHERE id = ANY(%s)", [mine])
 
 
 def one(connection: Connection, caller: Caller, key: uuid.UUID) -> Operation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 
 import psycopg
 from rich.console import Console
@@ -11,8 +10,8 @@ from rich.console import Console
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import PipelineStatus
-from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.selecting import find_table
 from etl_supervisor.state.choose import open_store
 
 
@@ -40,12 +39,3 @@ def source_of(settings: Settings, pipeline: str) -> tuple[str, bool]:
     if row is None:
         raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", "there is no pipeline of this name", "see `status`")
     return row[0], row[1] == PipelineStatus.START
-
-
-def find_table(known: Iterable[TableName], text: str, pipeline: str) -> TableName:
-    """`schema.table`, or a table of schema public by its name alone. EtlError(CONFIG) when there is none."""
-    for name in known:
-        if text == str(name) or (name.schema == "public" and text == name.name):
-            return name
-    remedy = "see `status` for the tables it has"
-    raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", f"it has no table {text}", remedy)

@@ -10,10 +10,11 @@ import contextlib
 import psycopg
 from rich.console import Console
 
-from etl_supervisor.cli.resync import find_table, source_of
+from etl_supervisor.cli.resync import source_of
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.selecting import find_table
 from etl_supervisor.state.choose import open_store
 
 

@@ -29,6 +29,7 @@ from etl_supervisor.model.progress import SourceReport, Visible
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.model.verified import Verified
+from etl_supervisor.monitor.backfills import facts, under_way
 from etl_supervisor.monitor.holder import host_of
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.leases import Lease, leases
@@ -60,7 +61,7 @@ class Status:
             (f"{pipeline} {name}", found)
             for pipeline, _, states, known in self.pipelines
             for name, state in sorted(states.items())
-            if (found := copies.under_way(state, known.get(name))) is not None
+            if (found := under_way(state, known.get(name))) is not None
         ]
 
 
@@ -158,7 +159,7 @@ def _source_facts(spec: SourceSpec, report: SourceReport | None) -> dict[str, An
 
 
 def _table_facts(source: str, pipeline: str, state: TableState, known: CopyState | None) -> dict[str, Any]:
-    found = copies.under_way(state, known)
+    found = under_way(state, known)
     return {
         "source": source,
         "pipeline": pipeline,
@@ -168,7 +169,7 @@ def _table_facts(source: str, pipeline: str, state: TableState, known: CopyState
         "rows_copied": state.rows_copied,
         "dead": state.dead,
         "trouble": state.trouble,
-        "copy": None if found is None else copies.facts(found),
+        "copy": None if found is None else facts(found),
     }
 
 
@@ -211,7 +212,7 @@ def _table_rows(
 ) -> None:
     """The rows of one pipeline, and its sum."""
     for name, state in sorted(states.items()):
-        copy = copies.under_way(state, known.get(name))
+        copy = under_way(state, known.get(name))
         copied = f"{state.rows_copied:,}" if copy is None else copies.line(copy)
         seen = verified.get((pipeline, name))
         tables.add_row(pipeline, str(name), state.phase, copied, "" if seen is None else lsn.text(seen.lsn))

@@ -6,24 +6,18 @@ one step.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import orjson
 from rich.console import Console
 
-from etl_supervisor.cli.resync import find_table
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn
-from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.verified import Keys, Verdict
-from etl_supervisor.repository.desired import load
-from etl_supervisor.state.choose import open_store
-from etl_supervisor.state.store import StateStore
-from etl_supervisor.state.streams import arrange
+from etl_supervisor.monitor import verification
 
 KEYS_SHOWN_MAX = 20  # of each sort; the JSON form has up to a thousand
 
@@ -40,25 +34,16 @@ class Wish:
 
 def run(settings: Settings, wish: Wish, console: Console) -> bool:
     """Verify once; True when every table was compared and is equal."""
-    equal = True
 
-    with contextlib.closing(open_store(settings)) as store:
-        spec = _spec(settings, store, wish.pipeline)
+    def tell(verdict: Verdict) -> None:
+        _print(verdict, wish, console)
+        if verdict.differs and wish.repair and not wish.as_json:
+            console.print(f"table {verdict.table} is copied again now", markup=False, soft_wrap=True)
 
-        def tell(verdict: Verdict) -> None:
-            nonlocal equal
-            equal = equal and verdict.equal
-            _print(verdict, wish, console)
-            if verdict.differs and wish.repair:
-                store.ask_resync(spec.source.name, wish.pipeline, verdict.table)
-                if not wish.as_json:
-                    console.print(f"table {verdict.table} is copied again now", markup=False, soft_wrap=True)
-
-        known = sorted(store.tables(spec.source.name, wish.pipeline))
-        chosen = known if wish.table is None else [find_table(known, wish.table, wish.pipeline)]
-        # The one who knows both sides is named: this package does not import workers.
-        importlib.import_module("workers.verify.check").verify(settings, store, spec, wish.pipeline, chosen, tell)
-    return equal
+    tables = () if wish.table is None else (wish.table,)
+    who = f"etl-supervisor verify on {socket.gethostname()}"
+    with verification.begin(settings, verification.Wish(wish.pipeline, who, tables, wish.repair)) as begun:
+        return begun.work(tell)
 
 
 def run_forever(settings: Settings, wish: Wish, console: Console, seconds: float) -> None:
@@ -68,22 +53,15 @@ def run_forever(settings: Settings, wish: Wish, console: Console, seconds: float
         try:
             run(settings, wish, console)
         except EtlError as error:
-            if not error.transient and error.kind is Kind.CONFIG:
+            if error.kind is Kind.CONFIG and not isinstance(error, verification.VerifiedNowError):
                 raise
             console.print(error.line, style="yellow", markup=False, soft_wrap=True)
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
 
 
-def _spec(settings: Settings, store: StateStore, pipeline: str) -> SourceSpec:
-    for spec in arrange(load(settings).specs, store):
-        if any(found.name == pipeline for found in spec.pipelines):
-            return spec
-    raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", "no pipeline of this name is started", "see `status`")
-
-
 def _print(verdict: Verdict, wish: Wish, console: Console) -> None:
     if wish.as_json:
-        print(orjson.dumps(facts(verdict)).decode(), flush=True)  # noqa: T201 - for a program: not a character may be added
+        print(orjson.dumps(verification.facts(verdict)).decode(), flush=True)  # noqa: T201 - for a program: not a character may be added
         return
     console.print(line(verdict), markup=False, soft_wrap=True, style="red" if verdict.differs else None)
     for word, keys in _keys(verdict):
@@ -114,8 +92,3 @@ def line(verdict: Verdict) -> str:
     if verdict.dead:
         text += f"; {verdict.dead:,} in the dead letter"
     return text + (f"; not compared: columns {', '.join(verdict.not_compared)}" if verdict.not_compared else "")
-
-
-def facts(verdict: Verdict) -> dict[str, object]:
-    """A verdict for programs."""
-    return asdict(verdict) | {"table": str(verdict.table), "lsn": lsn.text(verdict.lsn), "equal": verdict.equal}

@@ -12,6 +12,8 @@ selection    which tables a pipeline takes, and what becomes of single columns
 apply_policy how a table's change log becomes its current table
 progress     received >= accepted >= durable >= confirmed, which only rise
 wal          how much WAL slots keep, and where that goes
+cost         what loading costs in Snowflake, estimated
+latency      how long rows were under way, from a histogram
 tenure       which sources are a supervisor's to run, and until when
 burial       whether a row goes to the dead letter without being tried
 finding      what `doctor` finds

@@ -12,4 +12,7 @@ holder    what a supervisor is called, and whether one of this machine is still 
 catalog   every metric with its kind, labels and meaning, for the documentation
 delivery  WAL alerts on their way out: webhook, Slack's form, e-mail
 doctor      what is wrong, at risk or could be better, in everything that is configured
+backfills     first copies, told to programs (pure)
+meter         what pipelines bring and spend, written down every few seconds
+verification  source and target compared because somebody asked: the command and the API do the same
 """

@@ -21,8 +21,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from typing import TYPE_CHECKING, Self
 
 from etl_supervisor.model.wal import Level, SlotMeasure, SourceState
+
+if TYPE_CHECKING:
+    from etl_supervisor.config.settings import Settings
 
 MB = 1 << 20  # as PostgreSQL counts in max_slot_wal_keep_size
 
@@ -51,6 +55,12 @@ class Thresholds:
 
     warning_mb: int
     danger_mb: int
+
+    @classmethod
+    def between(cls, settings: Settings, warning_mb: int | None, danger_mb: int | None) -> Self:
+        """A source's own, where it has them, else the settings'; danger is never below warning."""
+        warning = warning_mb or settings.warning_wal
+        return cls(warning, max(warning, danger_mb or settings.danger_wal))
 
     def level_of(self, measure: SlotMeasure) -> Level:
         """How bad a slot is."""

@@ -3,7 +3,7 @@
     start    migrations (retried until the config database answers), metrics endpoint
     poll     every PIPELINE_POLL_INTERVAL_SECS (and on SIGHUP): what should run? `Desired` goes to the parent when it has changed;
              how the children are goes to the config database, for the API
-    beside   the WAL monitor, the delivery of its alerts and the leases, in threads of their own, once the migrations have run
+    beside   the WAL monitor, the delivery of its alerts, the leases and the meter, in threads of their own, once the migrations have run
 
 A pipeline that was deleted is cleaned up when its reader has been told so long ago that it has ended, or was killed.
 A poll that fails sends nothing, so it changes nothing; it is logged once, not at every poll. A row that is wrong leaves its pipeline out and says so.
@@ -28,6 +28,7 @@ from etl_supervisor.monitor import logs, metrics
 from etl_supervisor.monitor.collectors import SupervisedCollector, WalCollector
 from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.leases import Leases
+from etl_supervisor.monitor.meter import Meter
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
@@ -61,6 +62,7 @@ class Monitor:
         self._supervised = SupervisedCollector()
         self._wal = WalMonitor(self._settings)
         self._delivery = Delivery(self._settings, metrics.alert_tried)
+        self._meter = Meter(self._settings)
         self._sending = threading.Lock()
         self._leases = Leases(self._settings, self._tell)
         self._serving = False
@@ -97,6 +99,7 @@ class Monitor:
         self._leases.close(give_up=self._at_rest)
         self._wal.close()
         self._delivery.close()
+        self._meter.close()
 
     @property
     def _at_rest(self) -> bool:
@@ -136,6 +139,7 @@ class Monitor:
                 migrate(self._settings)
                 self._migrated = True
                 self._delivery.start()
+                self._meter.start()
                 if self._settings.wal_monitor_enabled:
                     self._wal.start()
             removed = due(self._settings)

@@ -141,7 +141,7 @@ class WalMonitor:
         now: datetime,
     ) -> Level:
         """The source's level; what follows from it is written and queued."""
-        thresholds = self._thresholds(item)
+        thresholds = Thresholds.between(self._settings, item.warning_mb, item.danger_mb)
         bad = worst((measure for measure, _ in found), thresholds)
         level = Level.OK
         if bad is not None:
@@ -158,10 +158,6 @@ class WalMonitor:
             books.enqueue(connection, channels_of(self._settings), told, detail)
             log.warning("wal_alert", **{key: value for key, value in told.items() if key != "type"}, detail=detail)
         return level
-
-    def _thresholds(self, item: Watched) -> Thresholds:
-        warning = item.warning_mb or self._settings.warning_wal
-        return Thresholds(warning, max(warning, item.danger_mb or self._settings.danger_wal))
 
 
 def body_of(

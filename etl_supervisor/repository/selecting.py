@@ -1,8 +1,8 @@
-"""The columns of app.pipelines that say which tables it takes and what becomes of columns -> `Selection`."""
+"""Which tables a pipeline takes: the columns of app.pipelines -> `Selection`; a table that somebody names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etl_supervisor.errors import EtlError, Kind
@@ -45,3 +45,12 @@ def _mask(table: TableName, column: str, wanted: Any, place: str) -> ColumnMask:
             return ColumnMask(table, column, MaskKind.CONSTANT, text)
         case _:
             raise EtlError(Kind.CONFIG, place, f"columns can't be read: {table}, column {column}", _FORM)
+
+
+def find_table(known: Iterable[TableName], text: str, pipeline: str) -> TableName:
+    """`schema.table`, or a table of schema public by its name alone. EtlError(CONFIG) when there is none."""
+    for name in known:
+        if text == str(name) or (name.schema == "public" and text == name.name):
+            return name
+    remedy = "see `status` for the tables it has"
+    raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", f"it has no table {text}", remedy)

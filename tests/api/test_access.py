@@ -17,7 +17,7 @@ from etl_supervisor.config.settings import load
 from tests.api.test_resources import error
 from tests.support.fix_api import DESTINATION, SOURCE, Api
 
-CHANGES_BY_OPERATORS = {"start", "pause", "resync", "retry", "test", "validate", "replay"}
+CHANGES_BY_OPERATORS = {"start", "pause", "resync", "retry", "test", "validate", "replay", "verify"}
 
 
 def routes(tmp_path: Any) -> dict[tuple[str, str], str]:

@@ -89,19 +89,6 @@ def test_a_retry_changes_what_the_supervisor_wants_and_so_starts_the_reader_agai
     assert after[0].pipelines[0].retries == 1
 
 
-def test_wal_metrics_come_newest_first(api: Api) -> None:
-    api.filled()
-    api.database.execute(
-        "insert into app.wal_metrics (source_id, slot_name, current_lsn, retained_bytes, recorded_at)"
-        " select 1, 'etl_stream_1', '0/1'::pg_lsn + n, n * 1000, now() - make_interval(mins => 10 - n) from generate_series(1, 5) n"
-    )
-    found = api.get("/api/v1/metrics/wal?source_id=1&limit=2").json()
-    assert [(item["retained_bytes"], item["current_lsn"]) for item in found] == [(5000, "0/6"), (4000, "0/5")]
-    assert error(api.get("/api/v1/metrics/wal?source_id=9"))[:2] == (404, "EntityNotFoundError")
-    with api.as_("viewer", "acme") as acme:
-        assert acme.get("/api/v1/metrics/wal").json() == []
-
-
 def test_an_operation_whose_process_died_is_told_as_failed(api: Api) -> None:
     key = "00000000-0000-0000-0000-000000000001"
     api.database.execute(

@@ -4,8 +4,12 @@ resources     what sources, destinations and pipelines have alike: list, create,
 configured    these three, and starting and pausing a pipeline
 inspection    schemas, tables, publications and slots of a source
 live          pipelines at work: lag, tables, errors, dead rows; copying again, trying again
+copying       first copies: how far they are, or were
 examination   the doctor: everything, or one pipeline
-watching      operations, WAL metrics, the stream of events
+metering      what pipelines bring and spend
+verification  comparing source and target, and what was found before
+wal           what the WAL monitor has measured, and where slots go
+watching      operations, the stream of events
 administration  keys, audit log, settings, connection pool
 health        /health and /ready
 """

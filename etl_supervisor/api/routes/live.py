@@ -20,31 +20,23 @@ from etl_supervisor.api.bodies import Body, Id, Text
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.operations import Operation
+from etl_supervisor.api.routes.copying import Copy
 from etl_supervisor.api.routes.health import reader_trouble
 from etl_supervisor.api.routes.inspection import Tested, finding
 from etl_supervisor.api.routes.resources import desk_of
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
-from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
+from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
+from etl_supervisor.model.verified import Verified
+from etl_supervisor.monitor.backfills import facts, under_way
 
 DEAD_ROWS_MAX = 1000
 
 pipelines = APIRouter(prefix="/pipelines", tags=["pipelines at work"])
 destinations = APIRouter(prefix="/destinations", tags=["pipelines at work"])
-
-
-class Copy(BaseModel):
-    """How far a first copy is. Estimates that nobody knows are null."""
-
-    rows: int
-    rows_total: int | None
-    bytes: int
-    bytes_total: int | None
-    done: float = Field(description="0 to 1")
-    rows_per_second: float
 
 
 class TableStatus(BaseModel):
@@ -58,6 +50,8 @@ class TableStatus(BaseModel):
     attempts: int
     trouble: str
     copying: Copy | None
+    verified_through: str | None = Field(description="The newest LSN at which the target was found equal to the source")
+    verified_at: float | None = Field(description="When that was found, Unix seconds")
 
 
 class PipelineStatus(BaseModel):
@@ -135,7 +129,12 @@ def list_tables(key: Id, control: ControlOf, caller: Viewer, state: Phase | None
     with control.store() as store:
         states = store.tables(source["name"], row["name"])
         copies = store.copies(source["name"], row["name"])
-    return [_table(found, copies.get(name)) for name, found in sorted(states.items()) if state in (None, found.phase)]
+        verified = store.verified(source["name"], row["name"])
+    return [
+        _table(found, copies.get(name), verified.get(name))
+        for name, found in sorted(states.items())
+        if state in (None, found.phase)
+    ]
 
 
 @pipelines.post("/{key}/resync", status_code=202, summary="Copy tables again")
@@ -238,9 +237,8 @@ def _errors(report: SourceReport | None, states: Iterable[TableState]) -> list[s
     return list(dict.fromkeys(line for line in lines if line))
 
 
-def _table(state: TableState, copy: CopyState | None) -> TableStatus:
-    under_way = state.phase in (Phase.INIT, Phase.DATASYNC) and copy is not None
-    current = copy if under_way and copy is not None and copy.generation == state.generation else None
+def _table(state: TableState, copy: CopyState | None, verified: Verified | None) -> TableStatus:
+    current = under_way(state, copy)
     return TableStatus(
         schema=state.table.schema,
         table=state.table.name,
@@ -249,18 +247,9 @@ def _table(state: TableState, copy: CopyState | None) -> TableStatus:
         dead=state.dead,
         attempts=state.attempts,
         trouble=state.trouble,
-        copying=None if current is None or current.copy_lsn else _copying(current),
-    )
-
-
-def _copying(copy: CopyState) -> Copy:
-    return Copy(
-        rows=copy.rows,
-        rows_total=copy.rows_total or None,
-        bytes=copy.pages * PAGE_BYTES,
-        bytes_total=copy.pages_total * PAGE_BYTES or None,
-        done=round(copy.done, 4),
-        rows_per_second=round(copy.rows_per_second, 1),
+        copying=None if current is None else Copy(**facts(current)),
+        verified_through=None if verified is None else lsn.text(verified.lsn),
+        verified_at=None if verified is None else verified.at,
     )
 
 

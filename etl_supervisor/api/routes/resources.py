@@ -107,6 +107,22 @@ def cursor_after(cursor: str | None) -> int:
     return after
 
 
+def name_after(cursor: str | None) -> list[str]:
+    """The name (in its parts) that a cursor of a list in the order of names stands behind; the empty one before the first."""
+    try:
+        parts = orjson.loads(base64.urlsafe_b64decode(cursor.encode())) if cursor else []
+    except (ValueError, binascii.Error):
+        parts = None
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise faults.invalid("cursor", "it is not a next_cursor of this list")
+    return parts
+
+
+def name_cursor(*parts: str) -> str:
+    """The cursor behind this name."""
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
+
+
 def page_of(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
     """A page of rows with an `id`; `found` has one more than `limit` when there is a next one."""
     more = len(found) > limit

@@ -1,4 +1,4 @@
-"""Operations, WAL metrics, and a stream of events.
+"""Operations, and a stream of events.
 
 Events are Server-Sent Events: what people change (from the audit log; its id is the event's, so a client that comes back with Last-Event-ID misses
 none), and the sources whose state or trouble has changed. Each stream is a look at both every second, and a comment when there is nothing, so that a
@@ -11,18 +11,15 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
 
 from etl_supervisor.api import audit, faults, operations, rows
 from etl_supervisor.api.access import Viewer
-from etl_supervisor.api.bodies import Id
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.operations import Operation
@@ -47,46 +44,6 @@ _EVENT = {
 
 router = APIRouter(tags=["watching"])
 _streams = asyncio.Semaphore(STREAMS_MAX)
-
-
-class WalMetric(BaseModel):
-    """One measurement of a slot."""
-
-    id: int
-    source_id: int
-    slot_name: str
-    current_lsn: str
-    retained_bytes: int
-    recorded_at: datetime
-    confirmed_lsn: str | None = None
-    wal_status: str | None = None
-    safe_wal_bytes: int | None = Field(None, description="May be written until the slot is lost; null without a limit")
-    lag_bytes: int | None = None
-    lag_seconds: float | None = None
-    growth_bytes_per_second: float | None = None
-    dies_in_seconds: float | None = Field(None, description="When the slot is lost at this rate; null when it never is")
-
-
-@router.get("/metrics/wal", summary="Read WAL metrics")
-def read_wal_metrics(
-    control: ControlOf,
-    caller: Viewer,
-    source_id: Id | None = None,
-    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
-) -> list[WalMetric]:
-    """What the WAL monitor has measured, the newest first."""
-    with desk_of(control, caller) as desk:
-        if source_id is not None:
-            rows.one(desk, rows.SOURCE, source_id)
-        found = desk.connection.execute(
-            "SELECT m.id, source_id, slot_name, current_lsn::text AS current_lsn, retained_bytes, recorded_at,"
-            " confirmed_lsn::text AS confirmed_lsn, wal_status, safe_wal_bytes, lag_bytes, lag_seconds, growth_bytes_per_second,"
-            " dies_in_seconds FROM app.wal_metrics m"
-            " JOIN app.sources s ON s.id = m.source_id WHERE (%(source)s::bigint IS NULL OR source_id = %(source)s)"
-            " AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s) ORDER BY recorded_at DESC, m.id DESC LIMIT %(limit)s",
-            {"source": source_id, "tenant": caller.tenant, "limit": limit},
-        ).fetchall()
-    return [WalMetric(**row) for row in found]
 
 
 @router.get("/operations", summary="List operations")
