@@ -7,16 +7,27 @@ field means: docs/configuration.md.
 from __future__ import annotations
 
 import copy
+import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, create_model
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    create_model,
+)
 
 from etl_supervisor.model import names
 from etl_supervisor.repository.desired import APPLY_COLUMNS
 
 ID_MAX = (1 << 63) - 1  # of PostgreSQL's bigint
 INTEGER_MAX = (1 << 31) - 1  # of its integer
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 _LISTED = {"pattern": r'^\s*("([^"\x00]|"")+"|[^",\s\x00])', "description": 'One or several: `orders, "a, b"`'}
@@ -34,6 +45,13 @@ def _listed(text: str) -> str:
     return text
 
 
+def _written_out(moment: object) -> object:
+    """A bare number is no moment, though it could be read as seconds."""
+    if not isinstance(moment, str) or _MOMENT.match(moment) is None:
+        raise ValueError("write it as 2024-01-31T12:00:00Z")
+    return moment
+
+
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, _ . -; can't be changed later")]
 _WITHOUT_ZERO_BYTES = {"pattern": r"^[^\x00]*$"}  # for the description: the validator says it better
 Text = Annotated[
@@ -41,6 +59,7 @@ Text = Annotated[
 ]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written_out)]
 Id = Annotated[int, Field(ge=1, le=ID_MAX)]
 
 

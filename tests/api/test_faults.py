@@ -201,6 +201,7 @@ EXAMPLES: list[tuple[str, Callable[[Api], httpx.Response], tuple[str, dict[str, 
             status="Input should be 'START' or 'PAUSE'", batch_max_size="Input should be greater than or equal to 1"
         ),
     ),
+    ("ValidationError", ask("GET", "metrics/wal?to=0.5"), of_fields(to="write it as 2024-01-31T12:00:00Z")),
     ("ValidationError", ask("GET", "sources?cursor=x"), of_fields(cursor="it is not a next_cursor of this list")),
     (
         "ValidationError",
