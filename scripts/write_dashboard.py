@@ -58,11 +58,26 @@ ROWS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
         ("Lag of the slot", "s", {"{{source}} {{slot}}": "etl_wal_lag_seconds"}),
         ("Alerts", "short", {"{{channel}} {{result}}": "increase(etl_alerts_total[1h])"}),
     ],
+    "REST API": [
+        ("Requests", "reqps", {"{{method}} {{route}}": "sum by (method, route) (rate(etl_api_requests_total[$__rate_interval]))"}),
+        (
+            "Refused and failed",
+            "reqps",
+            {"{{status}} {{route}}": 'sum by (status, route) (rate(etl_api_requests_total{status=~"[45].."}[$__rate_interval]))'},
+        ),
+        (
+            "Until the answer, p99",
+            "s",
+            {"{{route}}": "histogram_quantile(0.99, sum by (le, route) (rate(etl_api_seconds_bucket[$__rate_interval])))"},
+        ),
+        ("Connections to the config database", "short", {"{{state}}": "etl_api_pool_connections"}),
+    ],
     "Processes": [
         ("Up", "short", {"{{child}}": "etl_child_up"}),
         ("Restarts", "short", {"{{child}}": "etl_child_restarts"}),
         ("Breakers open", "short", {"{{child}}": "etl_child_breaker_open"}),
         ("Redis, p99", "s", {"{{operation}}": "histogram_quantile(0.99, sum by (le, operation) (rate(etl_redis_seconds_bucket[$__rate_interval])))"}),
+        ("Spans of traces", "ops", {"{{result}}": "sum by (result) (rate(etl_trace_spans_total[$__rate_interval]))"}),
         ("Redis errors", "ops", {"{{operation}}": "sum by (operation) (rate(etl_redis_errors_total[$__rate_interval]))"}),
     ],
 }  # fmt: skip

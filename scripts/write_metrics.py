@@ -21,6 +21,8 @@ FOOT = f"""
 The label `table` names the first {metrics.TABLE_LABELS_MAX:,} tables that a process brings rows of; those beyond share the label \
 `{metrics.OTHER_TABLES}`. `etl_snowflake_billed_bytes_total` in GB times the credits of [snowflake.md](snowflake.md#cost) is what loading costs. \
 `etl_wal_…` come from the WAL monitor, every `WAL_MONITOR_INTERVAL_SECONDS`, for every source; `etl_slot_…` and `etl_lag_…` from the readers that run.
+`etl_api_…` are of the API: beside a supervisor among all others, alone (`etl-supervisor api`) by themselves where `METRICS_ADDR` is set.
+Traces of batches: [traces.md](traces.md).
 """
 
 

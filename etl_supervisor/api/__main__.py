@@ -2,7 +2,7 @@
 
 import sys
 
-from etl_supervisor.api.serve import ADDRESS_ALONE, serve
+from etl_supervisor.api.serve import serve_alone
 from etl_supervisor.config.coredumps import forbid_core_dumps
 from etl_supervisor.config.settings import load
 from etl_supervisor.errors import EtlError
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     try:
         settings = load()
         logs.configure(settings, process="api")
-        serve(settings, settings.api_addr or ADDRESS_ALONE)
+        serve_alone(settings)
     except EtlError as error:
         sys.stderr.write(f"etl-supervisor: {error.line}\n")
         sys.exit(code_of(error.kind))

@@ -1,7 +1,7 @@
 """Who may do what: an API key has a role and, perhaps, a tenant.
 
     viewer      sees everything but secrets
-    operator    also starts, pauses, copies again, retries, verifies, tests
+    operator    also starts, pauses, copies again, retries, verifies, tests, replays and drops dead rows
     admin       also changes sources, destinations, pipelines, publications, slots and keys
 
 A key is `etl_<prefix>_<secret>`: the prefix finds its row, the database has only SHA-256 of the whole (256 random bits need no slow hash). A key of
@@ -29,6 +29,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
+from etl_supervisor.api import guard
 from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.faults import Fault
@@ -121,7 +122,9 @@ def needs(role: Role) -> Callable[..., Caller]:
         if control.settings.api_auth == "disabled":
             _must_be_local(request, control)
             return NOBODY_IN_PARTICULAR
-        found = _authenticated(control, bearer.credentials if bearer else header)
+        key = bearer.credentials if bearer else header
+        found = _authenticated(control, key)
+        setattr(request.state, guard.LET_IN, guard.digest(key or ""))  # its limit is its own from now on
         if not found.role.includes(role):
             message = f"This needs the role {role}; the key has {found.role}"
             raise Fault(403, "PermissionDeniedError", message, role=str(found.role), needed=str(role))

@@ -3,7 +3,7 @@
     etl-supervisor run      one supervised child, when API_ADDR is set
     etl-supervisor api      alone; also `python -m etl_supervisor.api`
     uvicorn --factory etl_supervisor.api.app:from_environment
-    gunicorn -k uvicorn.workers.UvicornWorker etl_supervisor.api.asgi:app
+    gunicorn -k uvicorn_worker.UvicornWorker etl_supervisor.api.asgi:app
 
 Alone nothing is migrated: `etl-supervisor migrate`, or the supervisor, does that.
 """
@@ -21,6 +21,7 @@ from etl_supervisor.api import faults, guard, openapi, pages
 from etl_supervisor.api.control import control_of
 from etl_supervisor.api.routes import (
     administration,
+    alerting,
     configured,
     copying,
     examination,
@@ -28,6 +29,8 @@ from etl_supervisor.api.routes import (
     inspection,
     live,
     metering,
+    publications,
+    slots,
     verification,
     wal,
     watching,
@@ -43,6 +46,8 @@ VERSION = "1"
 _PARTS = (
     configured.sources,
     inspection.router,
+    publications.router,
+    slots.router,
     configured.destinations,
     live.destinations,
     configured.pipelines,
@@ -54,6 +59,7 @@ _PARTS = (
     wal.router,
     watching.router,
     administration.router,
+    alerting.router,
 )
 
 

@@ -1,4 +1,4 @@
-"""The application as an object, for servers that import one: `gunicorn -k uvicorn.workers.UvicornWorker etl_supervisor.api.asgi:app`."""
+"""The application as an object, for servers that import one: `gunicorn -k uvicorn_worker.UvicornWorker etl_supervisor.api.asgi:app`."""
 
 from etl_supervisor.api.app import from_environment
 

@@ -38,7 +38,7 @@ def write(
     if old is not None and new is not None:
         differs = [key for key in new if new[key] != old.get(key)]
         old, new = {key: old.get(key) for key in differs}, {key: new[key] for key in differs}
-    note(connection, caller, action, (entity.name, f"{row['id']} {row['name']}"), (old, new), row["tenant"])
+    note(connection, caller, action, (entity.name, f"{row['id']} {row['name']}"), (old, new), row.get("tenant"))
 
 
 def note(

@@ -15,6 +15,7 @@ import sqlalchemy
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
+from etl_supervisor.monitor import metrics
 from etl_supervisor.repository.connection import connect
 
 if TYPE_CHECKING:
@@ -40,11 +41,14 @@ class Pool:
             pool_pre_ping=True,
             pool_use_lifo=True,
         )
+        metrics.API_POOL.labels("limit").set(settings.db_pool_size + settings.db_max_overflow)
+        self._tell()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection whose work is committed at the end, or undone when something is raised. Rows are dicts."""
         pooled = self._engine.raw_connection()
+        self._tell()
         try:
             connection: Any = pooled.driver_connection
             connection.row_factory = dict_row
@@ -52,6 +56,7 @@ class Pool:
             pooled.commit()
         finally:
             pooled.close()  # undoes what was not committed
+            self._tell()
 
     def status(self) -> dict[str, int]:
         """How many connections there are: at most `size` + `max_overflow`."""
@@ -66,6 +71,12 @@ class Pool:
     def close(self) -> None:
         """Give the idle ones up."""
         self._engine.dispose()
+        self._tell()
+
+    def _tell(self) -> None:
+        pool: Any = self._engine.pool
+        metrics.API_POOL.labels("in_use").set(pool.checkedout())
+        metrics.API_POOL.labels("idle").set(pool.checkedin())
 
 
 def _connection(dsn: str, options: str) -> psycopg.Connection[Any]:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from etl_supervisor.api import audit, faults
 from etl_supervisor.api.caller import Caller
+from etl_supervisor.api.files import Files
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.repository.secrets import context
@@ -25,12 +26,13 @@ VERSION = "_version"
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A kind of rows: how people call one, its table, its secrets, and the columns that stay as they were made."""
+    """A kind of rows: how people call one, its table, its secrets, the columns that stay as they were made, and whether tenants own them."""
 
     name: str
     table: str
     secrets: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ("name",)
+    owned: bool = True
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -40,6 +42,7 @@ class Entity:
 
 SOURCE = Entity("Source", "sources", ("pg_password", "primary_url"), ("name", "replication_id", "tenant"))
 DESTINATION = Entity("Destination", "destinations", ("snowflake_private_key_passphrase",), ("name", "tenant"))
+SETTINGS = Entity("Settings", "settings", ("alert_wal_url", "alert_slack_url", "alert_smtp_url"), owned=False)
 PIPELINE = Entity("Pipeline", "pipelines", (), ("name", "source_id", "destination_id"))
 
 
@@ -50,6 +53,7 @@ class Desk:
     connection: Connection
     keyring: Keyring
     caller: Caller
+    files: Files
 
 
 def listed(desk: Desk, entity: Entity, filters: dict[str, Any], after: int, limit: int) -> list[dict[str, Any]]:
@@ -68,8 +72,8 @@ def listed(desk: Desk, entity: Entity, filters: dict[str, Any], after: int, limi
 def one(desk: Desk, entity: Entity, key: int, *, lock: bool = False) -> dict[str, Any]:
     """The row of this id. Fault 404 when there is none, or it is another tenant's."""
     query = sql.SQL(
-        "SELECT *, xmin::text AS _version FROM {} WHERE id = %(key)s AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) {}"
-    ).format(entity.identifier, sql.SQL("FOR UPDATE" if lock else ""))
+        "SELECT *, xmin::text AS _version FROM {} WHERE id = %(key)s AND (%(tenant)s::text IS NULL OR {} = %(tenant)s) {}"
+    ).format(entity.identifier, sql.SQL("tenant" if entity.owned else "NULL"), sql.SQL("FOR UPDATE" if lock else ""))
     row = desk.connection.execute(query, {"key": key, "tenant": desk.caller.tenant}).fetchone()
     if row is None:
         raise faults.not_found(entity.name, key)
@@ -77,7 +81,8 @@ def one(desk: Desk, entity: Entity, key: int, *, lock: bool = False) -> dict[str
 
 
 def insert(desk: Desk, entity: Entity, values: dict[str, Any]) -> dict[str, Any]:
-    """Make a row."""
+    """Make a row. Fault 422 when it names a file that the caller may not name."""
+    desk.files.check(values)
     stored = _stored(desk, entity, values["name"], values)
     query = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING *, xmin::text AS _version").format(
         entity.identifier,
@@ -105,6 +110,7 @@ def update(
     }
     if not changed:
         return before
+    desk.files.check(changed, before)
     stored = _stored(desk, entity, before["name"], changed)
     query = sql.SQL("UPDATE {} SET ({}) = ROW({}) WHERE id = %(_key)s RETURNING *, xmin::text AS _version").format(
         entity.identifier,

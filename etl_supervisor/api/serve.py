@@ -12,11 +12,13 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import structlog
 import uvicorn
 
 from etl_supervisor.api.access import is_loopback
 from etl_supervisor.api.app import create_app
 from etl_supervisor.errors import EtlError, Kind
+from etl_supervisor.monitor import logs, metrics
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
@@ -25,6 +27,8 @@ ADDRESS_ALONE = "127.0.0.1:8000"
 GRACE_SECONDS = 5  # a request that takes longer is cut; event streams are, too
 BACKLOG = 512
 KEEP_ALIVE_SECONDS = 15
+
+log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
@@ -93,6 +97,22 @@ def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         asyncio.run(_run(Server(config, on_beat), listener, on_ready))
+
+
+def serve_alone(settings: Settings, address: str | None = None) -> None:
+    """As `serve`; with METRICS_ADDR set the API's own metrics are told there (beside a supervisor its monitor does that)."""
+    if "metrics_addr" in settings.model_fields_set:
+        _tell_metrics(settings.metrics_addr)
+    serve(settings, address or settings.api_addr or ADDRESS_ALONE)
+
+
+def _tell_metrics(address: str) -> None:
+    try:
+        metrics.serve(address, [metrics.API_REQUESTS, metrics.API_SECONDS, metrics.API_POOL])
+    except OSError as error:
+        reason = f"can't listen on {address}: {error.strerror or type(error).__name__}"
+        remedy = "set METRICS_ADDR to a free address; the API answers without metrics"
+        logs.error_line(log, "metrics_not_served", EtlError(Kind.CONFIG, "metrics endpoint", reason, remedy))
 
 
 async def _run(server: Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:

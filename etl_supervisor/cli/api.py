@@ -12,7 +12,7 @@ from rich.table import Table
 
 from etl_supervisor.api import access
 from etl_supervisor.api.caller import Role
-from etl_supervisor.api.serve import ADDRESS_ALONE, serve
+from etl_supervisor.api.serve import serve_alone
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.monitor import logs
@@ -24,7 +24,7 @@ TENANT = r"[A-Za-z0-9_-]{1,63}"
 def run(settings: Settings, address: str | None) -> None:
     """Serve until told to stop."""
     logs.configure(settings, process="api")
-    serve(settings, address or settings.api_addr or ADDRESS_ALONE)
+    serve_alone(settings, address)
 
 
 def create(settings: Settings, name: str, role: Role, tenant: str | None, days: int | None) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model import lsn
+from etl_supervisor.model.dead_rows import chosen
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository import desired
 from etl_supervisor.repository.connection import connect
@@ -51,8 +52,8 @@ def replay(settings: Settings, pipeline: str, ids: list[str], console: Console) 
     whole = True
     for destination in _destinations(settings, pipeline):
         with _session(settings, destination) as (worker, session):
-            chosen = _chosen(worker.listed(session, destination, pipeline), pipeline, ids)
-            for name, outcome in worker.replay(session, destination, chosen):
+            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids)
+            for name, outcome in worker.replay(session, destination, meant):
                 console.print(f"{name}  {outcome}", markup=False, soft_wrap=True)
                 whole = whole and outcome is worker.Outcome.REPLAYED
     return whole
@@ -62,20 +63,18 @@ def drop(settings: Settings, pipeline: str, ids: list[str], console: Console) ->
     """Forget dead rows of a pipeline."""
     for destination in _destinations(settings, pipeline):
         with _session(settings, destination) as (worker, session):
-            chosen = _chosen(worker.listed(session, destination, pipeline), pipeline, ids)
-            worker.drop(session, destination, [row["id"] for row in chosen])
-            console.print(f"{len(chosen)} dropped")
+            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids)
+            worker.drop(session, destination, [row["id"] for row in meant])
+            console.print(f"{len(meant)} dropped")
 
 
-def _chosen(found: list[dict[str, Any]], pipeline: str, ids: list[str]) -> list[dict[str, Any]]:
+def _meant(found: list[dict[str, Any]], pipeline: str, ids: list[str]) -> list[dict[str, Any]]:
     """The rows with these ids, all without any. EtlError(CONFIG) for an id that is not there."""
-    unknown = set(ids) - {row["id"] for row in found}
+    meant, unknown = chosen(found, ids or None)
     if unknown:
         remedy = f"see `etl-supervisor dead-letter list --pipeline {pipeline}`"
-        raise EtlError(
-            Kind.CONFIG, f"pipeline {pipeline}", f"no dead row has the id {', '.join(sorted(unknown))}", remedy
-        )
-    return [row for row in found if not ids or row["id"] in ids]
+        raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", f"no dead row has the id {', '.join(unknown)}", remedy)
+    return meant
 
 
 def _destinations(settings: Settings, pipeline: str | None) -> list[Destination]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from etl_supervisor.config.addresses import are_addresses
 from etl_supervisor.config.database_url import libpq_url, redis_url
 from etl_supervisor.config.reading import Reading
 from etl_supervisor.config.secrets import SECRET_KEY_LENGTH_MIN, Keyring
@@ -82,6 +83,11 @@ class Settings(BaseModel):
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )
     metrics_addr: str = Field("[::]:9000", description="Where /metrics answers", json_schema_extra=_taking("host:port"))
+    otel_exporter_otlp_endpoint: SecretStr | None = Field(
+        None,
+        description="Collector (OTLP over HTTP) for traces of batches; needs the extra `otel`. Other OTEL_* come from the environment alone",
+        json_schema_extra=_taking("http:// or https://"),
+    )
     on_rewrite: Literal["resync", "hold"] = Field(
         "resync",
         description="A table whose rows changed without events (ALTER TYPE, partitions): copied again, or held",
@@ -213,6 +219,10 @@ class Settings(BaseModel):
         300, ge=0, le=1_000_000, description="REST API: requests per second of one key or address; 0 is no limit"
     )
     api_body_max_kb: int = Field(1024, ge=1, le=65536, description="REST API: largest request, KiB")
+    api_key_directory: str = Field(
+        ".",
+        description="REST API: files that it names are here, those of a tenant's key in its subdirectory; relative to the .env",
+    )
     data_directory: str = Field(".local", description="Data of the embedded parts; relative to the .env")
     directory: Path = Field(Path(), exclude=True, description="internal: the directory of the .env")
 
@@ -244,9 +254,9 @@ class Settings(BaseModel):
             raise ValueError("a host and a port are needed")
         return value
 
-    @field_validator("alert_wal_url", "alert_slack_url", "alert_smtp_url")
+    @field_validator("otel_exporter_otlp_endpoint", "alert_wal_url", "alert_slack_url", "alert_smtp_url")
     @classmethod
-    def _alert_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         schemes = ("smtp", "smtps") if info.field_name == "alert_smtp_url" else ("http", "https")
         if value is not None:
             try:
@@ -256,6 +266,13 @@ class Settings(BaseModel):
                 good = False
             if not good:
                 raise ValueError("it is no such URL")
+        return value
+
+    @field_validator("alert_email_to", "alert_email_from")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        if value is not None and not are_addresses(value):
+            raise ValueError("it is no e-mail address")
         return value
 
     @field_validator("lease_seconds")

@@ -41,6 +41,7 @@ from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table, TableName
+from etl_supervisor.model.trace import Trace
 
 OVERSIZE_SLOT = -1
 
@@ -99,7 +100,7 @@ class Segment:
     """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes. `slot` is OVERSIZE_SLOT when
     the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its first and last row. `seq` counts
     the segments of a handle from 1. `rows` rows are meant, from `start` on. On `trial` they are to be alone in the actor until they are durable:
-    they may be what killed the one before (`workers.reader.trial`)."""
+    they may be what killed the one before (`workers.reader.trial`). `trace`: their batch is followed by a trace."""
 
     handle: int
     seq: int
@@ -113,6 +114,7 @@ class Segment:
     start: int = 0
     trial: bool = False
     bury: Bury = Bury.NO
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,11 @@ class ApplyTogether:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The target shows every row below `fence`, by a joint apply of another actor."""
+    """The target shows every row below `fence`, by a joint apply of another actor that began then (Unix nanoseconds)."""
 
     handle: int
     fence: int
+    began_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +263,11 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class AppliedTogether:
-    """All tables of the question show every row below `fence`; or, with a reason, none was moved."""
+    """All tables of the question show every row below `fence`; or, with a reason, none was moved. `began_ns`: when the actor took it in hand."""
 
     pipeline_id: int
     fence: int
+    began_ns: int
     kind: Kind = Kind.APPLY
     place: str = ""
     reason: str = ""

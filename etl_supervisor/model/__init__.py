@@ -16,8 +16,10 @@ cost         what loading costs in Snowflake, estimated
 latency      how long rows were under way, from a histogram
 tenure       which sources are a supervisor's to run, and until when
 burial       whether a row goes to the dead letter without being tried
+dead_rows    which dead rows are meant, when people name some
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come
+trace        what follows a batch from process to process
 verified     what a verification finds, and what is kept of it
 table_state  the life of a table: INIT -> DATASYNC -> FINISHEDCOPY -> CATCHUP -> READY, ERRORED beside
 """

@@ -3,6 +3,8 @@
 logs      JSON lines, or pretty on a terminal; never a secret
 metrics   every metric there is; files named by the child, so that restarts neither lose nor leak
 collectors  metrics that are read from what the monitor knows when somebody asks
+tracing   spans of batches, when a collector is set; nothing without one
+otel      the same by OpenTelemetry's SDK: sampled, queued, delivered beside
 rounds    what is done again and again, in a thread of its own
 process   the monitor child: migrations, configuration poll, metrics endpoint
 wal       how much WAL each source keeps for us, again and again, in threads of its own

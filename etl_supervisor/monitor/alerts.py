@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 from etl_supervisor.model.wal import Level, SlotMeasure, SourceState
 
 if TYPE_CHECKING:
-    from etl_supervisor.config.settings import Settings
+    from etl_supervisor.repository.alerting import Alerting
 
 MB = 1 << 20  # as PostgreSQL counts in max_slot_wal_keep_size
 
@@ -57,10 +57,10 @@ class Thresholds:
     danger_mb: int
 
     @classmethod
-    def between(cls, settings: Settings, warning_mb: int | None, danger_mb: int | None) -> Self:
-        """A source's own, where it has them, else the settings'; danger is never below warning."""
-        warning = warning_mb or settings.warning_wal
-        return cls(warning, max(warning, danger_mb or settings.danger_wal))
+    def between(cls, alerting: Alerting, warning_mb: int | None, danger_mb: int | None) -> Self:
+        """A source's own, where it has them, else those in force; danger is never below warning."""
+        warning = warning_mb or alerting.warning_wal
+        return cls(warning, max(warning, danger_mb or alerting.danger_wal))
 
     def level_of(self, measure: SlotMeasure) -> Level:
         """How bad a slot is."""

@@ -12,7 +12,10 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import ssl
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -24,8 +27,11 @@ import psycopg
 import structlog
 import urllib3
 
+from etl_supervisor.errors import EtlError
+from etl_supervisor.model.wal import Level
 from etl_supervisor.monitor.rounds import Rounds
 from etl_supervisor.repository import wal as books
+from etl_supervisor.repository.alerting import Alerting, in_force
 from etl_supervisor.repository.connection import connect, trouble
 from etl_supervisor.repository.wal import Waiting
 
@@ -38,20 +44,46 @@ PAUSE_SECONDS = 10.0  # after the first failure
 PAUSE_SECONDS_MAX = 3600.0
 PAUSE_DOUBLINGS_MAX = 20
 SMTP_PORT, SMTPS_PORT = 587, 465
+SMTP_TAKEN = 250
+NO_SOURCE = "(test)"  # in a test's body; no source can be called so
+_URLS = {"webhook": "alert_wal_url", "slack": "alert_slack_url", "email": "alert_smtp_url"}
 
 log = structlog.get_logger()
 
 
 class DeliveryError(Exception):
-    """An alert did not arrive; the text may be shown."""
+    """An alert did not arrive; the text may be shown. `status` is what the other end answered, when it did."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
-def channels_of(settings: Settings) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the other end answered (HTTP, SMTP; None: nothing), and what is to be said of it: some addresses were refused."""
+
+    status: int | None
+    remark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a test. `status` is the other end's answer, `error` why it did not arrive, or not at all addresses; without secrets."""
+
+    channel: str
+    delivered: bool
+    status: int | None
+    milliseconds: int
+    error: str | None
+
+
+def channels_of(alerting: Alerting) -> list[str]:
     """Where alerts go."""
     wanted = {
-        "webhook": settings.alert_wal_url is not None,
-        "slack": settings.alert_slack_url is not None,
-        "email": settings.alert_email_to is not None and settings.alert_smtp_url is not None,
+        "webhook": "alert_wal_url" in alerting.urls,
+        "slack": "alert_slack_url" in alerting.urls,
+        "email": alerting.alert_email_to is not None and "alert_smtp_url" in alerting.urls,
     }
     return [channel for channel, here in wanted.items() if here]
 
@@ -86,17 +118,18 @@ class Delivery:
         """One try at the first alert of each channel; how many have arrived. EtlError(CONFIG_DATABASE)."""
         try:
             with connect(self._settings.config_dsn(), autocommit=True) as connection:
-                return sum(self._first(connection, channel) for channel in channels_of(self._settings))
+                alerting = in_force(connection, self._settings)
+                return sum(self._first(connection, channel, alerting) for channel in channels_of(alerting))
         except psycopg.Error as error:
             raise trouble(error) from None
 
-    def _first(self, connection: psycopg.Connection[tuple[object, ...]], channel: str) -> bool:
+    def _first(self, connection: psycopg.Connection[tuple[object, ...]], channel: str, alerting: Alerting) -> bool:
         with connection.transaction():
             alert = books.next_alert(connection, channel)
             if alert is None:
                 return False
             try:
-                send(self._settings, alert)
+                answer = send(alerting, alert)
             except DeliveryError as error:
                 pause = pause_after(alert.attempts + 1)
                 books.failed(connection, alert, str(error), pause)
@@ -104,19 +137,51 @@ class Delivery:
                 self._count(channel, "failed")
                 return False
             books.delivered(connection, alert)
+        if answer.remark:
+            log.warning("alert_not_for_everybody", channel=channel, reason=answer.remark)
         self._count(channel, "delivered")
         return True
 
 
-def send(settings: Settings, alert: Waiting) -> None:
-    """Send one alert over its channel. DeliveryError."""
+def send(alerting: Alerting, alert: Waiting) -> Answer:
+    """Send one alert over its channel. DeliveryError when nobody got it."""
+    try:
+        url = alerting.url(_URLS[alert.channel])
+        urlsplit(url).port  # noqa: B018 # it is read when it is asked for
+    except EtlError as error:
+        raise DeliveryError(f"its URL: {error.reason}") from None
+    except ValueError:  # its text has parts of the URL
+        raise DeliveryError("its URL can't be read") from None
     if alert.channel == "email":
-        _mail(settings, alert)
-        return
-    url = settings.alert_wal_url if alert.channel == "webhook" else settings.alert_slack_url
-    assert url is not None
+        return _mail(alerting, url, alert)
     body = alert.body if alert.channel == "webhook" else {"text": text_of(alert)}
-    _post(url.get_secret_value(), orjson.dumps(body), alert.id)
+    return _post(url, orjson.dumps(body), alert.id)
+
+
+def send_test(alerting: Alerting, number: int, who: str) -> list[Outcome]:
+    """Send an alert that is none over every channel, once; what became of each. It is as alerts are, with `test` in its body."""
+    body = {
+        "type": "wal_alert",
+        "source_name": NO_SOURCE,
+        "status": Level.WARNING.value,
+        "wal_size_mb": 0.0,
+        "threshold_mb": alerting.warning_wal,
+        "duration_mins": 0.0,
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "test": True,
+    }
+    detail = f"this is a test of the alerts, asked for by {who}"
+    return [_tried(alerting, Waiting(number, channel, body, detail, 0)) for channel in channels_of(alerting)]
+
+
+def _tried(alerting: Alerting, alert: Waiting) -> Outcome:
+    began, delivered = time.monotonic(), True
+    try:
+        answer = send(alerting, alert)
+    except DeliveryError as error:
+        delivered, answer = False, Answer(error.status, str(error))
+    milliseconds = round((time.monotonic() - began) * 1000)
+    return Outcome(alert.channel, delivered, answer.status, milliseconds, answer.remark)
 
 
 def text_of(alert: Waiting) -> str:
@@ -128,7 +193,7 @@ def text_of(alert: Waiting) -> str:
     return f"{head}. {size}, {verb} {body['duration_mins']:g} min. {alert.detail[:1].upper()}{alert.detail[1:]}."
 
 
-def _post(url: str, body: bytes, number: int) -> None:
+def _post(url: str, body: bytes, number: int) -> Answer:
     parts = urlsplit(url)
     host = str(parts.hostname)
     proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme)
@@ -140,15 +205,15 @@ def _post(url: str, body: bytes, number: int) -> None:
         except urllib3.exceptions.HTTPError as error:
             raise DeliveryError(f"{host} does not answer ({type(error).__name__})") from None
     if not 200 <= answer.status < 300:
-        raise DeliveryError(f"{host} answered {answer.status}")
+        raise DeliveryError(f"{host} answered {answer.status}", answer.status)
+    return Answer(answer.status)
 
 
-def _mail(settings: Settings, alert: Waiting) -> None:
-    assert settings.alert_smtp_url is not None
-    parts = urlsplit(settings.alert_smtp_url.get_secret_value())
+def _mail(alerting: Alerting, url: str, alert: Waiting) -> Answer:
+    parts = urlsplit(url)
     host, tls = str(parts.hostname), ssl.create_default_context(cafile=certifi.where())
     message = EmailMessage()
-    message["From"], message["To"] = settings.alert_email_from, settings.alert_email_to
+    message["From"], message["To"] = alerting.alert_email_from, alerting.alert_email_to
     message["Subject"] = f"WAL of source {alert.body['source_name']}: {alert.body['status']}"
     message["Message-ID"] = f"<wal-alert-{alert.id}@etl-stream>"
     message.set_content(text_of(alert) + "\n\n" + orjson.dumps(alert.body, option=orjson.OPT_INDENT_2).decode() + "\n")
@@ -169,6 +234,8 @@ def _mail(settings: Settings, alert: Waiting) -> None:
                 if not secret:
                     raise DeliveryError(f"{host} offers no TLS: the password is not sent")
                 server.login(unquote(parts.username), unquote(parts.password or ""))
-            server.send_message(message)
+            refused = server.send_message(message)
     except (smtplib.SMTPException, OSError) as error:
-        raise DeliveryError(f"mail server {host} did not take it ({type(error).__name__})") from None
+        status = error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else None
+        raise DeliveryError(f"mail server {host} did not take it ({type(error).__name__})", status) from None
+    return Answer(SMTP_TAKEN, f"mail server {host} refused {len(refused)} of the addresses" if refused else None)

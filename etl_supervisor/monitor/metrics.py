@@ -174,7 +174,7 @@ DURABLE_SECONDS = Histogram(
 )
 APPLIED_SECONDS = Histogram(
     "etl_applied_seconds",
-    "From a commit in the source until an apply has brought the row to its target, oldest row of a batch; not of joint applies",
+    "From a commit in the source until an apply has brought the row to its target, oldest row of a batch",
     ["pipeline"],
     buckets=(*_WAY_SECONDS, 120, 300, 600, 1800, 3600, 14400),
 )
@@ -191,9 +191,32 @@ SEGMENTS_WAITING = Gauge(
     multiprocess_mode="livesum",
 )
 CHANNELS_OPEN = Gauge("etl_channels_open", "Streaming channels open", multiprocess_mode="livesum")
+API_REQUESTS = Counter(
+    "etl_api_requests",
+    "Requests of the REST API, by the route's template; (none): nothing is there",
+    ["route", "method", "status"],
+)
+API_SECONDS = Histogram(
+    "etl_api_seconds",
+    "From a request to the begin of its answer",
+    ["route", "method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+API_POOL = Gauge(
+    "etl_api_pool_connections",
+    "The REST API's connections to the config database: in_use, idle, and limit, which is how many there may be",
+    ["state"],
+    multiprocess_mode="mostrecent",
+)
+TRACE_SPANS = Counter(
+    "etl_trace_spans",
+    "Spans of batches that are followed: sent to the collector, or dropped because it is slow or away",
+    ["result"],
+)
 ALERTS = Counter("etl_alerts", "Tries to deliver WAL alerts: delivered or failed", ["channel", "result"])
 
 _WAL_STATUS = {"reserved": 0, "extended": 1, "unreserved": 2, "lost": 3}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _last: dict[str, tuple[float, int]] = {}
 
 
@@ -250,6 +273,13 @@ def redis_operation(operation: str, seconds: float, good: bool) -> None:
     REDIS_SECONDS.labels(operation).observe(seconds)
     if not good:
         REDIS_ERRORS.labels(operation).inc()
+
+
+def api_request(route: str, method: str, status: int, seconds: float) -> None:
+    """A request is being answered. `route` is a template; a method that is none of HTTP's own is `(other)`, as anybody may send any."""
+    known = method if method in _METHODS else "(other)"
+    API_REQUESTS.labels(route, known, str(status)).inc()
+    API_SECONDS.labels(route, known).observe(seconds)
 
 
 def alert_tried(channel: str, result: str) -> None:

@@ -30,6 +30,7 @@ from etl_supervisor.monitor.alerts import MB, Alert, Thresholds, step, worst
 from etl_supervisor.monitor.delivery import channels_of
 from etl_supervisor.monitor.rounds import Rounds
 from etl_supervisor.repository import wal as books
+from etl_supervisor.repository.alerting import in_force
 from etl_supervisor.repository.connection import connect, trouble
 from etl_supervisor.repository.wal import Watched
 
@@ -141,21 +142,22 @@ class WalMonitor:
         now: datetime,
     ) -> Level:
         """The source's level; what follows from it is written and queued."""
-        thresholds = Thresholds.between(self._settings, item.warning_mb, item.danger_mb)
+        alerting = in_force(connection, self._settings)
+        thresholds = Thresholds.between(alerting, item.warning_mb, item.danger_mb)
         bad = worst((measure for measure, _ in found), thresholds)
         level = Level.OK
         if bad is not None:
             level = thresholds.level_of(bad)
         elif before is not None and item.started:
             level = Level.LOST
-        lasting = timedelta(minutes=self._settings.time_check_notification)
+        lasting = timedelta(minutes=alerting.time_check_notification)
         after, alert = step(before or SourceState(), level, now, lasting)
         wanted = bad is not None or (before is not None and item.started)
         books.save_state(connection, item.source.id, after if wanted else None)
         if alert is not None:
             told = body_of(item.source.name, alert, bad, thresholds, now)
             detail = detail_of(bad, (outlook for measure, outlook in found if measure is bad))
-            books.enqueue(connection, channels_of(self._settings), told, detail)
+            books.enqueue(connection, channels_of(alerting), told, detail)
             log.warning("wal_alert", **{key: value for key, value in told.items() if key != "type"}, detail=detail)
         return level
 

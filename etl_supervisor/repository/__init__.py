@@ -10,6 +10,7 @@ selecting     which tables a pipeline takes, and what becomes of columns
 removed       pipelines that were deleted and are not cleaned up yet
 metering      what supervisors have counted of pipelines: rates, latencies, what is billed
 verify_runs   verifications: at most one of a pipeline runs, and what the others found
+alerting      what of alerting is in force: settings, and what was changed while it runs
 wal           what the WAL monitor has measured and told, and alerts that are on their way
 write         creating and changing sources, destinations and pipelines
 """

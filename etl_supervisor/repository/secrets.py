@@ -28,7 +28,14 @@ from etl_supervisor.repository.connection import connect, trouble
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-SECRETS = (("sources", "pg_password"), ("sources", "primary_url"), ("destinations", "snowflake_private_key_passphrase"))
+SECRETS = (
+    ("sources", "pg_password"),
+    ("sources", "primary_url"),
+    ("destinations", "snowflake_private_key_passphrase"),
+    ("settings", "alert_wal_url"),
+    ("settings", "alert_slack_url"),
+    ("settings", "alert_smtp_url"),
+)
 
 log = structlog.get_logger()
 

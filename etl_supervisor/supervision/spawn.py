@@ -10,13 +10,14 @@ else is a traceback in the log and exit code 70.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,8 @@ def _run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
         logs.configure(context.settings, process=spec.name)
         _identify_metrics(spec.name)
         module, _, function = spec.entry.partition(":")
-        return int(getattr(importlib.import_module(module), function)(context))
+        with _traced(spec, context.settings):
+            return int(getattr(importlib.import_module(module), function)(context))
     except EtlError as error:
         logs.error_line(log, "child_failed", error)
         _last_word(context, error)
@@ -180,6 +182,21 @@ def _reset_signals() -> None:
 def _identify_metrics(name: str) -> None:
     """prometheus-client is the child's: the parent never imports it."""
     importlib.import_module("etl_supervisor.monitor.metrics").identify(name)
+
+
+@contextlib.contextmanager
+def _traced(spec: ChildSpec, settings: Settings) -> Iterator[None]:
+    """Batches are followed by readers and actors, if there is a collector; imported only then. Copies are not followed."""
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if endpoint is None or spec.copies or not spec.entry.startswith("workers."):
+        yield
+        return
+    tracing = importlib.import_module("etl_supervisor.monitor.tracing")
+    tracing.begin(endpoint.get_secret_value(), spec.name)
+    try:
+        yield
+    finally:
+        tracing.end()
 
 
 def _last_word(context: ChildContext, error: EtlError) -> None:

@@ -12,12 +12,23 @@ import pytest
 from fastapi.routing import APIRoute
 
 from etl_supervisor.api.app import PREFIX, create_app
-from etl_supervisor.api.guard import Rates
+from etl_supervisor.api.guard import LET_IN, Rates, digest
 from etl_supervisor.config.settings import load
 from tests.api.test_resources import error
 from tests.support.fix_api import DESTINATION, SOURCE, Api
 
-CHANGES_BY_OPERATORS = {"start", "pause", "resync", "retry", "test", "validate", "replay", "verify"}
+CHANGES_BY_OPERATORS = {
+    "start",
+    "pause",
+    "resync",
+    "retry",
+    "test",
+    "validate",
+    "replay",
+    "drop",
+    "verify",
+    "test-alert",
+}
 
 
 def routes(tmp_path: Any) -> dict[tuple[str, str], str]:
@@ -215,6 +226,56 @@ def test_who_asks_too_often_is_told_to_wait(api_server: Callable[..., Api]) -> N
         assert good.headers["Access-Control-Allow-Origin"] == "https://console.example.com"
         bad = nobody.options("/api/v1/sources", headers={"Origin": "https://evil.example.com", **asked})
         assert "Access-Control-Allow-Origin" not in bad.headers
+
+
+def test_keys_that_are_made_up_have_one_limit_together_that_of_their_address(api_server: Callable[..., Api]) -> None:
+    api = api_server(API_RATE_LIMIT="5")
+    assert api.get("/api/v1/sources").status_code == 200  # from now on this key has a limit of its own
+    with api.nobody() as nobody:
+        made_up = [{"X-API-Key": f"etl_{number:08x}_{'x' * 43}"} for number in range(30)]
+        statuses = [nobody.get("/api/v1/sources", headers=headers).status_code for headers in made_up]
+        assert set(statuses) == {401, 429}
+        assert statuses.count(401) < 20
+        assert nobody.get("/health", headers=made_up[0]).status_code == 429, "it is no key's request, so the address's"
+    assert api.get("/api/v1/sources").status_code == 200, "a good key does not suffer"
+
+
+def test_a_good_key_with_made_up_ones_beside_it_has_one_limit(api_server: Callable[..., Api]) -> None:
+    api = api_server(API_RATE_LIMIT="5")
+    for _ in range(2):
+        answers = [api.get("/api/v1/sources", headers={"X-API-Key": f"etl_{n:08x}_x"}) for n in range(20)]
+    assert [answer.status_code for answer in answers].count(200) < 15
+
+
+def test_a_key_that_was_revoked_is_its_address_again() -> None:
+    key, told = "a key", []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        good = len(told) < 2
+        if good:
+            scope["state"][LET_IN] = digest(key)
+        await send({"type": "http.response.start", "status": 200 if good else 401})
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message["status"])
+
+    rates = Rates(app, 1, clock=lambda: 0.0)  # each bucket holds two requests, and is never filled again
+
+    def ask(client: str, word: bytes = b"bearer a key") -> int:
+        asyncio.run(
+            rates({"type": "http", "headers": [(b"authorization", word)], "client": (client, 1)}, receive, send)
+        )
+        return int(told[-1])
+
+    first = ask("2001:db8::1")
+    own = [ask("2001:db8::2"), ask("2001:db8::3")]
+    revoked = [ask("2001:db8:0:0:f::"), ask("2001:db8::4")]
+    assert (first, own, revoked) == (200, [200, 401], [401, 429])
+    assert ask("2001:db8:0:1::1", b"bearer another") == 401, "another network has a bucket of its own"
 
 
 def test_without_keys_only_this_machine_is_answered(api_server: Callable[..., Api]) -> None:

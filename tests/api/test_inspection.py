@@ -113,7 +113,10 @@ def test_publications_are_made_and_changed(api: Api, source: str) -> None:
         'source shop: relation "Order Lines" is already member of publication "p"',
         {"kind": "source_setup", "place": "source shop", "remedy": ""},
     )
-    assert error(api.post(f"{source}/publications", json={"name": "x"}))[2] == "body: give tables, or all_tables"
+    assert (
+        error(api.post(f"{source}/publications", json={"name": "x"}))[2]
+        == "body: give tables or schemas, or all_tables"
+    )
     actions = [item["action"] for item in api.get("/api/v1/audit-log").json()["items"]]
     assert actions == ["register table", "change publication", "create publication", "create"]
 

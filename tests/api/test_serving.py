@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from etl_supervisor.api.serve import listen
 from etl_supervisor.embedded.ports import choose_port
@@ -75,7 +76,16 @@ def test_a_request_that_runs_is_answered_before_the_end(api_server: Callable[...
     assert api.process.wait(START_SECONDS) == 0
 
 
-def test_servers_of_others_import_the_application(api: Api, tmp_path: Any) -> None:
+OTHERS = {
+    "uvicorn": ["uvicorn", "--port", "{port}", "--workers", "2"],
+    "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}", "-w", "2"],
+}
+
+
+@pytest.mark.parametrize("server", OTHERS)
+def test_servers_of_others_import_the_application(server: str, api: Api, tmp_path: Any) -> None:
+    if server == "gunicorn":
+        pytest.importorskip("uvicorn_worker", reason="the extra `dev` is not installed wholly")
     port = choose_port()
     variables = {
         "PATH": os.environ["PATH"],
@@ -84,17 +94,27 @@ def test_servers_of_others_import_the_application(api: Api, tmp_path: Any) -> No
         "STATE_STORE": "postgres",
         "SECRET_KEY": SECRET_KEY,
     }
-    command = [sys.executable, "-m", "uvicorn", "--port", str(port), "--workers", "2", "etl_supervisor.api.asgi:app"]
+    words = [word.format(port=port) for word in OTHERS[server]]
+    command = [sys.executable, "-m", *words, "etl_supervisor.api.asgi:app"]
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{port}/api/v1/sources", headers=api.client.headers).status_code == 200
+            return httpx.get(f"{url}/health").json() == {"status": "alive"}
         return False
 
     try:
-        wait_for("uvicorn's workers", answers)
+        wait_for("its workers", answers)
+        assert api.post("/api/v1/sources", json=SOURCE).status_code == 201
+        listed = httpx.get(f"{url}/api/v1/sources", headers=api.client.headers)
+        assert listed.status_code == 200
+        assert [item["name"] for item in listed.json()["items"]] == [SOURCE["name"]]
+        assert httpx.get(f"{url}/api/v1/sources").status_code == 401
     finally:
-        server.terminate()
-        server.wait(START_SECONDS)
+        process.terminate()
+        code = process.wait(START_SECONDS)
+    text = (tmp_path / "log").read_text()
+    assert code == 0, text
+    assert "Traceback" not in text

@@ -55,7 +55,7 @@ def fill(database: Database, settings: Settings, *, status: str = "START", kind:
 
 
 def test_migrations_run_once_and_may_run_again(settings: Settings) -> None:
-    assert migrate(settings) == ["app: nothing -> wal_pages", "etl: nothing -> verified"]
+    assert migrate(settings) == ["app: nothing -> alerting", "etl: nothing -> verified"]
     assert migrate(settings) == []
 
 
@@ -205,7 +205,7 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
         connection.commit()
     ((before,),) = database.execute(columns)
     assert newest - before == 10
-    assert migrate(settings, "app") == ["app: 0001 -> wal_pages"]
+    assert migrate(settings, "app") == ["app: 0001 -> alerting"]
 
 
 def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:

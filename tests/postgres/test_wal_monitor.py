@@ -61,7 +61,7 @@ def make_slot(database: Database, name: str) -> None:
 
 def write_wal(database: Database, megabytes: int) -> None:
     for _ in range(megabytes):
-        database.execute("select pg_logical_emit_message(false, 'test', repeat('x', 1 << 20))")
+        database.execute("select pg_logical_emit_message(true, 'test', repeat('x', 1 << 20))")
 
 
 def look(monitor: WalMonitor, config: Database) -> None:

@@ -15,13 +15,14 @@ import orjson
 
 @dataclass
 class Received:
-    """What came; `answers` are statuses for the next requests, then 200 for all."""
+    """What came; `answers` are statuses for the next requests, then 200 for all; `refused` are addresses that get no mail."""
 
     port: int = 0
     answers: list[int] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     mails: list[str] = field(default_factory=list)
+    refused: list[bytes] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -62,7 +63,8 @@ def mail_receiver() -> Iterator[Received]:
                     while (line := self.rfile.readline()) != b".\r\n":
                         lines.append(line)
                     received.mails.append(b"".join(lines).decode())
-                self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 yes\r\n")
+                no = word.startswith(b"RCPT") and any(address.upper() in word for address in received.refused)
+                self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"550 no\r\n" if no else b"250 yes\r\n")
                 if word == b"QUIT":
                     return
 

@@ -12,6 +12,7 @@ from etl_supervisor.config.describe import describe
 from etl_supervisor.errors import Kind
 from etl_supervisor.exits import Exit, code_of
 from etl_supervisor.policy import directive
+from etl_supervisor.repository.alerting import AT_RUN_TIME
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,12 @@ def test_every_setting_is_in_the_configuration_page_with_default_and_limits():
         default = f"`{setting.default}`" if setting.default else "-"
         assert f"| `{setting.name}` | {default} | {setting.allowed} | {setting.reason} |" in text
     assert text.count("\n| `") == len(describe())
+
+
+def test_the_configuration_page_says_what_is_changed_while_everything_runs():
+    told = re.search(r"^Changed while everything runs.*?: (.*?)\. What", doc("configuration.md"), re.MULTILINE)
+    assert told is not None
+    assert told[1] == ", ".join(f"`{name.upper()}`" for name in AT_RUN_TIME)
 
 
 def test_the_page_of_types_is_what_the_code_does():

@@ -173,3 +173,13 @@ def test_a_missing_secret_key_says_how_to_make_one(tmp_path):
         "config at SECRET_KEY: secrets at rest need a key"
         " (set SECRET_KEY (at least 32 characters), for example from: openssl rand -hex 32)"
     )
+
+
+def test_a_collector_is_a_url_that_is_not_repeated(tmp_path):
+    good = load(tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}).otel_exporter_otlp_endpoint
+    assert good.get_secret_value() == "http://collector:4318"
+    with pytest.raises(EtlError) as caught:
+        load(tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": "grpc://user:geheim@collector:4317"})
+    assert caught.value.line == (
+        "config at OTEL_EXPORTER_OTLP_ENDPOINT: it is no such URL (read from the environment) (allowed: http:// or https://)"
+    )

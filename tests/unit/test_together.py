@@ -93,13 +93,13 @@ def test_blocks_come_one_at_a_time_and_a_failure_makes_the_next_one_wait():
     (asked,) = it.due([(a, 100)], 1000.0)
     assert (asked.fence, asked.epoch, [part.table.name for part in asked.parts]) == (100, 3, ["a"])
     assert it.due([(a, 200)], 1001.0) == []
-    failed = together.AppliedTogether(1, 100, Kind.APPLY, "pipeline p", "it did not work", "")
+    failed = together.AppliedTogether(1, 100, 0, Kind.APPLY, "pipeline p", "it did not work", "")
     assert it.received(failed, {1: a}, 1002.0) == []
     assert it.due([(a, 200)], 1002.0) == []
     assert it.visible[0].waits == "apply at pipeline p: it did not work"
     assert it.due_at() == 1002.001
     (asked,) = it.due([(a, 200)], 1003.0)
-    assert it.received(together.AppliedTogether(1, asked.fence), {1: a}, 1018.0) == [(a, False)]
+    assert it.received(together.AppliedTogether(1, asked.fence, 0), {1: a}, 1018.0) == [(a, False)]
     assert (a.applied, it.visible[0].lsn, it.visible[0].waits) == (200, 200, "")
     a.published(250)
     assert it.due([(a, 300)], 1020.0) == []
@@ -111,7 +111,7 @@ def test_blocks_come_one_at_a_time_and_a_failure_makes_the_next_one_wait():
 def test_a_table_that_is_gone_meanwhile_is_passed_by():
     it, new = together.Together([PIPELINE], "sys/slot", 3), table("new", Phase.CATCHUP, applied=0, shown=0)
     assert it.due([(new, 100)], 1.0)
-    assert it.received(together.AppliedTogether(1, 100), {}, 2.0) == []
+    assert it.received(together.AppliedTogether(1, 100, 0), {}, 2.0) == []
     assert it.due([(new, 100)], 3.0), "a table that joins does not wait for the interval"
-    assert it.received(together.AppliedTogether(1, 100), {1: new}, 4.0) == [(new, True)]
+    assert it.received(together.AppliedTogether(1, 100, 0), {1: new}, 4.0) == [(new, True)]
     assert new.phase is Phase.READY

@@ -37,6 +37,7 @@ membership  how a table is published, and what a change of that means (pure, but
 sight       the catalog now, as far as it is published
 storage     what the stream does not tell: rows rewritten, partitions that come and go
 batch       what the decoder makes of a batch
+traces      the first span of a batch that is followed
 recall      a state store that was lost, filled again
 report      what a reader tells of itself
 rounds      what is looked at every few seconds: rewrites, publications, requests of people

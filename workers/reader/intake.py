@@ -43,6 +43,11 @@ class Intake:
         return not self._batcher.empty
 
     @property
+    def opened(self) -> float:
+        """When the first frame of the batch came that is open, or was sealed last."""
+        return self._batcher.opened
+
+    @property
     def spooled_bytes(self) -> int:
         """What transactions in progress hold, in memory and on disk."""
         return self._assembler.memory_bytes + self._assembler.disk_bytes

@@ -50,6 +50,7 @@ from workers.reader.report import measure, tell
 from workers.reader.roster import Roster, StreamAgain
 from workers.reader.rounds import Rounds
 from workers.reader.sight import Sight
+from workers.reader.traces import followed
 from workers.reader.transfer import BinaryForms, Manner, choose
 from workers.reader.watch import Watch
 
@@ -281,6 +282,7 @@ class Reader:
 
     def _decode(self, batch: list[Chunk]) -> None:
         decoded = self._decoder.decode(batch)
+        self._publisher.trace = followed(self._spec.source.stream, batch, decoded, self._intake.opened)
         failpoint("reader.after_seal", self._stream.cut)
         self._rows += decoded.rows
         self._received = max(self._received, decoded.received)

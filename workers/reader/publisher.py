@@ -51,6 +51,7 @@ from etl_supervisor.ipc.messages import (
     ToPublisher,
 )
 from etl_supervisor.model.table import Table
+from etl_supervisor.model.trace import Trace
 from workers.reader.outlets import Handle, Outlet, Sending, accuse
 from workers.reader.pieces import position, split
 from workers.reader.shelf import Memory, Shelf
@@ -68,6 +69,7 @@ class _Waiting:
     size: int
     version: int
     goes_to: list[tuple[int, int]]
+    trace: Trace | None
 
 
 @dataclass(slots=True)
@@ -98,6 +100,7 @@ class Publisher:
         self._handles: dict[int, Handle] = {}
         self._joint: dict[int, ApplyTogether] = {}  # by pipeline: not answered yet
         self._waiting: deque[_Waiting] = deque()
+        self.trace: Trace | None = None  # of the batch that is being published
         self._unhurried: set[int] = set()  # handles with rows in flight that were not hurried yet, and maybe others
 
     # -- what the owner does
@@ -146,7 +149,7 @@ class Publisher:
                 handle = self._handles[number]
                 handle.seq += 1
                 goes_to.append((number, handle.seq))
-            self._waiting.append(_Waiting(piece, size, version, goes_to))
+            self._waiting.append(_Waiting(piece, size, version, goes_to, self.trace))
             promised += goes_to
         self.pump()
         return promised
@@ -160,9 +163,9 @@ class Publisher:
         self._joint[message.pipeline_id] = message
         self._tell(message.pipeline_id % len(self._links), message)
 
-    def shown(self, number: int, fence: int) -> None:
+    def shown(self, number: int, by: AppliedTogether) -> None:
         """Tell a table's actor that a joint apply has moved its target."""
-        self._tell(self._handles[number].actor, Shown(number, fence))
+        self._tell(self._handles[number].actor, Shown(number, by.fence, by.began_ns))
 
     def keep(self, message: Keep) -> None:
         """Have a table's state kept; Kept answers. It is lost with the actor: an open table is asked for again."""
@@ -383,4 +386,5 @@ class Publisher:
 
 def _segment(waiting: _Waiting, memory: Memory) -> Segment:
     slot, generation = (memory.run.slot, memory.run.generation) if memory.run else (OVERSIZE_SLOT, 0)
-    return Segment(0, 0, slot, generation, memory.length, waiting.batch.num_rows, "", "", waiting.version)
+    rows, version, trace = waiting.batch.num_rows, waiting.version, waiting.trace
+    return Segment(0, 0, slot, generation, memory.length, rows, "", "", version, trace=trace)

@@ -284,7 +284,7 @@ class Roster:
         """A word from an actor."""
         if isinstance(message, AppliedTogether):
             for moved, became in self.together.received(message, self._followers, now):
-                self._publisher.shown(moved.handle, message.fence)
+                self._publisher.shown(moved.handle, message)
                 if became:
                     self._became_ready(moved)
         handle = getattr(message, "handle", 0)

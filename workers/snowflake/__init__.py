@@ -5,6 +5,7 @@ solitude    rows that may have killed an actor are tried alone
 entry        the process: what it works with, and where it keeps files
 process      the loop: mailboxes, timers, and jobs that may block in threads
 latency      how long rows need into the target
+traces       the way of batches that are followed, from shared memory into the target
 guest        one publisher's connection
 jobs         threads for what may block, per destination
 heap         free memory goes back to the kernel

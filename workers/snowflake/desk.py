@@ -29,7 +29,7 @@ import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, TableOpened
+from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, Shown, TableOpened
 from etl_supervisor.ipc.segment import SlabReader, oversize_batch
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.monitor import metrics
@@ -47,6 +47,7 @@ from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepare
 from workers.snowflake.opening import open_channel
 from workers.snowflake.owner import Watermark
 from workers.snowflake.tagging import tag_of
+from workers.snowflake.traces import shared
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
@@ -55,9 +56,7 @@ WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
 STATUS_SECONDS = 0.25  # between two questions to the SDK, which answers from a cache that is a second old at most …
 SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon …
 STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
-SOON_PART = (
-    0.25  # … and later this part of the time that has passed: it commits when it likes, 5 to 10 s after an append
-)
+SOON_PART = 0.25  # … and later this part of the time that has passed: it commits when it likes, after 5 to 10 s
 
 log = structlog.get_logger()
 
@@ -214,10 +213,11 @@ class Desk:
         if self.gathering is not None:
             self.gathering.hurried = self.hurried
 
-    def shown(self, fence: int) -> None:
+    def shown(self, by: Shown) -> None:
         """A joint apply has moved the target."""
         if self.watermark is not None:
-            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, fence))
+            self.watermark = replace(self.watermark, applied=max(self.watermark.applied, by.fence))
+        self.awaited.applied(self.opening, by.fence, by.began_ns)
 
     def wants_status(self, now: float) -> bool:
         """Rows are with the SDK and their fate is open."""
@@ -338,10 +338,10 @@ class Desk:
         failpoint("actor.after_apply")
         return moved
 
-    def applied(self, watermark: Watermark) -> None:
-        """An apply block has ended well."""
+    def applied(self, began_ns: int, watermark: Watermark) -> None:
+        """An apply block that was begun then has ended well."""
         self.sql_busy, self.watermark = False, watermark
-        self.awaited.applied(self.opening.pipeline, watermark.applied)
+        self.awaited.applied(self.opening, watermark.applied, began_ns)
 
     def purge(self, now: float) -> tuple[OpenTable, int]:
         """A purge is under way: what it works on, and the watermark that it will have seen."""
@@ -362,6 +362,10 @@ class Desk:
             log.info("landing_purged", pipeline=self.opening.pipeline, table=str(self.opening.table.name), rows=rows)
 
     # -- segments
+
+    def take(self, segment: Segment, fd: int | None) -> None:
+        """Rows have come; they wait here."""
+        self.channel.waiting.append((shared(self.opening, segment), fd))
 
     def next_segments(self) -> list[tuple[Segment, pa.RecordBatch]]:
         """The segments of the next append job, as views of the slab (oversize ones as mappings of their own)."""
@@ -385,6 +389,7 @@ class Desk:
     def took(self, item: Underway) -> None:
         """A segment has left for Snowflake."""
         self.used_at = time.monotonic()
+        self.awaited.took(item)
         if self.gathering is not None:
             self.gathering.taken([item.segment], time.monotonic())
 
@@ -395,9 +400,7 @@ class Desk:
 
     def durable(self, items: list[Underway]) -> None:
         """Their publisher may have the memory of these back."""
-        commits = [item.since for item in items if item.since is not None]
-        metrics.observe_since(metrics.DURABLE_SECONDS.labels(self.opening.pipeline), commits)
-        self.awaited.durable(items)
+        self.awaited.durable(self.opening, items)
         for item in items:
             close_descriptor(item.fd)
 

@@ -38,6 +38,7 @@ from workers.snowflake.limits import LINE_BYTES_MAX, Limits, Verdict, line_too_l
 from workers.snowflake.ndjson import encode, names_bytes
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import tag_of
+from workers.snowflake.traces import stage
 
 APPEND_BYTES_MAX = (
     2 << 20
@@ -139,7 +140,8 @@ class Loading:
                 handed, reached = segment.last if rest.num_rows else handed, max(reached, segment.last)
                 taken.handed.append((handed, committed_at(rest)))
         if appended:
-            sealed = self._seal(channel)
+            with stage("upload", self.opening, self._by_file(segments[: len(taken.handed)])):
+                sealed = self._seal(channel)
             taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
         if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
             self._flush(channel, [since for _, since in taken.handed if since is not None])
@@ -189,12 +191,15 @@ class Loading:
         opening = self.opening
         rows = pa.concat_batches([rest for _, rest in parts]) if len(parts) > 1 else parts[0][1]
         poison("poison.encode", rows)
-        data = channel.encode(rows, opening.table, opening.generation, _now())
+        followed = [segment for segment, _ in parts if segment.trace is not None]
+        with stage("encode", opening, followed, rows.num_rows):
+            data = channel.encode(rows, opening.table, opening.generation, _now())
         failpoint("actor.before_append")
         if not self.alive():
             return False
         try:
-            size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
+            with stage("append", opening, followed, rows.num_rows):
+                size = channel.append(data, rows.num_rows, parts[0][0].first, parts[-1][0].last)
             metrics.snowflake_request(opening.destination.name, "append")
         except Exception as error:
             metrics.snowflake_request(opening.destination.name, "append", failed=True)
@@ -209,6 +214,11 @@ class Loading:
             metrics.BILLED_BYTES.labels(*labels, LoadPath.STREAMING.value).inc(max(0, billed))
         failpoint("actor.after_append")
         return True
+
+    def _by_file(self, segments: list[tuple[Segment, pa.RecordBatch]]) -> list[Segment]:
+        """Those that are followed, where rows travel as files: there the end of a job takes time."""
+        by_file = self.opening.load.path is not LoadPath.STREAMING
+        return [segment for segment, _ in segments if by_file and segment.trace is not None]
 
     def _seal(self, channel: LoadChannel) -> str | None:
         try:

@@ -145,13 +145,13 @@ class Actor:
                 if desk is None or desk.state is State.DEAD:
                     close_descriptor(fd)
                 else:
-                    desk.channel.waiting.append((message, fd))
+                    desk.take(message, fd)
             case Keep() | Recall():
                 self._memory.take(message, guest.send)
             case ApplyTogether():
                 self._together.take(message, guest.send)
-            case Shown(handle=handle, fence=fence) if handle in guest.desks:
-                guest.desks[handle].shown(fence)
+            case Shown(handle=handle) if handle in guest.desks:
+                guest.desks[handle].shown(message)
             case Hurry(handle=handle, seq=seq) if handle in guest.desks:
                 guest.desks[handle].hurry(seq)
             case Apply(handle=handle, fence=fence, copied=copied) if handle in guest.desks:
@@ -249,7 +249,7 @@ class Actor:
             yield Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
-            then = partial(self._applied, guest, desk)
+            then = partial(self._applied, guest, desk, time.time_ns())
             yield Errand("apply", Lane.APPLY, partial(desk.apply_job, desk.opening, mark, fence, desk.copied), then)
         if desk.wants_purge(now):
             opening, applied = desk.purge(now)
@@ -342,8 +342,8 @@ class Actor:
         channel = desk.channel
         guest.send(Durable(desk.opening.handle, channel.durable_seq, channel.committed, channel.baseline, desk.dead))
 
-    def _applied(self, guest: Guest, desk: Desk, watermark: Watermark) -> None:
-        desk.applied(watermark)
+    def _applied(self, guest: Guest, desk: Desk, began_ns: int, watermark: Watermark) -> None:
+        desk.applied(began_ns, watermark)
         guest.send(Applied(desk.opening.handle, watermark.applied))
 
     def _close(self, guest: Guest, desk: Desk) -> None:

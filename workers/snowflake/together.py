@@ -82,9 +82,10 @@ class Together:
 
     def take(self, message: ApplyTogether, send: Callable[[ToPublisher], None]) -> None:
         """Begin; the answer goes by `send`, from the loop's own thread."""
+        began_ns = time.time_ns()
 
         def told(future: Future[Any]) -> None:
-            send(_answer(message, future.exception()))
+            send(_answer(message, began_ns, future.exception()))
 
         self._jobs.start(message.destination.id, Lane.APPLY, partial(self._job, message), told)
 
@@ -97,15 +98,16 @@ class Together:
         failpoint("actor.after_apply")
 
 
-def _answer(message: ApplyTogether, error: BaseException | None) -> AppliedTogether:
+def _answer(message: ApplyTogether, began_ns: int, error: BaseException | None) -> AppliedTogether:
     """The outcome; never the text of an error that nobody named: it may hold a value."""
     if error is None:
-        return AppliedTogether(message.pipeline_id, message.fence)
+        return AppliedTogether(message.pipeline_id, message.fence, began_ns)
     if not isinstance(error, EtlError):
         log.error("job_crashed", operation="apply", error=type(error).__name__)
         reason = f"apply failed: {type(error).__name__}"
         error = EtlError(Kind.INTERNAL, _place(message), reason, "see the actor's log", transient=True)
-    return AppliedTogether(message.pipeline_id, message.fence, error.kind, error.place, error.reason, error.remedy)
+    trouble = (error.kind, error.place, error.reason, error.remedy)
+    return AppliedTogether(message.pipeline_id, message.fence, began_ns, *trouble)
 
 
 def apply(connection: Any, message: ApplyTogether) -> None:

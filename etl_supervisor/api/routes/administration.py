@@ -1,6 +1,6 @@
-"""API keys, the audit log, the settings in force, the connection pool: for admins.
+"""API keys, the audit log, the connection pool: for admins.
 
-An admin of a tenant makes keys of that tenant alone, and sees its audit log; settings and pool are the installation's, for admins of all tenants.
+An admin of a tenant makes keys of that tenant alone, and sees its audit log; the pool is the installation's, for admins of all tenants.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from etl_supervisor.api import access, audit, faults
 from etl_supervisor.api.access import Admin
@@ -17,7 +17,6 @@ from etl_supervisor.api.bodies import Body, Moment, Page, Tenant, Text
 from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import ControlOf
 from etl_supervisor.api.routes.resources import Filters, cursor_after, page_of
-from etl_supervisor.config.describe import describe
 
 router = APIRouter(tags=["administration"])
 
@@ -74,15 +73,6 @@ class Entry(BaseModel):
     after: dict[str, Any] | None
 
 
-class Setting(BaseModel):
-    """A setting in force. A secret is told as set or not."""
-
-    name: str
-    value: str | None
-    allowed: str
-    meaning: str
-
-
 class PoolStatus(BaseModel):
     """Connections to the config database; at most `size` + `max_overflow`."""
 
@@ -131,21 +121,6 @@ def read_audit_log(control: ControlOf, caller: Admin, filters: Annotated[Filters
     return Page[Entry](**page_of(found, filters.limit))
 
 
-@router.get("/settings", summary="Read the settings in force")
-def read_settings(control: ControlOf, caller: Admin) -> list[Setting]:
-    """Of this process; the supervisor's are the same when it was started from the same place."""
-    installation_wide(caller)
-    return [
-        Setting(
-            name=doc.name,
-            value=_shown(getattr(control.settings, doc.name.lower())),
-            allowed=doc.allowed,
-            meaning=doc.reason,
-        )
-        for doc in describe()
-    ]
-
-
 @router.get("/pool", summary="Read the state of the connection pool")
 def read_pool(control: ControlOf, caller: Admin) -> PoolStatus:
     """Of the process that answers."""
@@ -157,9 +132,3 @@ def installation_wide(caller: Caller) -> None:
     """Fault 403 for a key of one tenant."""
     if caller.tenant is not None:
         raise faults.Fault(403, "PermissionDeniedError", "This is for keys of all tenants", tenant=caller.tenant)
-
-
-def _shown(value: object) -> str | None:
-    if isinstance(value, SecretStr):
-        return audit.MASK
-    return None if value is None else str(value)

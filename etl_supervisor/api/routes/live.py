@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from etl_supervisor.api import audit, faults, rows, sessions
 from etl_supervisor.api.access import Operator, Viewer
@@ -27,6 +27,7 @@ from etl_supervisor.api.routes.resources import desk_of
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model import lsn
 from etl_supervisor.model.copy_state import CopyState
+from etl_supervisor.model.dead_rows import chosen
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.table_state import Phase, TableState
@@ -91,6 +92,21 @@ class ReplayBody(Body):
     """Which dead rows are brought to their place; all when not given."""
 
     ids: list[Text] | None = Field(None, max_length=DEAD_ROWS_MAX)
+
+
+class DropBody(Body):
+    """Which dead rows are forgotten: some, those of a table, or all of the pipeline."""
+
+    ids: list[Text] | None = Field(None, min_length=1, max_length=DEAD_ROWS_MAX)
+    schema_: Text = Field("public", alias="schema")
+    table: Text | None = None
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DropBody:
+        if (self.ids is not None) + (self.table is not None) + self.all != 1:
+            raise ValueError("give ids, or table, or all")
+        return self
 
 
 class DeadRow(BaseModel):
@@ -192,13 +208,33 @@ def replay(key: Id, body: ReplayBody, control: ControlOf, caller: Operator) -> O
     def work() -> dict[str, Any]:
         with sessions.of_destination(control, destination) as (worker, session, there):
             found = worker.listed(session, there, row["name"])
-            unknown = set(body.ids or ()) - {item["id"] for item in found}
-            if unknown:
-                raise faults.not_found("DeadRow", min(unknown))
-            chosen = [item for item in found if body.ids is None or item["id"] in body.ids]
-            return {"rows": {name: str(outcome) for name, outcome in worker.replay(session, there, chosen)}}
+            meant = _meant(found, body.ids)
+            return {"rows": {name: str(outcome) for name, outcome in worker.replay(session, there, meant)}}
 
     return control.crew.begin(caller, row["tenant"], ("replay", f"pipeline {key}"), work)
+
+
+@pipelines.post("/{key}/dead-letters/drop", status_code=202, summary="Forget dead rows")
+def drop(key: Id, body: DropBody, control: ControlOf, caller: Operator) -> Operation:
+    """Their values are gone for good. The result has the ids of what was forgotten."""
+    row, destination = _with_destination(control, caller, key)
+    table = str(TableName(body.schema_, body.table)) if body.table else None
+
+    def work() -> dict[str, Any]:
+        with sessions.of_destination(control, destination) as (worker, session, there):
+            ids = [item["id"] for item in _meant(worker.listed(session, there, row["name"]), body.ids, table)]
+            worker.drop(session, there, ids)
+            return {"dropped": len(ids), "ids": ids}
+
+    return control.crew.begin(caller, row["tenant"], ("drop dead rows", f"pipeline {key}"), work)
+
+
+def _meant(found: list[dict[str, Any]], ids: list[str] | None, table: str | None = None) -> list[dict[str, Any]]:
+    """Fault 404 for an id that no dead row has."""
+    meant, unknown = chosen(found, ids, table)
+    if unknown:
+        raise faults.not_found("DeadRow", unknown[0])
+    return meant
 
 
 def _pipeline(control: Control, caller: Caller, key: int) -> tuple[dict[str, Any], dict[str, Any]]:

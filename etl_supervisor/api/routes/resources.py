@@ -22,6 +22,7 @@ from etl_supervisor.api.access import Admin, Viewer
 from etl_supervisor.api.bodies import ID_MAX, Body, Id, Page, changes_of, view_of
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
+from etl_supervisor.api.files import Files
 from etl_supervisor.api.idempotency import KEY_LENGTH_MAX, once
 from etl_supervisor.api.rows import VERSION, Desk, Entity
 
@@ -74,8 +75,9 @@ class Kind:
 @contextmanager
 def desk_of(control: Control, caller: Caller) -> Iterator[Desk]:
     """A transaction for the caller."""
+    files = Files(control.settings.directory, control.settings.api_key_directory, caller.tenant)
     with control.pool.transaction() as connection:
-        yield Desk(connection, control.keyring, caller)
+        yield Desk(connection, control.keyring, caller, files)
 
 
 def shown(entity: Entity, row: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from etl_supervisor.api.pool import Connection
 from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Cursor, Limit, desk_of
 from etl_supervisor.model.wal import Level
 from etl_supervisor.monitor.alerts import MB, Thresholds
+from etl_supervisor.repository.alerting import in_force
 
 FORECAST_DAYS_MAX = 365  # beyond a year a line through half an hour says nothing
 
@@ -138,7 +139,8 @@ def read_source_wal(key: Id, control: ControlOf, caller: Viewer) -> SourceWal:
         source = rows.one(desk, rows.SOURCE, key)
         state = _state(desk.connection, key)
         slots = desk.connection.execute(_NEWEST, {"source": key}).fetchall()
-    thresholds = Thresholds.between(control.settings, source["warning_wal_mb"], source["danger_wal_mb"])
+        alerting = in_force(desk.connection, control.settings)
+    thresholds = Thresholds.between(alerting, source["warning_wal_mb"], source["danger_wal_mb"])
     return SourceWal(
         level=state["level"],
         trouble_since=state["trouble_since"],
