@@ -29,7 +29,12 @@ ID_END = 1 << 63
 IF_MATCH_LENGTH_MAX = 256
 _any_version = itertools.cycle((True, False))
 COLLECTIONS = ("/api/v1/sources", "/api/v1/destinations", "/api/v1/pipelines")
-RULES = ("it is not a next", "it is not before `to`")  # a cursor of another list; the order of two parameters
+RULES = (
+    "it is not a next",  # a cursor of another list
+    "it is not before `to`",
+    "give tables or schemas, or all_tables",
+    "give ids, or table, or all",
+)  # between fields, or of what a list has given
 _number = itertools.count(1_000_000)
 _spare = itertools.cycle(SPARE)
 
