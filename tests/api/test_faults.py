@@ -281,7 +281,7 @@ def test_an_operation_whose_process_died_says_so_in_full(api: Api) -> None:
 
 
 def test_a_state_store_that_does_not_answer_is_told_in_full(api_server: Callable[..., Api]) -> None:
-    api = api_server(STATE_STORE="redis", REDIS_URL="redis://127.0.0.1:1", API_RATE_LIMIT="5")
+    api = api_server(STATE_STORE="redis", REDIS_URL="redis://127.0.0.1:1", API_RATE_LIMIT="5", API_KEY_DIRECTORY="/")
     api.database.execute(
         "insert into app.sources (name, pg_host, pg_database, pg_username, publication_name) values ('s', 'h', 'd', 'u', 'p')"
     )

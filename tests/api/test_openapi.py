@@ -26,7 +26,7 @@ def test_every_route_does_what_its_description_says(
     api_server: Callable[..., Api], second_database: Database, local_snowflake: LocalSnowflake, tmp_path: Path
 ) -> None:
     second_database.execute("create table t (id int primary key, v text); create publication p for table t")
-    api = api_server(API_RATE_LIMIT="0")
+    api = api_server(API_RATE_LIMIT="0", API_KEY_DIRECTORY="/")
     source, there = second_database.as_source, destination(local_snowflake)
     for number in (REAL, *SPARE):
         name = {"name": f"n{number}"}

@@ -72,7 +72,7 @@ def test_the_commands_of_the_readme_bring_rows_into_snowflake(deploy: Deployment
     )
     address = f"127.0.0.1:{choose_port()}"
     (deploy.folder / ".venv").symlink_to(sys.prefix)
-    deploy.start(API_ADDR=address)
+    deploy.start(API_ADDR=address, API_KEY_DIRECTORY="/")
     wait_for("the API", lambda: answers(f"http://{address}/health"))
     own = values(deploy, f"http://{address}/api/v1")
     theirs, *commands, pause = blocks()
