@@ -19,6 +19,7 @@ class Exit(IntEnum):
     TEMPORARY = 75  # EX_TEMPFAIL: try again later
     REFUSED = 77  # EX_NOPERM: wrong password, missing privilege
     CONFIG = 78  # EX_CONFIG: needs a person; do not try again in a hurry
+    MEMORY = 79  # an allocation failed: in an actor, what it had in hand may be too large
 
 
 _BY_KIND = {
@@ -45,9 +46,9 @@ _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFP
 
 
 def crashed_by_itself(code: int) -> bool:
-    """Whether an exit code (negative: a signal) tells of a fault in the process. Who sent a signal is not told: SIGKILL, also the kernel's for want
-    of memory, and SIGTERM come from outside."""
-    return -code in _CRASHES
+    """Whether an exit code (negative: a signal) tells of a fault in the process. Who sent a signal is not told: SIGKILL and SIGTERM come from
+    outside (SIGKILL also from the kernel for want of memory: see `supervision.shortage`)."""
+    return -code in _CRASHES or code == Exit.MEMORY
 
 
 def code_of(kind: Kind) -> Exit:

@@ -2,7 +2,8 @@
 
     ETL_FAILPOINTS="reader.before_save=kill@3,reader.after_seal=cut"    the 3rd visit kills this process with SIGKILL; `cut` breaks
                                                                        the connection that the place is about
-    ETL_FAILPOINTS="poison.encode=poison:TEXT"                         a batch with this text in a column is a segmentation fault, every time
+    ETL_FAILPOINTS="poison.encode=poison:TEXT"                         a batch with this text in a column is a segmentation fault, every time;
+                                                                       `hoard:TEXT` asks for more memory than there is
     ETL_FAILPOINTS_LOG=/path/log                                       a line per landed kill or cut, written before it
 
 A failpoint fires once per log file: a restarted process whose line is there already passes, so that a test sees one crash and
@@ -36,6 +37,7 @@ NAMES: dict[str, str] = {
     "copy.before_finish": "copy durable, not written down: the last range is read again, of the others what has changed",
     "actor.after_open": "channel opened (old owner fenced), reader not told: opened again by the next incarnation",
     "poison.encode": "a row kills whoever encodes it: found by halves, and brought to the dead letter",
+    "poison.upload": "a row kills whoever uploads its file: found by rehearsals, the file that was planned is made again without it",
     "actor.before_append": "segment in the actor, not in the SDK: the reader sends it again",
     "actor.after_append": "rows in the SDK's buffer: lost with it, sent again",
     "actor.before_durable": "rows committed, reader not told: sent again, filtered by the committed token",
@@ -53,7 +55,8 @@ NAMES: dict[str, str] = {
 }
 
 
-POISON = "poison:"
+POISONS = ("poison:", "hoard:")
+HOARD_BYTES = 1 << 60  # beyond every address space
 
 
 class _Plan:
@@ -63,15 +66,17 @@ class _Plan:
         self.left: dict[str, int] = {}
         self.cuts: set[str] = set()
         self.poison: dict[str, str] = {}
+        self.hoards: set[str] = set()
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, action = item.partition("=")
             verb, _, visit = action.partition("@")
-            if name in NAMES and action.startswith(POISON):
-                self.poison[name] = action.removeprefix(POISON)
+            if name in NAMES and action.startswith(POISONS):
+                self.poison[name] = action.partition(":")[2]
+                self.hoards |= {name} if action.startswith("hoard") else set()
                 continue
             if name not in NAMES or verb not in ("kill", "cut"):
                 raise ValueError(
-                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N], poison:TEXT"
+                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N], poison:TEXT, hoard:TEXT"
                 )
             self.left[name] = int(visit or "1")
             self.cuts |= {name} if verb == "cut" else set()
@@ -102,12 +107,14 @@ class Batch(Protocol):
 
 
 def poison(name: str, rows: Batch) -> None:
-    """Die as of a fault in a library, if this place is armed and its text is a value of the rows."""
+    """Die as of a fault in a library (or fail for want of memory), if this place is armed and its text is a value of the rows."""
     if name not in _plan.poison:
         assert name in NAMES, name
         return
     if any(_plan.poison[name] in column.to_pylist() for column in rows.columns):
         _record(name)
+        if name in _plan.hoards:
+            bytearray(HOARD_BYTES)
         signal.raise_signal(signal.SIGSEGV)  # in this thread, at once; a kill lets others go on for a moment
 
 

@@ -21,8 +21,8 @@ from rich.text import Text
 from etl_supervisor.cli import copies, dead_letter
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError
-from etl_supervisor.ipc.messages import ChildStatus
 from etl_supervisor.model import lsn
+from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.copy_state import CopyState
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.progress import SourceReport, Visible

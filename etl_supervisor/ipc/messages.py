@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from etl_supervisor.errors import Kind
 from etl_supervisor.model.apply_policy import ApplyPolicy
 from etl_supervisor.model.burial import Bury
+from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import Destination, Load, SourceSpec
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.trace import Trace
@@ -100,7 +101,9 @@ class Segment:
     """Rows of one table in stream order, as Arrow IPC in slot `slot` (its `slot_generation`-th use), `length` bytes. `slot` is OVERSIZE_SLOT when
     the bytes are in a sealed memfd that comes with this message. `first` and `last` are the offset tokens of its first and last row. `seq` counts
     the segments of a handle from 1. `rows` rows are meant, from `start` on. On `trial` they are to be alone in the actor until they are durable:
-    they may be what killed the one before (`workers.reader.trial`). `trace`: their batch is followed by a trace."""
+    they may be what killed the one before (`workers.reader.trial`); to `rehearse` them is to do with them what a load does, without a load (Tried
+    answers). One that was rehearsed goes into a file of its own (`apart`) without the rows that are in the dead letter by now (`left_out`). `trace`:
+    their batch is followed by a trace."""
 
     handle: int
     seq: int
@@ -115,6 +118,9 @@ class Segment:
     trial: bool = False
     bury: Bury = Bury.NO
     trace: Trace | None = None
+    rehearse: bool = False
+    apart: bool = False
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,13 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """The rows on trial were rehearsed, or are in the dead letter; none is loaded by that."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The SDK has taken the rows of every segment up to `seq`. They may still be lost."""
 
@@ -306,7 +319,7 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class Recollection:
     """What is known of one table: its generation, its shape (as `wire` writes it) and the token since which that holds, and the state that was kept
-    in this generation ("": none)."""
+    in this generation ("": none). `epoch` is the newest of any reader."""
 
     schema: str
     table: str
@@ -314,6 +327,7 @@ class Recollection:
     shape: str
     since: str
     state: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +340,7 @@ class Recalled:
     trouble: str
 
 
-_OfTables = TableOpened | Begun | Accepted | Durable | Applied | TableClosed | Failed
+_OfTables = TableOpened | Begun | Tried | Accepted | Durable | Applied | TableClosed | Failed
 ToPublisher = AppliedTogether | Kept | Recalled | Welcome | _OfTables
 
 
@@ -372,10 +386,11 @@ class CopyEnded:
 
 @dataclass(frozen=True, slots=True)
 class ActorEnded:
-    """The parent's word to publishers: an actor is dead. `crashed`: by itself, so that a row may be why."""
+    """The parent's word to publishers: an actor is dead. `crashed`: by itself, so that a row may be why; `memory`: there was not enough of it."""
 
     actor: int
     crashed: bool
+    memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,16 +406,6 @@ class Trouble:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A child has booted: its breaker may close."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildStatus:
-    """One child as the parent sees it; `breaker` is closed, open or half_open."""
-
-    name: str
-    running: bool
-    restarts: int
-    breaker: str
 
 
 @dataclass(frozen=True, slots=True)

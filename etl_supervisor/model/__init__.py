@@ -16,6 +16,7 @@ cost         what loading costs in Snowflake, estimated
 latency      how long rows were under way, from a histogram
 tenure       which sources are a supervisor's to run, and until when
 burial       whether a row goes to the dead letter without being tried
+child        a child as people see it
 dead_rows    which dead rows are meant, when people name some
 finding      what `doctor` finds
 copy_state   how far the copy of a table has come

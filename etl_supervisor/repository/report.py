@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.types.json import Jsonb
 
-from etl_supervisor.ipc.messages import ChildStatus, Supervised
+from etl_supervisor.ipc.messages import Supervised
+from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.repository.connection import connect, trouble
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from etl_supervisor.exits import code_of
-from etl_supervisor.ipc.messages import ChildStatus, CopyWanted
+from etl_supervisor.ipc.messages import CopyWanted
+from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.policy import DIRECTIVES, Directive
 from etl_supervisor.supervision.breaker import Breaker, State

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _libc = ctypes.CDLL(None, use_errno=True)
+_incarnation = 0  # the newest
 _fork = multiprocess.get_context("fork")
 
 log = structlog.get_logger()
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ChildContext:
-    """What a child gets. `incarnation` rises over restarts and over supervisors: it is the nanosecond of the fork; `until` as in ChildSpec."""
+    """What a child gets. `incarnation` rises over restarts and over supervisors: it is about the nanosecond of the fork; `until` as in ChildSpec."""
 
     name: str
     slot: int
@@ -104,6 +105,13 @@ class Child:
         return code
 
 
+def _next_incarnation() -> int:
+    """The Unix nanosecond, or later than the one before where the clock was set back: an actor refuses an older incarnation."""
+    global _incarnation
+    _incarnation = max(_incarnation + 1, time.time_ns())
+    return _incarnation
+
+
 def spawn(
     spec: ChildSpec,
     settings: Settings,
@@ -117,7 +125,7 @@ def spawn(
     context = ChildContext(
         name=spec.name,
         slot=heartbeat.slot,
-        incarnation=time.time_ns(),
+        incarnation=_next_incarnation(),
         parent=theirs,
         heartbeat=heartbeat,
         settings=settings,
@@ -163,6 +171,9 @@ def _run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
         logs.error_line(log, "child_failed", error)
         _last_word(context, error)
         return code_of(error.kind)
+    except MemoryError:
+        log.exception("child_out_of_memory")
+        return Exit.MEMORY
     except Exception:
         log.exception("child_crashed")
         return Exit.UNEXPECTED

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl_supervisor.errors import EtlError
-from etl_supervisor.exits import Exit, crashed_by_itself
+from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
@@ -41,6 +41,7 @@ from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
 from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
+from etl_supervisor.supervision.shortage import Shortage
 from etl_supervisor.supervision.signals import SIGNALS, SignalInbox
 from etl_supervisor.supervision.spawn import Child, spawn
 from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reader_name
@@ -79,6 +80,7 @@ class Supervisor:
         self._page = HeartbeatPage()
         self._posts = Posts()
         self._copying = Copying()
+        self._shortage = Shortage()
         self._tenure = Tenure(always=settings.lease_seconds == 0)
         self._draining = False
         self._killed = self._crowded = False
@@ -296,8 +298,7 @@ class Supervisor:
         event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
         event("child_ended", child=child.spec.name, pid=child.pid, code=code)
         if child.spec.kind is ChildKind.ACTOR:
-            crashed = crashed_by_itself(code) and not child.stopping and child.kill_at == float("inf")
-            self._tell_all(ActorEnded(child.spec.actor, crashed), ChildKind.READER, ChildKind.COPY)
+            self._tell_all(self._shortage.word_of_end(child, code), ChildKind.READER, ChildKind.COPY)
         if child.spec.kind is ChildKind.MONITOR:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:

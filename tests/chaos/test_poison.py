@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from etl_supervisor.exits import Exit
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -21,7 +22,8 @@ def dead(deploy: Deployment) -> list[tuple[str, str]]:
     table = f'"{there.database}"."{there.landing_schema}"._ETL_DEAD_LETTER'
     with sql_session(there) as session, session.cursor() as cursor:
         return [
-            tuple(row) for row in cursor.execute(f"SELECT ROW_KEY, REASON FROM {table} ORDER BY ROW_KEY").fetchall()
+            tuple(row)
+            for row in cursor.execute(f"SELECT ROW_KEY, REASON FROM {table} WHERE PART = 0 ORDER BY ROW_KEY").fetchall()
         ]
 
 
@@ -30,6 +32,14 @@ def values(deploy: Deployment, table: str) -> list[int]:
     with sql_session(there) as session, session.cursor() as cursor:
         found = cursor.execute(f'SELECT ID FROM "{there.database}"."{there.schema}".{table} ORDER BY ID').fetchall()
         return [int(number) for (number,) in found]
+
+
+def landed(deploy: Deployment, table: str) -> list[int]:
+    """Every row of the change log, also one that is there twice."""
+    there = deploy.destination
+    with sql_session(there) as session, session.cursor() as cursor:
+        landing = f'"{there.database}"."{there.landing_schema}"."LANDING_{table}"'
+        return [int(row[0]) for row in cursor.execute(f"SELECT ID FROM {landing} ORDER BY 1").fetchall()]
 
 
 def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deployment) -> None:
@@ -53,6 +63,50 @@ def test_a_row_that_kills_its_actors_is_found_among_the_others(deploy: Deploymen
     assert deploy.stop() == 0
 
 
+@pytest.mark.parametrize("place", ["encode", "upload"])
+@pytest.mark.parametrize("path", ["snowpipe", "copy"])
+def test_a_row_that_kills_on_its_way_into_a_file_is_found_and_no_row_is_in_two_files(
+    deploy: Deployment, path: str, place: str
+) -> None:
+    """Killed while it is written nothing is planned; while it is uploaded a file is planned with it, and is made again without it."""
+    for table in ("items", "other"):
+        deploy.source.execute(f"create table {table} (id int primary key, note text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", load_path=path, file_max_age_seconds=1, batch_max_size=5, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.{place}=poison:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 2)
+    deploy.source.execute(
+        f"insert into items select g, case g when 11 then '{POISON}' else 'n' || g end from generate_series(1, 16) g"
+    )
+    deploy.source.execute("insert into other select g, 'o' from generate_series(1, 50) g")
+    wait_for("the row to be found", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
+    deploy.source.execute("insert into items values (100, 'after'), (101, 'it')")
+    deploy.caught_up("shop")
+    assert dead(deploy) == [('{"id":11}', "alone it has killed every actor that it came to")]
+    assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [*range(1, 11), *range(12, 17), 100, 101]
+    assert landed(deploy, "OTHER") == values(deploy, "OTHER") == list(range(1, 51))
+    assert deploy.stop() == 0
+
+
+@pytest.mark.parametrize("path", ["streaming", "copy"])
+def test_a_row_for_which_there_is_not_enough_memory_is_found_too(deploy: Deployment, path: str) -> None:
+    deploy.source.execute("create table items (id int primary key, note text, large text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", load_path=path, file_max_age_seconds=1, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.encode=hoard:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    deploy.ready("shop", 1)
+    deploy.source.execute(
+        f"insert into items select g, case g when 3 then '{POISON}' else 'n' || g end, repeat('x', 1100000)"
+        " from generate_series(1, 4) g"
+    )
+    wait_for("the row to be found", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
+    deploy.caught_up("shop")
+    assert [key for key, _ in dead(deploy)] == ['{"id":3}']
+    assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [1, 2, 4]
+    assert {line["code"] for line in deploy.events("child_ended") if line["child"] == "actor-0"} == {int(Exit.MEMORY)}
+    assert deploy.stop() == 0
+
+
 def test_a_row_of_the_first_copy_that_kills_is_found_too(deploy: Deployment) -> None:
     deploy.source.execute("create table items (id int primary key, note text)")
     deploy.source.execute(
@@ -70,10 +124,11 @@ def test_a_row_of_the_first_copy_that_kills_is_found_too(deploy: Deployment) -> 
     assert deploy.stop() == 0
 
 
-def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment) -> None:
+@pytest.mark.parametrize("path", ["streaming", "copy"])
+def test_a_kill_from_outside_puts_no_table_on_trial(deploy: Deployment, path: str) -> None:
     deploy.source.execute("create table items (id int primary key, note text)")
     deploy.source.execute("create publication p for all tables")
-    deploy.add("shop")
+    deploy.add("shop", load_path=path, file_max_age_seconds=0.5)
     deploy.start(SNOWFLAKE_ACTOR_POOL_SIZE="1")
     deploy.ready("shop", 1)
     deploy.server.set(commit_delay_s=2.0)

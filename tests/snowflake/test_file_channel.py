@@ -62,7 +62,7 @@ def append(channel: FileChannel, first: int, last: int, table: Table = TABLE) ->
     channel.append(
         channel.encode(batch(first, last, table), table, 100, ""), last - first + 1, token(first), token(last)
     )
-    return channel.seal(lambda: True)
+    return channel.seal(lambda: True, token(last))
 
 
 def loaded(channel: FileChannel, last: int) -> None:
@@ -108,7 +108,7 @@ def test_an_open_fences_the_older_owner(opening: OpenTable) -> None:
 def test_a_life_that_is_over_leaves_nothing(opening: OpenTable) -> None:
     channel = FileChannel(opening, TOOLS)
     channel.append(channel.encode(batch(1, 3), TABLE, 100, ""), 3, token(1), token(3))
-    assert channel.seal(lambda: False) is None
+    assert channel.seal(lambda: False, token(3)) is None
     assert staged(opening) == set()
     assert FileChannel(opening, TOOLS).opened.handed is None
 
@@ -127,11 +127,53 @@ def test_a_planned_file_is_made_again_of_the_same_rows_however_they_are_cut(open
     assert append(newer, 4, 6) is None, "not all rows have come yet"
     for first, last in ((4, 7), (8, 12)):
         newer.append(newer.encode(batch(first, last), TABLE, 100, ""), last - first + 1, token(first), token(last))
-    assert newer.seal(lambda: True) == token(12)
+    assert newer.seal(lambda: True, token(12)) == token(12)
     assert name in staged(opening)
     if opening.load.path is LoadPath.COPY:  # a pipe ignores a name that it has seen: there the file had been loaded
         loaded(newer, 12)
         assert landed(opening) == list(range(1, 13))
+
+
+def test_a_rehearsal_leaves_nothing(opening: OpenTable) -> None:
+    channel = FileChannel(opening, TOOLS)
+    channel.rehearse(channel.encode(batch(1, 5), TABLE, 100, ""), lambda: True)
+    objects = objects_of(opening.destination, TABLE)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        assert cursor.execute(f"LIST @{objects.stage_sql}").fetchall() == []
+        books = Ledger(opening).read(cursor)
+    assert books is not None
+    assert (books.files, books.committed) == ((), "")
+    assert append(channel, 1, 5) == token(5)
+    loaded(channel, 5)
+    assert landed(opening) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("dead", [{5}, {4, 9}, {4, 5, 6, 7, 8, 9}], ids=["one", "first and last", "all"])
+def test_a_planned_file_is_made_again_without_the_rows_that_are_dead_by_then(
+    opening: OpenTable, dead: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = FileChannel(opening, TOOLS)
+    append(older, 1, 3)
+
+    def breaks(_: Stage, __: Any, path: Path) -> None:
+        raise ConnectionError(path.name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "put", breaks)  # dead between its plan and its upload
+        with pytest.raises(ConnectionError) as planned:
+            append(older, 4, 9)
+    newer = FileChannel(opening, TOOLS)
+    assert not newer.whole
+    alive = [n for n in range(4, 10) if n not in dead]
+    for number in alive:
+        rows = newer.encode(batch(number, number), TABLE, 100, "")
+        newer.append(rows, 1, token(number), token(number))
+    assert newer.seal(lambda: True, token(9)) == token(9)
+    assert (str(planned.value) in staged(opening)) is bool(alive)
+    assert append(newer, 10, 12) == token(12)
+    loaded(newer, 12)
+    assert landed(opening) == [1, 2, 3, *alive, 10, 11, 12]
+    assert newer.status().errors == 0, "nothing was refused"
 
 
 def wider(opening: OpenTable) -> OpenTable:

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from etl_supervisor.exits import crashed_by_itself
+from etl_supervisor.exits import Exit, crashed_by_itself
 from etl_supervisor.ipc.messages import Segment
 from etl_supervisor.model.burial import Bury
-from workers.reader.trial import POISON_KILLS, Trial
+from workers.reader.trial import MEMORY_ROW_BYTES_MIN, POISON_KILLS, Trial
 
 
 def segment(rows: int) -> Segment:
@@ -67,9 +67,26 @@ def test_a_death_before_the_actor_has_begun_says_nothing() -> None:
     assert trial.piece(segment(10)) == before
 
 
+@pytest.mark.parametrize(("size", "deaths"), [(MEMORY_ROW_BYTES_MIN, POISON_KILLS), (MEMORY_ROW_BYTES_MIN - 1, None)])
+def test_want_of_memory_cuts_a_piece_and_condemns_none_but_a_large_row(size: int, deaths: int | None) -> None:
+    trial = Trial(1)
+    for rows in (4, 2, 1):
+        assert trial.piece(segment(4)).rows == rows
+        trial.begun, trial.size = True, size
+        trial.killed(memory=True)
+    for _ in range(50):
+        if trial.piece(segment(4)).bury is not Bury.NO:
+            break
+        trial.begun = True
+        trial.killed(memory=True)
+    assert trial.piece(segment(4)).bury is (Bury.NO if deaths is None else Bury.WHOLE)
+    assert trial.piece(segment(4)).kills == (deaths or 0)
+
+
 @pytest.mark.parametrize(
     ("number", "counts"), [("SIGSEGV", True), ("SIGABRT", True), ("SIGKILL", False), ("SIGTERM", False)]
 )
 def test_deaths_from_outside_do_not_count(number: str, counts: bool) -> None:
     assert crashed_by_itself(-signal.Signals[number].value) is counts
-    assert not crashed_by_itself(70)
+    assert not crashed_by_itself(Exit.UNEXPECTED)
+    assert crashed_by_itself(Exit.MEMORY)

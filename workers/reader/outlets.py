@@ -1,6 +1,7 @@
 """What a publisher knows of one handle, and how its rows are sent (again): in the order of the stream, each shape before its first row.
 
-A handle on trial (`trial`) has one piece of one segment out at a time; everything else of it waits, shapes and its end included.
+A handle on trial (`trial`) has one piece of one segment out at a time; everything else of it waits, shapes and its end included. Segments that were
+rehearsed stay in flight; those of a later shape can't be rehearsed before the others are durable, and need not be: no actor can have begun with them.
 """
 
 from __future__ import annotations
@@ -57,8 +58,13 @@ class Handle:
 
     @property
     def may_be_tried(self) -> bool:
-        """Whether its rows can be sent piece by piece: a file that was planned has its rows."""
-        return self.state is Outlet.OPEN and bool(self.in_flight) and self.opening.load.path is LoadPath.STREAMING
+        """Whether there are rows to be sent piece by piece."""
+        return self.state is Outlet.OPEN and bool(self.in_flight)
+
+    @property
+    def by_files(self) -> bool:
+        """Whether its rows travel as files: a file that was planned has its rows."""
+        return self.opening.load.path is not LoadPath.STREAMING and self.opening.channels == 1
 
     @property
     def suspect(self) -> bool:
@@ -67,8 +73,19 @@ class Handle:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the SDK had rows of it."""
-        return self.in_flight[0][0].seq <= self.accepted
+        """Whether the SDK had rows of it. Those of a file had left the process."""
+        return self.in_flight[0][0].seq <= self.accepted and not self.by_files
+
+    @property
+    def next_tried(self) -> int | None:
+        """Which segment in flight (its place among them) is tried next; None at the end of the trial."""
+        assert self.trial is not None
+        for place, (segment, _) in enumerate(self.in_flight):
+            if segment.seq > self.trial.last or segment.version > self.in_flight[0][0].version:
+                return None
+            if segment.seq > self.trial.rehearsed:
+                return place
+        return None
 
 
 class Sending:
@@ -98,22 +115,43 @@ class Sending:
 
     def piece(self, handle: Handle) -> None:
         """Of a handle on trial: the piece of its oldest segment whose turn it is."""
+        turn = handle.next_tried
         assert handle.trial is not None
-        segment, memory = handle.in_flight[0]
+        assert turn is not None, "a trial ends with its last segment"
+        segment, memory = handle.in_flight[turn]
+        handle.trial.rehearsing = handle.trial.rehearsing or handle.by_files
         piece, generation = handle.trial.piece(segment), handle.opening.generation
         rows = self._shelf.rows(memory).slice(piece.start, piece.rows)
+        handle.trial.size = rows.nbytes
         first, last = (position(rows, row, generation) for row in (0, piece.rows - 1))
         if piece.bury is not Bury.NO:
             place = {"pipeline": handle.opening.pipeline, "table": str(handle.opening.table.name)}
             log.error("row_kills_actors", **place, lsn=lsn.text(first.commit_lsn), values=piece.bury.value)
         self.shapes(handle, segment.version)
         cut = replace(segment, start=piece.start, rows=piece.rows, trial=True, bury=piece.bury)
-        self._tell(handle.actor, replace(cut, first=first.token, last=last.token), memory)
+        cut = replace(cut, first=first.token, last=last.token, rehearse=handle.trial.rehearsing)
+        self._tell(handle.actor, cut, memory)
+
+    def tried(self, handle: Handle) -> None:
+        """A piece was rehearsed: the next one, of this segment or of another."""
+        trial, place = handle.trial, handle.next_tried
+        assert trial is not None
+        assert place is not None, "a piece was out"
+        trial.rehearsing, handle.begun = True, handle.accepted
+        if not trial.passed():
+            self.piece(handle)
+            return
+        segment, memory = handle.in_flight[place]
+        left_out = tuple(sorted({*segment.left_out, *trial.buried}))
+        handle.in_flight[place] = replace(segment, apart=True, left_out=left_out), memory
+        trial.rehearsed = segment.seq
+        trial.buried.clear()
+        self.go_on(handle)
 
     def go_on(self, handle: Handle) -> None:
         """A segment on trial has passed: the next one, or the end of the trial."""
         assert handle.trial is not None
-        if handle.in_flight and handle.in_flight[0][0].seq <= handle.trial.last:
+        if handle.next_tried is not None:
             self.piece(handle)
             return
         handle.trial = None
@@ -136,12 +174,12 @@ class Sending:
             handle.opening = replace(handle.opening, table=shape.table, since=shape.since)
 
 
-def accuse(handles: Iterable[Handle]) -> list[Handle]:
-    """The actor of these handles has crashed: who is on trial now, and was not. A piece that was out is guilty, and no other."""
+def accuse(handles: Iterable[Handle], *, memory: bool = False) -> list[Handle]:
+    """The actor of these handles has crashed (for want of `memory`): who is on trial now, and was not. If a piece was out, it alone is guilty."""
     here = [handle for handle in handles if handle.may_be_tried]
     tried = [handle.trial for handle in here if handle.trial is not None and handle.trial.begun]
     for trial in tried:
-        trial.killed()
+        trial.killed(memory=memory)
     if tried:
         return []
     suspects = [one for one in here if one.suspect] or [one for one in here if one.doubtful]

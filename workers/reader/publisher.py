@@ -49,6 +49,7 @@ from etl_supervisor.ipc.messages import (
     TableClosed,
     ToActor,
     ToPublisher,
+    Tried,
 )
 from etl_supervisor.model.table import Table
 from etl_supervisor.model.trace import Trace
@@ -242,7 +243,7 @@ class Publisher:
         last = self.ready(link.connection) if link.connection is not None else []
         if link.connection is None:
             if word.crashed:
-                self._try(word.actor)
+                self._try(word.actor, memory=word.memory)
             link.waits_until = 0.0
             self.connect()
         return last
@@ -282,6 +283,10 @@ class Publisher:
                 handle.begun = max(handle.begun, seq)
                 if handle.trial is not None:
                     handle.trial.begun = True
+                return False
+            case Tried():
+                if handle.trial is not None:
+                    self._sending.tried(handle)
                 return False
             case Accepted(seq=seq):
                 handle.accepted = max(handle.accepted, seq)
@@ -353,9 +358,9 @@ class Publisher:
         self._sending.again(handle, waiting)
         self._unhurried.add(number)
 
-    def _try(self, actor: int) -> None:
+    def _try(self, actor: int, *, memory: bool) -> None:
         """An actor has crashed: the tables of which it had rows in hand stand trial, or else those of which the SDK had rows."""
-        for handle in accuse(handle for handle in self._handles.values() if handle.actor == actor):
+        for handle in accuse([one for one in self._handles.values() if one.actor == actor], memory=memory):
             log.warning("table_on_trial", pipeline=handle.opening.pipeline, table=str(handle.opening.table.name))
 
     def _tell(self, actor: int, message: ToActor, memory: Memory | None = None) -> None:

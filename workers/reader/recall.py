@@ -58,12 +58,15 @@ def last_progress(
     if slot is None or slot.lost or not _is_lost(store, spec, known):
         return known
     found = Progress(*identity, spec.source.slot, int(time.time()), slot.confirmed)
-    tables = {name: rebuilt(told, found.generation) for name, told in _ask(context, spec, (known or found).owner, tick)}
+    answers = _ask(context, spec, (known or found).owner, tick)
+    tables = {name: rebuilt(told, found.generation) for name, told in answers}
     states = [state for states in tables.values() for state in states]
     if not states:
         return known
     for pipeline, rebuilt_states in tables.items():
         store.save_tables(spec.source.name, pipeline, rebuilt_states)
+    # A clock that was set back, or another machine's, must not give us an older epoch than the watermarks have: they would refuse us.
+    store.restore_epoch(spec.source.stream, max(item.epoch for _, told in answers for item in told))
     copied = sum(state.phase is Phase.INIT for state in states)
     log.warning("state_rebuilt", source=spec.source.name, tables=len(states), copied_again=copied)
     return known or replace(found, generation=min(state.history or state.generation for state in states))

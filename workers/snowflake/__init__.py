@@ -4,6 +4,7 @@ sessions     SQL sessions, lent to one job at a time
 solitude    rows that may have killed an actor are tried alone
 entry        the process: what it works with, and where it keeps files
 process      the loop: mailboxes, timers, and jobs that may block in threads
+closing      how channels end
 latency      how long rows need into the target
 traces       the way of batches that are followed, from shared memory into the target
 guest        one publisher's connection
@@ -11,6 +12,8 @@ jobs         threads for what may block, per destination
 heap         free memory goes back to the kernel
 memory       states that a lost state store gets back
 desk         one table of one publisher: what is asked, what is under way
+views        what of a segment's memory a job works on
+questions    when Snowflake is asked again what is committed (pure)
 attendance   which desks the loop looks at, and which idle channels it closes
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)

@@ -17,7 +17,6 @@ after it has copied the rows: rows that were read in the same life are whole. Th
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -29,8 +28,8 @@ import structlog
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.failpoints import failpoint
-from etl_supervisor.ipc.messages import OVERSIZE_SLOT, OpenTable, ReshapeTable, Segment, Shown, TableOpened
-from etl_supervisor.ipc.segment import SlabReader, oversize_batch
+from etl_supervisor.ipc.messages import OpenTable, ReshapeTable, Segment, Shown, TableOpened
+from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
@@ -46,17 +45,15 @@ from workers.snowflake.limits import Limits, limits_of
 from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
 from workers.snowflake.owner import Watermark
+from workers.snowflake.questions import pause, soon_pause
 from workers.snowflake.tagging import tag_of
 from workers.snowflake.traces import shared
+from workers.snowflake.views import close_descriptor, view
 
 SEGMENTS_PER_JOB = 16  # then the results are told; a segment is at most a few MB
 AGAIN_SECONDS = 0.2  # after back-pressure
 WAIT_SECONDS_MIN = 0.005  # a question that is due and can't be asked must not spin
 WAIT_SECONDS_BUSY = 0.1  # while something is under way: statuses are asked for
-STATUS_SECONDS = 0.25  # between two questions to the SDK, which answers from a cache that is a second old at most …
-SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon …
-STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
-SOON_PART = 0.25  # … and later this part of the time that has passed: it commits when it likes, after 5 to 10 s
 
 log = structlog.get_logger()
 
@@ -203,9 +200,9 @@ class Desk:
         if self.gathering is None:
             return True
         self.gathering.note(self.channel.waiting, now)
-        return (
-            bool(self.reshapes) or self.closing is not None or self.gathering.due(self.channel.waiting[0][0].seq, now)
-        )
+        first = self.channel.waiting[0][0]
+        pressing = first.trial or first.apart or bool(self.reshapes) or self.closing is not None
+        return pressing or self.gathering.due(first.seq, now)
 
     def hurry(self, seq: int) -> None:
         """Rows up to this segment must not wait."""
@@ -226,8 +223,14 @@ class Desk:
 
     @property
     def under_way(self) -> bool:
-        """Whether rows are being sent, or their fate is open."""
-        return self.sdk_busy or bool(self.channel.undurable)
+        """Whether rows are being sent, or are with the SDK. Those of a file that is on the stage have left."""
+        return self.sdk_busy or (self.gathering is None and bool(self.channel.undurable))
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether the first rows that wait are not to be loaded: a file that was planned can't be cut."""
+        first = self.channel.waiting[0][0]
+        return first.rehearse or (first.trial and self.gathering is not None)
 
     @property
     def busy(self) -> bool:
@@ -236,10 +239,8 @@ class Desk:
 
     def seconds_to_wait(self, now: float) -> float:
         """How long the loop may sleep for this busy desk."""
-        due = (
-            self.status_at - now if self.soon and self.channel.undurable and not self.status_busy else WAIT_SECONDS_BUSY
-        )
-        return max(WAIT_SECONDS_MIN, min(WAIT_SECONDS_BUSY, due))
+        asks = self.soon and self.channel.undurable and not self.status_busy
+        return max(WAIT_SECONDS_MIN, min(WAIT_SECONDS_BUSY, self.status_at - now if asks else WAIT_SECONDS_BUSY))
 
     def wants_sift(self) -> bool:
         """Rows may have been refused, and nobody looks for them yet."""
@@ -299,11 +300,8 @@ class Desk:
 
     def status_due(self, now: float) -> float:
         """When to ask again."""
-        if not self.soon:
-            return now + min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, (now - self.used_at) * SOON_PART))
         oldest = self.channel.undurable[0].since if self.channel.undurable else None
-        age = STATUS_SECONDS if oldest is None else time.time() - oldest
-        return now + min(SOON_SECONDS_MAX, max(SOON_SECONDS, age * SOON_PART))
+        return now + (soon_pause(oldest, time.time()) if self.soon else pause(now - self.used_at))
 
     def status_job(self, sdk: LoadChannel) -> ChannelStatus:
         """What Snowflake has committed."""
@@ -374,9 +372,11 @@ class Desk:
         for segment, fd in self.channel.waiting:
             if segment.version > self.opening.table.version or self._is_full(len(found), size):
                 break
-            found.append((segment, _view(self.slab, segment, fd)))
+            if segment.apart and found and self._is_whole:
+                break
+            found.append((segment, view(self.slab, segment, fd)))
             size += segment.length
-            if segment.trial:
+            if segment.trial or (segment.apart and self._is_whole):
                 break
         return found
 
@@ -384,7 +384,20 @@ class Desk:
         """Whether a job takes no more."""
         if self.gathering is None:
             return segments >= SEGMENTS_PER_JOB
-        return size >= self.gathering.bytes_max and isinstance(self.sdk, FileChannel) and self.sdk.whole
+        return size >= self.gathering.bytes_max and self._is_whole
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether rows may be cut into files as one likes."""
+        return self.sdk is not None and self.sdk.whole
+
+    def tried(self, dead: int | None) -> None:
+        """The first rows that waited have been rehearsed; they come again."""
+        self.sdk_busy, self.used_at = False, time.monotonic()
+        self.dead = self.dead if dead is None else dead
+        close_descriptor(self.channel.waiting.popleft()[1])
+        if self.gathering is not None:
+            self.gathering.forget()
 
     def took(self, item: Underway) -> None:
         """A segment has left for Snowflake."""
@@ -396,25 +409,11 @@ class Desk:
     def suspected(self) -> list[pa.RecordBatch]:
         """The segments under suspicion, as views of the slab."""
         items = self.suspicion.items if self.suspicion is not None else []
-        return [_view(self.slab, item.segment, item.fd) for item in items if item.segment.bury is Bury.NO]
+        rows = [view(self.slab, item.segment, item.fd) for item in items if item.segment.bury is Bury.NO]
+        return [batch for batch in rows if batch.num_rows]
 
     def durable(self, items: list[Underway]) -> None:
         """Their publisher may have the memory of these back."""
         self.awaited.durable(self.opening, items)
         for item in items:
             close_descriptor(item.fd)
-
-
-def _view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
-    if segment.slot == OVERSIZE_SLOT:
-        assert fd is not None
-        batch = oversize_batch(os.dup(fd), segment.length)
-    else:
-        batch = slab.batch(segment)
-    return batch.slice(segment.start, segment.rows) if segment.trial else batch
-
-
-def close_descriptor(fd: int | None) -> None:
-    """Give an oversize segment's descriptor back."""
-    if fd is not None:
-        os.close(fd)

@@ -71,7 +71,7 @@ def _rule(
 
 _BY_ITSELF = "it is tried again by itself"
 _REOPENED = "the channel is opened again by itself"
-_KEY = "check account, user, role and the public keys that the user has (DESCRIBE USER); the key file is read again by itself"
+_KEY = "check account, user, role, the user's public keys (DESCRIBE USER) and the clock of this machine; the key file is read again by itself"
 _GRANTS = "grant the role what docs/snowflake.md lists"
 _SETTINGS = "check the destination's settings"
 

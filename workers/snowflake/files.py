@@ -29,7 +29,7 @@ import pyarrow as pa
 from snowflake.connector.errors import Error
 
 from etl_supervisor.errors import EtlError, Kind
-from etl_supervisor.failpoints import failpoint
+from etl_supervisor.failpoints import failpoint, poison
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.pipeline import LoadPath
 from etl_supervisor.model.position import Position
@@ -44,6 +44,8 @@ from workers.snowflake.loaders import CopyInto, Loader, Outcome, snowpipe
 from workers.snowflake.loading import Tools
 from workers.snowflake.stage import Stage
 from workers.snowflake.tagging import tag_of
+
+REHEARSAL = "rehearsal.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +90,32 @@ class FileChannel:
         self._gathered.append((data, last))
         return 0
 
-    def seal(self, alive: Callable[[], bool]) -> str | None:
+    def rehearse(self, data: pa.RecordBatch, alive: Callable[[], bool]) -> None:
+        """Write and upload a file that nobody is told of. The ledger knows nothing of it, and files that are planned stay as they are."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / REHEARSAL
+            form = parquet.form(data, self._opening.table, self._opening.generation, _stamp(datetime.now(UTC)))
+            parquet.write(path, [form])
+            if alive():
+                poison("poison.upload", data)
+                self._work(lambda cursor: self._stage.rehearse(cursor, path))
+
+    def seal(self, alive: Callable[[], bool], reached: str) -> str | None:
         """Bring what was appended to the stage; the last token that is there then. None, and nothing done, when the life is over or rows are
         missing yet."""
         gathered, self._gathered = self._gathered, []
-        parts = self._parts(gathered)
+        parts = self._parts(gathered, reached)
         if parts is None:
             return None
         with tempfile.TemporaryDirectory() as folder:  # within the actor's own
             there = {file.name for file in self._staged}
             missing = [part for part in parts if part.again is None or part.again.name not in there]
-            made = [(self._write(Path(folder), part), part) for part in missing]
+            made = [(self._write(Path(folder), part), part) for part in missing if part.batches]
             if not alive():  # the rows may have been others while they were read
                 return None
             for file, part in made:
                 self._upload(file, Path(folder) / file.name, part)
+            self._pass_over([part.again for part in missing if part.again is not None and not part.batches])
             self._again = ()
         return parts[-1].last if parts else None
 
@@ -174,11 +187,11 @@ class FileChannel:
             return snowpipe(self._opening, self._stage, self._tools.decrypt, self._tools.directory)
         return CopyInto(self._stage)
 
-    def _parts(self, gathered: list[tuple[pa.RecordBatch, str]]) -> list[_Part] | None:
+    def _parts(self, gathered: list[tuple[pa.RecordBatch, str]], reached: str) -> list[_Part] | None:
         """The rows by file; None when the rows of a file that must be made again have not all come yet."""
         parts: list[_Part] = []
         for plan in self._again:
-            if not gathered or gathered[-1][1] < plan.last:
+            if reached < plan.last:
                 return None
             rest = [(unsent(rows, plan.last, self._opening.generation), last) for rows, last in gathered]
             taken = [
@@ -199,7 +212,7 @@ class FileChannel:
         opening = self._opening
         name = part.again.name if part.again is not None else f"{part.first}_{part.last}_0.parquet"
         now = datetime.now(UTC)
-        loaded_at = now.isoformat(sep=" ", timespec="microseconds")
+        loaded_at = _stamp(now)
         batches = [parquet.form(rows, opening.table, opening.generation, loaded_at) for rows in part.batches]
         size = parquet.write(folder / name, batches)
         rows = sum(batch.num_rows for batch in batches)
@@ -217,6 +230,8 @@ class FileChannel:
             with self._lock:
                 self._save(self._books.planned(file))
         failpoint("files.after_plan")
+        for rows in part.batches:
+            poison("poison.upload", rows)
         self._work(lambda cursor: self._stage.put(cursor, path))
         failpoint("files.after_upload")
         self._loader.offer([file])
@@ -229,6 +244,13 @@ class FileChannel:
         metrics.FILE_BYTES.labels(*labels, self._books.path.value).inc(file.size)
         if self._books.path is LoadPath.SNOWPIPE:  # a COPY costs its warehouse's seconds, whatever its files weigh
             metrics.BILLED_BYTES.labels(*labels, self._books.path.value).inc(file.size)
+
+    def _pass_over(self, plans: list[File]) -> None:
+        """Files that were planned and are not there, and of which no row is left: all are in the dead letter."""
+        with self._lock:
+            for plan in plans:
+                self._staged.append(plan)
+                self._ended[plan.name] = 0
 
     def _loaded(self, outcome: Outcome) -> int:
         """How many rows of a file are in the landing table."""
@@ -281,3 +303,8 @@ class FileChannel:
     @property
     def _place(self) -> str:
         return f"pipeline {self._opening.pipeline}, table {self._opening.table.name}"
+
+
+def _stamp(now: datetime) -> str:
+    """For _ETL_LOADED_AT."""
+    return now.isoformat(sep=" ", timespec="microseconds")

@@ -37,6 +37,10 @@ class Gathering:
         old = self._since is not None and now - self._since >= self.seconds_max
         return old or self._bytes >= self.bytes_max or oldest <= self.hurried
 
+    def forget(self) -> None:
+        """Nothing waits: what did comes again."""
+        self._bytes, self._newest, self._since = 0, 0, None
+
     def taken(self, segments: Iterable[Segment], now: float) -> None:
         """These are in a file. What is left has waited for no longer than since now."""
         self._bytes = max(0, self._bytes - sum(segment.length for segment in segments))

@@ -58,14 +58,22 @@ class LoadChannel(Protocol):
 
     opened: ChannelStatus
 
+    @property
+    def whole(self) -> bool:
+        """False while rows of before have to come again all together (`files`)."""
+
     def encode(self, rows: pa.RecordBatch, table: Table, generation: int, loaded_at: str) -> Any:
         """Rows in the form that `append` takes."""
 
     def append(self, data: Any, rows: int, first: str, last: str) -> int:
         """Take rows that end with token `last`; how many bytes have left for Snowflake by that."""
 
-    def seal(self, alive: Callable[[], bool]) -> str | None:
-        """Everything appended is on its way, up to the token that is returned. None: nothing is, the same rows are to be appended again."""
+    def rehearse(self, data: Any, alive: Callable[[], bool]) -> None:
+        """Do with encoded rows what a load does to them, without loading them: they may kill whoever does it."""
+
+    def seal(self, alive: Callable[[], bool], reached: str) -> str | None:
+        """Everything appended is on its way, up to the token that is returned. None: nothing is, the same rows are to be appended again. Rows up to
+        `reached` have been appended, or never will be."""
 
     def flush(self) -> bool:
         """Send rows now that would wait for more, and wait a moment: whether Snowflake has accepted all of them."""
@@ -139,13 +147,25 @@ class Loading:
             for (segment, _), rest in zip(group, rests, strict=True):
                 handed, reached = segment.last if rest.num_rows else handed, max(reached, segment.last)
                 taken.handed.append((handed, committed_at(rest)))
-        if appended:
+        if appended or (taken.handed and not channel.whole):
             with stage("upload", self.opening, self._by_file(segments[: len(taken.handed)])):
-                sealed = self._seal(channel)
+                sealed = self._seal(channel, reached)
             taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
         if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
             self._flush(channel, [since for _, since in taken.handed if since is not None])
         return taken
+
+    def rehearse(self, channel: LoadChannel, piece: Segment, batch: pa.RecordBatch, reached: str) -> int | None:
+        """Rows on trial: do with them what a load does, or bring them to the dead letter; how many rows that holds then, if it was written to."""
+        taken, opening = Taken(), self.opening
+        rows = self._loadable(unsent(batch, reached, opening.generation), taken, piece.bury)
+        if rows is not None and rows.num_rows:
+            poison("poison.encode", rows)
+            try:
+                channel.rehearse(channel.encode(rows, opening.table, opening.generation, _now()), self.alive)
+            except Exception as error:
+                raise in_our_words(error, opening) from None
+        return taken.dead
 
     def _rests(self, group: list[tuple[Segment, pa.RecordBatch]], reached: str, taken: Taken) -> list[pa.RecordBatch]:
         """What is to be appended of each segment; fewer when the life is over."""
@@ -220,9 +240,9 @@ class Loading:
         by_file = self.opening.load.path is not LoadPath.STREAMING
         return [segment for segment, _ in segments if by_file and segment.trace is not None]
 
-    def _seal(self, channel: LoadChannel) -> str | None:
+    def _seal(self, channel: LoadChannel, reached: str) -> str | None:
         try:
-            return channel.seal(self.alive)
+            return channel.seal(self.alive, reached)
         except Exception as error:
             raise in_our_words(error, self.opening) from None
 
@@ -283,8 +303,8 @@ def committed_at(rows: pa.RecordBatch) -> float | None:
 
 
 def in_our_words(error: Exception, opening: OpenTable) -> Exception:
-    """An error of the SDK as an EtlError."""
-    if isinstance(error, EtlError):
+    """An error of the SDK as an EtlError. Want of memory stays what it is: the process ends by it."""
+    if isinstance(error, EtlError | MemoryError):
         return error
     return explain(error, f"pipeline {opening.pipeline}, table {opening.table.name}")
 

@@ -137,14 +137,14 @@ def recall(cursor: Any, message: Recall) -> list[Recollection]:
         raise
     _create(cursor, states)
     cursor.execute(
-        "SELECT w.SOURCE_SCHEMA, w.SOURCE_TABLE, w.GENERATION, w.SHAPE, w.SHAPE_SINCE, s.STATE"
+        "SELECT w.SOURCE_SCHEMA, w.SOURCE_TABLE, w.GENERATION, w.SHAPE, w.SHAPE_SINCE, s.STATE, w.EPOCH"
         f" FROM {marks} w LEFT JOIN {states} s ON s.LANDING_TABLE = w.LANDING_TABLE AND s.GENERATION = w.GENERATION"
         f" WHERE w.PIPELINE_ID = {message.pipeline_id} AND w.OWNER = {literal(message.owner)} AND w.SOURCE_TABLE <> ''"
         " ORDER BY w.LANDING_TABLE"
     )
     return [
-        Recollection(schema, table, int(generation), shape, since, state or "")
-        for schema, table, generation, shape, since, state in cursor.fetchall()
+        Recollection(schema, table, int(generation), shape, since, state or "", int(epoch))
+        for schema, table, generation, shape, since, state, epoch in cursor.fetchall()
     ]
 
 

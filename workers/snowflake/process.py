@@ -21,7 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ from etl_supervisor.ipc.messages import (
     Segment,
     Shown,
     TableClosed,
+    Tried,
     Welcome,
 )
 from etl_supervisor.ipc.segment import SlabReader
@@ -55,7 +56,8 @@ from etl_supervisor.monitor import metrics
 from etl_supervisor.supervision.signals import SignalInbox
 from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
-from workers.snowflake.desk import AGAIN_SECONDS, Desk, State, close_descriptor
+from workers.snowflake.closing import Closing
+from workers.snowflake.desk import AGAIN_SECONDS, Desk, State
 from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
 from workers.snowflake.identifiers import named
@@ -65,10 +67,9 @@ from workers.snowflake.memory import Memory
 from workers.snowflake.owner import Watermark
 from workers.snowflake.solitude import Solitude
 from workers.snowflake.together import Together
+from workers.snowflake.views import close_descriptor
 
 WAIT_SECONDS_MAX = 1.0
-CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
-STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile
 
 log = structlog.get_logger()
 
@@ -83,6 +84,7 @@ class Actor:
         self._keeping, self._attendance = keeping, Attendance()
         self._guests: list[Guest] = []
         self._jobs = Jobs()
+        self._closing = Closing(self._jobs)
         self._memory = Memory(self._jobs, tools.sessions)
         self._together = Together(self._jobs, tools.sessions)
         self._solitude = Solitude(self._desks)
@@ -183,7 +185,7 @@ class Actor:
             desk = guest.desks[opening.handle] = Desk(opening, guest.slab, self._tools)
         self._discard(desk)
         desk.begin(opening)
-        job, then, orphaned = partial(desk.open_job, opening), self._opened, partial(self._orphaned, opening)
+        job, then, orphaned = partial(desk.open_job, opening), self._opened, partial(self._closing.orphan, opening)
         self._run_errand(guest, desk, Errand("open", Lane.OPEN, job, partial(then, guest, desk), orphaned))
 
     def _part(self, guest: Guest) -> None:
@@ -214,7 +216,7 @@ class Actor:
         metrics.SEGMENTS_WAITING.set(sum(len(desk.channel.waiting) for desk in self._desks()))
         for desk in to_close(self._desks(), now, self._keeping):
             log.info("channel_rests", channel=desk.opening.channel, table=str(desk.opening.table.name))
-            self._end_channel(desk, desk.rest())
+            self._closing.end(desk.opening, desk.rest())
         for guest in self._guests:
             for desk in guest.desks.values():
                 self._attendance.wake(guest, desk)
@@ -224,16 +226,9 @@ class Actor:
         if desk.wants_channel():
             desk.sdk_busy = True
             job, then = partial(desk.channel_job, desk.opening), partial(self._joined, desk)
-            yield Errand("open", Lane.CHANNEL, job, then, partial(self._orphaned, desk.opening))
+            yield Errand("open", Lane.CHANNEL, job, then, partial(self._closing.orphan, desk.opening))
         if desk.wants_append(now) and desk.sdk is not None and self._solitude.allows(desk):
-            segments = desk.next_segments()
-            desk.sdk_busy = True
-            guest.send(Begun(desk.opening.handle, segments[-1][0].seq))
-            then = partial(self._appended, guest, desk, len(segments))
-            channel = desk.channel
-            append = partial(desk.loading().append, desk.sdk, segments, channel.reached, channel.handed or "")
-            yield Errand("append", desk.lane, append, then)
-            del segments, append  # the job alone holds the views of the slab
+            yield self._append(guest, desk, desk.sdk)
         if desk.wants_status(now) and desk.sdk is not None:
             desk.status_busy = True
             then = partial(self._committed, guest, desk)
@@ -255,12 +250,25 @@ class Actor:
             opening, applied = desk.purge(now)
             yield Errand("apply", Lane.APPLY, partial(desk.purge_job, opening), partial(desk.purged, applied))
 
+    def _append(self, guest: Guest, desk: Desk, sdk: LoadChannel) -> Errand:
+        """The rows whose turn it is. The job alone holds the views of the slab."""
+        segments, channel = desk.next_segments(), desk.channel
+        desk.sdk_busy = True
+        guest.send(Begun(desk.opening.handle, segments[-1][0].seq))
+        if desk.rehearses:
+            rehearse = partial(desk.loading().rehearse, sdk, *segments[0], channel.reached)
+            return Errand("append", desk.lane, rehearse, partial(self._tried, guest, desk))
+        append = partial(desk.loading().append, sdk, segments, channel.reached, channel.handed or "")
+        return Errand("append", desk.lane, append, partial(self._appended, guest, desk, len(segments)))
+
     def _run_errand(self, guest: Guest, desk: Desk, errand: Errand) -> None:
         ended = partial(self._finish, guest, desk, desk.life, errand)
         self._jobs.start(desk.opening.destination.id, errand.lane, errand.job, ended)
 
     def _finish(self, guest: Guest, desk: Desk, life: int, errand: Errand, future: Future[Any]) -> None:
         error = future.exception()
+        if isinstance(error, MemoryError):
+            raise error  # who has taken the memory is found by trial (`workers.reader.trial`)
         self._attendance.wake(guest, desk)
         if desk.life != life:
             if error is None:
@@ -296,12 +304,6 @@ class Actor:
             committed=desk.channel.committed,
         )
 
-    def _orphaned(self, opening: OpenTable, result: LoadChannel | tuple[LoadChannel | None, Prepared]) -> None:
-        """Opened for somebody who is gone."""
-        sdk = result[0] if isinstance(result, tuple) else result
-        if sdk is not None:
-            self._close_later(opening, sdk)
-
     def _appended(self, guest: Guest, desk: Desk, wanted: int, taken: Taken) -> None:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
@@ -314,6 +316,10 @@ class Actor:
             if desk.suspicion is None:  # wholly filtered or dead: through already
                 through = desk.channel.told(desk.channel.committed)
                 self._come_through(guest, desk, through, desk.channel.errors, "")
+
+    def _tried(self, guest: Guest, desk: Desk, dead: int | None) -> None:
+        desk.tried(dead)
+        guest.send(Tried(desk.opening.handle))
 
     def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
         desk.status_busy, desk.status_at = False, desk.status_due(time.monotonic())
@@ -355,18 +361,7 @@ class Actor:
 
     def _discard(self, desk: Desk, *, drop: bool = False) -> None:
         """End the desk's life and close its channel without a flush: what was not committed comes again."""
-        self._end_channel(desk, desk.end(), drop=drop)
-
-    def _end_channel(self, desk: Desk, sdk: LoadChannel | None, *, drop: bool = False) -> None:
-        if sdk is not None:
-            metrics.CHANNELS_OPEN.dec()
-            self._close_later(desk.opening, sdk, drop=drop)
-
-    def _close_later(
-        self, opening: OpenTable, sdk: LoadChannel, *, flush: bool = False, drop: bool = False
-    ) -> Future[Any]:
-        job = partial(sdk.close, flush=flush, drop=drop)
-        return self._jobs.start(opening.destination.id, Lane.STREAM, job, _closed)
+        self._closing.end(desk.opening, desk.end(), drop=drop)
 
     # -- the rest
 
@@ -379,18 +374,5 @@ class Actor:
 
     def _stop(self) -> None:
         """Close what is open, within a limit; threads that hang are left to the end of the process."""
-        closing = [
-            self._close_later(desk.opening, desk.sdk, flush=bool(desk.channel.undurable))
-            for desk in self._desks()
-            if desk.sdk is not None
-        ]
-        deadline = time.monotonic() + CLOSE_SECONDS_MAX
-        while not all(future.done() for future in closing) and time.monotonic() < deadline:
-            wait(closing, STOP_BEAT_SECONDS)
-            self._beat()
+        self._closing.all(self._desks(), self._beat)
         self._jobs.stop()
-
-
-def _closed(future: Future[Any]) -> None:
-    if (error := future.exception()) is not None:
-        log.info("channel_close_failed", error=type(error).__name__)

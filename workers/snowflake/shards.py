@@ -110,7 +110,15 @@ class ShardedChannel:
         self._progress.whole.append(last)
         return size
 
-    def seal(self, alive: Callable[[], bool]) -> str | None:
+    @property
+    def whole(self) -> bool:
+        """Rows are appended one by one."""
+        return True
+
+    def rehearse(self, data: Any, alive: Callable[[], bool]) -> None:
+        """They have been encoded: what the SDK does with them can't be taken back."""
+
+    def seal(self, alive: Callable[[], bool], reached: str) -> str | None:
         """The SDK has what was appended."""
         return self._last
 

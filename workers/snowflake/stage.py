@@ -19,6 +19,7 @@ from etl_supervisor.ipc.messages import OpenTable
 from workers.snowflake.identifiers import Objects, literal, objects_of, quoted
 from workers.snowflake.parquet import selection
 
+REHEARSALS = "rehearsals"  # beside the tables' folders
 UPLOAD_THREADS = 4  # of one PUT: parts of a large file
 # Numbers and times by Parquet's logical types, and bytes as bytes: what Snowflake guesses without these differs by the day of the account's creation.
 FORMAT = "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE)"
@@ -40,6 +41,14 @@ class Stage:
         cursor.execute(
             f"PUT 'file://{path}' {where} AUTO_COMPRESS = FALSE OVERWRITE = FALSE PARALLEL = {UPLOAD_THREADS}"
         )
+
+    def rehearse(self, cursor: Any, path: Path) -> None:
+        """Upload a file and remove it, where no loader looks. A crash may have left one of before."""
+        where = f"@{self._objects.stage_sql}/{REHEARSALS}/{self._objects.folder}/{self.opening.channel}"
+        cursor.execute(
+            f"PUT 'file://{path}' {where} AUTO_COMPRESS = FALSE OVERWRITE = TRUE PARALLEL = {UPLOAD_THREADS}"
+        )
+        cursor.execute(f"REMOVE {where}/{path.name}")
 
     def names(self, cursor: Any) -> set[str]:
         """The files that are there."""

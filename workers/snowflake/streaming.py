@@ -128,7 +128,15 @@ class StreamingChannel:
         self._last = last
         return int(data.size)
 
-    def seal(self, alive: Callable[[], bool]) -> str | None:
+    @property
+    def whole(self) -> bool:
+        """Rows are appended one by one."""
+        return True
+
+    def rehearse(self, data: Any, alive: Callable[[], bool]) -> None:
+        """They have been encoded: what the SDK does with them can't be taken back."""
+
+    def seal(self, alive: Callable[[], bool], reached: str) -> str | None:
         """The SDK has what was appended."""
         return self._last
 

@@ -7,6 +7,8 @@
     answer              the local Snowflake answers requests wrongly, late or not at all, with the work done or not
     end                 PostgreSQL ends sessions of ours
     full                as good as no room for spilled transactions, or for rows in flight, while Snowflake does not answer
+    flush               the state store forgets everything
+    clock               the wall clock of the supervisor and its children is an hour ahead or behind, and right again at the end
 
 One that finds nobody to hit (no copy runs, say) raises `NobodyError`; it is not counted.
 """
@@ -20,6 +22,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import psycopg
+import redis
 
 from tests.support.soak.plan import Fault
 from tests.support.soak.world import World
@@ -40,6 +43,7 @@ SESSIONS = {
     "sessions": "select pg_terminate_backend(pid) from pg_stat_activity"
     " where backend_type = 'client backend' and application_name like 'etl%' and pid <> pg_backend_pid()",
 }
+JUMPS = {"ahead": 3600, "behind": -3600}  # seconds
 TIGHT = {"spill": {"SPOOL_DISK_MB": "1"}, "memory": {"SHARED_MEMORY_BUDGET_MB": "4"}}
 
 
@@ -163,6 +167,23 @@ def _full(world: World, fault: Fault) -> Striking:
     _kill_readers(world)
 
 
+def _flush(world: World, fault: Fault) -> Striking:
+    try:
+        with redis.Redis.from_url(world.valkey.url) as store:
+            store.flushall()
+    except redis.RedisError:  # it is down just now
+        raise NobodyError from None
+    yield 0.0
+
+
+def _clock(world: World, fault: Fault) -> Striking:
+    if world.clock is None:
+        raise NobodyError
+    world.clock.set(JUMPS[fault.target])
+    yield fault.seconds
+    world.clock.set(0)
+
+
 def _kill_readers(world: World) -> None:
     for name, pid in world.deployment.children().items():
         if name.startswith("etl-reader"):
@@ -182,4 +203,6 @@ STRIKES: dict[str, Callable[[World, Fault], Striking]] = {
     "answer": _answer,
     "end": _end,
     "full": _full,
+    "flush": _flush,
+    "clock": _clock,
 }

@@ -32,6 +32,8 @@ KINDS: dict[str, tuple[int, tuple[str, ...]]] = {  # kind: weight, whom
     "answer": (8, ("429", "503", "late", "lost", "dropped", "channel")),
     "end": (3, ("walsender", "sessions")),
     "full": (2, ("spill", "memory")),
+    "flush": (2, ("valkey",)),
+    "clock": (3, ("ahead", "behind")),
 }
 
 

@@ -36,6 +36,7 @@ from tests.support.fix_postgres import FAST_SETTINGS, Database
 from tests.support.proxy import Proxy
 from tests.support.soak.plan import failpoints
 from tests.support.soak.workload import prepare
+from tests.support.wall_clock import WallClock
 
 SOURCES = ("shop", "depot")
 LOOPBACK = "127.0.0.1"
@@ -64,6 +65,7 @@ class World:
     seed: int
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     proxies: dict[str, Proxy] = field(default_factory=dict)
+    clock: WallClock | None = None  # of the supervisor and its children; None: no compiler here
     starts: int = 0
     ends: Counter[int] = field(default_factory=Counter)  # exit codes of supervisors that ended
     answers: list[dict[str, Any]] = field(default_factory=list)  # what the local Snowflake does wrong now
@@ -150,6 +152,8 @@ class World:
         self.answers.clear()
         for name in self.servers:
             self.start_server(name)
+        if self.clock is not None:
+            self.clock.set(0)
         for proxy in self.proxies.values():
             proxy.delay_seconds, proxy.refusing = 0.0, False
             proxy.release()
@@ -168,6 +172,7 @@ class World:
             self.proxies[name] = Proxy((LOOPBACK, port))
             stack.callback(self.proxies[name].close)
         self.scratch.mkdir()
+        self.clock = WallClock(self.folder) if WallClock.there else None
         databases = {name: Database(self.postgres, name) for name in ("config", *SOURCES)}
         for database in databases.values():
             self.postgres.create_database(database.name)
@@ -181,6 +186,7 @@ class World:
             "SECRET_KEY": SECRET_KEY,
             "METRICS_ADDR": f"{LOOPBACK}:{choose_port()}",
             SOAK_VARIABLE: str(self.folder),
+            **(self.clock.environment if self.clock is not None else {}),
         }
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in SETTINGS.items()))
         settings = load(self.folder, environment)

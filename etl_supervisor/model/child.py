@@ -1,0 +1,15 @@
+"""A child as people see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """One child as the parent sees it; `breaker` is closed, open or half_open."""
+
+    name: str
+    running: bool
+    restarts: int
+    breaker: str
