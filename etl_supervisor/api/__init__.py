@@ -12,6 +12,8 @@ operations   what takes longer than a request
 sessions     connections to sources and destinations, for a look
 guard        limits on requests, security headers, the log line of each
 faults       the one form of every error
+catalogue    every error there is: name, status, when
+openapi      what /openapi.json says of the errors of each route
 bodies       what is sent and what comes back
 files        files of this machine that a body may name
 rows         rows of the three tables: read, made, changed, deleted

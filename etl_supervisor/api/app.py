@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from etl_supervisor.api import faults, guard, pages
+from etl_supervisor.api import faults, guard, openapi, pages
 from etl_supervisor.api.control import control_of
-from etl_supervisor.api.faults import ErrorBody
 from etl_supervisor.api.routes import (
     administration,
     alerting,
@@ -62,17 +61,6 @@ _PARTS = (
     administration.router,
     alerting.router,
 )
-_ERRORS = {
-    401: "No key, or none that is known",
-    403: "The key may not do this",
-    404: "There is no such thing",
-    409: "It does not go with what is there",
-    412: "It has been changed since",
-    413: "The body is too large",
-    422: "A value can't be taken",
-    429: "Too many requests",
-    503: "The config database or the state store does not answer",
-}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -100,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(_versioned())
     pages.add(app)
+    openapi.install(app)
     app.add_middleware(guard.Sizes, bytes_max=settings.api_body_max_kb << 10)
     if control.origins:
         app.add_middleware(
@@ -128,9 +117,7 @@ def from_environment() -> FastAPI:
 
 
 def _versioned() -> APIRouter:
-    router = APIRouter(
-        prefix=PREFIX, responses={code: {"model": ErrorBody, "description": why} for code, why in _ERRORS.items()}
-    )
+    router = APIRouter(prefix=PREFIX)
     for part in _PARTS:
         router.include_router(part)
     return router

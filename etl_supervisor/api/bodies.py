@@ -7,17 +7,30 @@ field means: docs/configuration.md.
 from __future__ import annotations
 
 import copy
+import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, create_model
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    create_model,
+)
 
 from etl_supervisor.model import names
 from etl_supervisor.repository.desired import APPLY_COLUMNS
 
 ID_MAX = (1 << 63) - 1  # of PostgreSQL's bigint
 INTEGER_MAX = (1 << 31) - 1  # of its integer
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+_LISTED = {"pattern": r'^\s*("([^"\x00]|"")+"|[^",\s\x00])', "description": 'One or several: `orders, "a, b"`'}
 
 
 def _no_zero_byte(text: str) -> str:
@@ -32,17 +45,28 @@ def _listed(text: str) -> str:
     return text
 
 
+def _written_out(moment: object) -> object:
+    """A bare number is no moment, though it could be read as seconds."""
+    if not isinstance(moment, str) or _MOMENT.match(moment) is None:
+        raise ValueError("write it as 2024-01-31T12:00:00Z")
+    return moment
+
+
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, _ . -; can't be changed later")]
-Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_no_zero_byte)]
+_WITHOUT_ZERO_BYTES = {"pattern": r"^[^\x00]*$"}  # for the description: the validator says it better
+Text = Annotated[
+    str, Field(min_length=1, max_length=1024, json_schema_extra=_WITHOUT_ZERO_BYTES), AfterValidator(_no_zero_byte)
+]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written_out)]
 Id = Annotated[int, Field(ge=1, le=ID_MAX)]
 
 
 class Body(BaseModel):
-    """Something that is sent."""
+    """Something that is sent. A number is no text, and 0 is not false: a value has the type that the description says."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
 
 
 class SourceBody(Body):
@@ -72,7 +96,9 @@ class SourceBody(Body):
     pg_tls_mode: Literal["auto", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "auto"
     pg_tls_ca: Text | None = None
     pg_channel_binding: Literal["prefer", "require", "disable"] = "prefer"
-    publication_name: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_listed)]
+    publication_name: Annotated[
+        str, Field(min_length=1, max_length=4096, json_schema_extra=_LISTED), AfterValidator(_listed)
+    ]
     replication_id: Id | None = Field(None, description="Names the slot; the id when not given; can't be changed later")
     stream_in_progress: bool = True
     transfer: Literal["auto", "text", "binary"] = "auto"
@@ -164,7 +190,11 @@ class PipelineBody(Body):
     apply_interval_seconds_max: float = Field(3600, ge=1, le=86400)
     landing_retention_hours: float | None = Field(None, ge=0, le=87600)
     consistency: Literal["table", "transaction"] = "table"
-    apply_tables: Annotated[dict[str, dict[str, Any]], AfterValidator(_own_settings)] = Field(default_factory=dict)
+    apply_tables: Annotated[dict[str, dict[str, Any]], AfterValidator(_own_settings)] = Field(
+        default_factory=dict,
+        json_schema_extra={"propertyNames": {"pattern": r"^[^.\x00]+\.[^\x00]+$"}},
+        description="Settings of tables, {schema.table: {setting: value}}: " + ", ".join(sorted(APPLY_COLUMNS)),
+    )
     channels_per_table: int = Field(1, ge=1, le=8)
     tables_include: list[str] = Field(
         default_factory=list, description="Patterns of schema.table; every one without any"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 
 import psycopg
@@ -21,25 +20,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from etl_supervisor.api import catalogue
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.repository.connection import trouble
 
 log = structlog.get_logger()
 
-_STATUS = {
-    Kind.CONFIG: HTTPStatus.UNPROCESSABLE_ENTITY,
-    Kind.CONFIG_DATABASE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Kind.STATE_STORE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Kind.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-}  # every other kind is about a source or a destination that does not do what we ask of it: 502
-_NAMES = {
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    405: "MethodNotAllowedError",
-    413: "PayloadTooLargeError",
-    429: "RateLimitError",
-}
+# What the framework raises by itself.
+_PLAIN = {400: "BadRequestError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
 
 
 class ErrorBody(BaseModel):
@@ -101,8 +89,7 @@ def answer(fault: Fault) -> JSONResponse:
 
 def from_etl_error(error: EtlError) -> Fault:
     """What a layer below said."""
-    status = _STATUS.get(error.kind, HTTPStatus.BAD_GATEWAY)
-    name = "".join(word.capitalize() for word in error.kind.split("_")) + "Error"
+    status, name = catalogue.status_of(error.kind), catalogue.name_of(error.kind)
     message = f"{error.place}: {error.reason}"
     return Fault(status, name, message, kind=str(error.kind), place=error.place, remedy=error.remedy)
 
@@ -140,13 +127,22 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code
-    name = _NAMES.get(status, re.sub(r"\W", "", HTTPStatus(status).phrase.title()) + "Error")
+    name = _PLAIN.get(status, "InternalServerError")
     message = {
         404: f"There is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(status, str(error.detail))
-    headers = dict(error.headers) if error.headers else None
+    headers = {"Allow": ", ".join(_methods(request))} if status == 405 else None
     return answer(Fault(status, name, message, headers, method=request.method, path=request.url.path))
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that the path has: the framework names those of the first route alone."""
+    found = set()
+    for template, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), request.url.path):
+            found |= {method.upper() for method in methods}
+    return sorted(found) or ["GET"]  # pages and their files are no part of the description
 
 
 async def _on_database(request: Request, error: Exception) -> JSONResponse:

@@ -288,6 +288,15 @@ ERRORS = [
         "ConflictError",
         "name of Source production-postgres can't be changed: its state is kept under it",
     ),
+    ("PATCH", "sources/1", {"pg_port": "5432"}, 422, "ValidationError", "pg_port: Input should be a valid integer"),
+    (
+        "PATCH",
+        "sources/1",
+        {"slot_failover": 0},
+        422,
+        "ValidationError",
+        "slot_failover: Input should be a valid boolean",
+    ),
     ("PATCH", "sources/1", {"pg_host": None}, 422, "ValidationError", "pg_host: Input should be a valid string"),
     (
         "PATCH",
@@ -354,7 +363,7 @@ def test_characters_that_can_not_be_stored_are_refused(api: Api) -> None:
         api.post("/api/v1/sources", json=SOURCE | {"name": "s"}, headers={"Idempotency-Key": "a%00"}),
     ]
     assert [answer.status_code for answer in asked] == [422, 422, 422, 422, 409]
-    assert [error(answer)[2] for answer in asked[:3]] == [UNSTORABLE] * 3
+    assert [error(answer)[2] for answer in asked[:3]] == ["name: a zero byte is not allowed", UNSTORABLE, UNSTORABLE]
 
 
 @pytest.mark.slow

@@ -55,6 +55,9 @@ DESTINATION = {
 }
 PIPELINE = {"name": "production-to-snowflake", "source_id": 1, "destination_id": 1, "status": "START"}
 
+# Ids of the objects that tests/api/test_openapi.py begins with: one that stays, and some to change and delete.
+REAL, SPARE = 1, range(2, 8)
+
 
 @dataclass
 class Api:

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from etl_supervisor.api import access, audit, faults
 from etl_supervisor.api.access import Admin
-from etl_supervisor.api.bodies import Body, Page, Tenant, Text
+from etl_supervisor.api.bodies import Body, Moment, Page, Tenant, Text
 from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import ControlOf
 from etl_supervisor.api.routes.resources import Filters, cursor_after, page_of
@@ -25,9 +25,9 @@ class KeyBody(Body):
     """A key to be made."""
 
     name: Text = Field(max_length=63, description="Whose it is, for the audit log")
-    role: Role = Role.VIEWER
+    role: Role = Field(Role.VIEWER, strict=False)
     tenant: Tenant | None = Field(None, description="It sees this tenant alone; the maker's own when not given")
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
     @field_validator("expires_at")
     @classmethod

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 
 from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Operator
-from etl_supervisor.api.bodies import DestinationBody, Id, PipelineBody, SourceBody, view_of
+from etl_supervisor.api.bodies import DestinationBody, Id, PipelineBody, SourceBody, Text, view_of
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.routes.resources import Filters, IfMatch, Kind, add, desk_of, etag, seen_version, shown
@@ -30,23 +30,23 @@ PipelineView: Any = view_of(PipelineBody, PIPELINE.name, PIPELINE.secrets)
 class SourceFilters(Filters):
     """Of the list of sources."""
 
-    name: str | None = None
-    pg_host: str | None = None
-    pg_database: str | None = None
+    name: Text | None = None
+    pg_host: Text | None = None
+    pg_database: Text | None = None
 
 
 class DestinationFilters(Filters):
     """Of the list of destinations."""
 
-    name: str | None = None
-    destination_type: str | None = None
-    snowflake_account: str | None = None
+    name: Text | None = None
+    destination_type: Text | None = None
+    snowflake_account: Text | None = None
 
 
 class PipelineFilters(Filters):
     """Of the list of pipelines."""
 
-    name: str | None = None
+    name: Text | None = None
     status: Literal["START", "PAUSE"] | None = None
     source_id: Id | None = None
     destination_id: Id | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from etl_supervisor.api import audit, faults, rows, sessions
 from etl_supervisor.api.access import Operator, Viewer
@@ -96,6 +96,8 @@ class ReplayBody(Body):
 
 class DropBody(Body):
     """Which dead rows are forgotten: some, those of a table, or all of the pipeline."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"schema": "public", "table": "orders"}})
 
     ids: list[Text] | None = Field(None, min_length=1, max_length=DEAD_ROWS_MAX)
     schema_: Text = Field("public", alias="schema")

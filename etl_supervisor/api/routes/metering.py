@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Viewer
-from etl_supervisor.api.bodies import Id
+from etl_supervisor.api.bodies import Id, Moment
 from etl_supervisor.api.control import ControlOf
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.api.routes.copying import NAME_CURSOR_LENGTH_MAX
@@ -166,8 +166,8 @@ class Span(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    from_: AwareDatetime | None = Field(None, alias="from", description="From its hour on (UTC); 30 days ago")
-    to: AwareDatetime | None = Field(None, description="Hours that began before it; now")
+    from_: Moment | None = Field(None, alias="from", description="From its hour on (UTC); 30 days ago")
+    to: Moment | None = Field(None, description="Hours that began before it; now")
     limit: Limit = LIMIT_DEFAULT
 
 

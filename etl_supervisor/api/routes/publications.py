@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from psycopg import sql
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from etl_supervisor.api import faults, sessions
 from etl_supervisor.api.access import Admin, Viewer
@@ -68,6 +68,10 @@ class PublishedTable(TableRef):
 
 class PublicationBody(Body):
     """A publication to be made: for some tables, the tables of some schemas (PostgreSQL 15), or for all."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "etl", "tables": [{"schema": "public", "name": "orders"}]}}
+    )
 
     name: SchemaName
     tables: list[PublishedTable] = Field(default_factory=list, max_length=LISTED_MAX)

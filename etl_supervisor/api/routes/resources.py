@@ -48,6 +48,18 @@ class Filters(BaseModel):
     cursor: Cursor = None
 
 
+def _header(description: str, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", **schema}}
+
+
+_ETAG = {"ETag": _header("Its version, for If-Match and If-None-Match", pattern='^"[0-9]+-[0-9]+"$')}
+_MADE = {
+    "Location": _header("Where it is"),
+    "Idempotent-Replayed": _header("Whether this is the answer of an earlier request", enum=["true", "false"]),
+}
+_HEADERS = {"Read": _ETAG, "Create": _ETAG | _MADE, "Change": _ETAG, "Replace": _ETAG}  # of what is answered
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What `add` needs: the rows, the bodies, the filters of its list, what a new row needs besides its body, and what must hold of a
@@ -232,6 +244,9 @@ def _route(
     router: APIRouter, kind: Kind, method: str, path: str, call: Any, verb: str, view: Any, status: int = 200
 ) -> None:
     what = kind.entity.table if verb == "List" else f"a {kind.entity.name.lower()}"
+    told: dict[int | str, dict[str, Any]] = {status: {"headers": _HEADERS[verb]}} if verb in _HEADERS else {}
+    if verb == "Read":
+        told[304] = {"description": "It is still what `If-None-Match` names", "headers": _HEADERS[verb]}
     router.add_api_route(
         path,
         call,
@@ -240,6 +255,7 @@ def _route(
         status_code=status,
         summary=f"{verb} {what}",
         operation_id=f"{verb.lower()}_{kind.entity.table}",
+        responses=told,
     )
 
 

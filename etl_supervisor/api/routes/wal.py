@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Viewer
-from etl_supervisor.api.bodies import ID_MAX, Id, Text
+from etl_supervisor.api.bodies import ID_MAX, Id, Moment, Text
 from etl_supervisor.api.control import ControlOf
 from etl_supervisor.api.pool import Connection
 from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Cursor, Limit, desk_of
@@ -71,8 +71,8 @@ class WalFilters(BaseModel):
 
     source_id: Id | None = None
     slot_name: Text | None = None
-    from_: AwareDatetime | None = Field(None, alias="from", description="Recorded at this moment or later")
-    to: AwareDatetime | None = Field(None, description="Recorded before this moment")
+    from_: Moment | None = Field(None, alias="from", description="Recorded at this moment or later")
+    to: Moment | None = Field(None, description="Recorded before this moment")
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
 

@@ -20,7 +20,6 @@ from fastapi.responses import StreamingResponse
 
 from etl_supervisor.api import audit, faults, operations, rows
 from etl_supervisor.api.access import Viewer
-from etl_supervisor.api.bodies import ID_MAX
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
 from etl_supervisor.api.operations import Operation
@@ -31,7 +30,17 @@ from etl_supervisor.errors import EtlError
 LOOK_SECONDS = 1.0
 STREAMS_MAX = 50  # of one process; each is a query and a look into the state store every second
 STREAM_SECONDS_MAX = 600.0  # then the client comes back by itself, with its key looked at anew
+EVENT_ID = r"^[0-9]{1,18}$"  # less than the largest bigint has
 ENTRIES_MAX = 100  # at a time; the rest comes a second later
+
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["change", "source", "trouble"]},
+        "id": {"type": "string", "description": "Of a change: for Last-Event-ID"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 
 router = APIRouter(tags=["watching"])
 _streams = asyncio.Semaphore(STREAMS_MAX)
@@ -53,17 +62,23 @@ def read_operation(key: uuid.UUID, control: ControlOf, caller: Viewer) -> Operat
         return operations.one(connection, caller, key)
 
 
-@router.get("/events", summary="Follow what happens", response_class=StreamingResponse)
+@router.get(
+    "/events",
+    summary="Follow what happens",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}},
+)
 async def follow(
     request: Request,
     control: ControlOf,
     caller: Viewer,
-    last_event_id: Annotated[int | None, Header(ge=0, le=ID_MAX)] = None,
+    last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None,
 ) -> StreamingResponse:
     """`change` (an entry of the audit log) and `source` (its reader's state and trouble), as Server-Sent Events."""
     if _streams.locked():
         raise faults.Fault(503, "TooManyStreamsError", f"{STREAMS_MAX} streams are open", {"Retry-After": "10"})
-    return StreamingResponse(_events(request, control, caller, last_event_id), media_type="text/event-stream")
+    after = None if last_event_id is None else int(last_event_id)
+    return StreamingResponse(_events(request, control, caller, after), media_type="text/event-stream")
 
 
 async def _events(request: Request, control: Control, caller: Caller, after: int | None) -> AsyncIterator[bytes]:
