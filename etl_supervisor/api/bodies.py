@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from etl_supervisor.model import names
-from etl_supervisor.repository.desired import APPLY_COLUMNS
+from etl_supervisor.repository.desired import TABLE_SETTINGS
 
 ID_MAX = (1 << 63) - 1  # of PostgreSQL's bigint
 INTEGER_MAX = (1 << 31) - 1  # of its integer
@@ -157,8 +157,8 @@ def _own_settings(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]
         schema, dot, table = name.partition(".")
         if not (schema and dot and table):
             raise ValueError(f"write the table {name} as schema.table")
-        if unknown := sorted(set(own) - APPLY_COLUMNS):
-            raise ValueError(f"{name} has {unknown[0]}; allowed are {', '.join(sorted(APPLY_COLUMNS))}")
+        if unknown := sorted(set(own) - TABLE_SETTINGS):
+            raise ValueError(f"{name} has {unknown[0]}; allowed are {', '.join(sorted(TABLE_SETTINGS))}")
     return tables
 
 
@@ -193,7 +193,7 @@ class PipelineBody(Body):
     apply_tables: Annotated[dict[str, dict[str, Any]], AfterValidator(_own_settings)] = Field(
         default_factory=dict,
         json_schema_extra={"propertyNames": {"pattern": r"^[^.\x00]+\.[^\x00]+$"}},
-        description="Settings of tables, {schema.table: {setting: value}}: " + ", ".join(sorted(APPLY_COLUMNS)),
+        description="Settings of tables, {schema.table: {setting: value}}: " + ", ".join(sorted(TABLE_SETTINGS)),
     )
     channels_per_table: int = Field(1, ge=1, le=8)
     tables_include: list[str] = Field(

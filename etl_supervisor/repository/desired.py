@@ -38,10 +38,10 @@ from etl_supervisor.repository.selecting import selection
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-TABLE_SETTINGS = frozenset({"cluster_by"})  # in apply_tables only
 APPLY_COLUMNS = frozenset(
     {"apply", "apply_delete", "apply_history", "apply_interval_seconds_max", "landing_retention_hours"}
 )
+TABLE_SETTINGS = APPLY_COLUMNS | {"cluster_by"}  # of one table, in apply_tables
 DESTINATION_TYPES = frozenset({"snowflake"})
 
 # One that was deleted is as good as paused until its grace is over.
@@ -176,10 +176,10 @@ def _exceptions(row: dict[str, Any]) -> Iterator[TablePolicy]:
     for name, own in row["apply_tables"].items():
         place = f"pipeline {row['name']}, table {name}"
         schema, dot, table = name.partition(".")
-        unknown = set(own) - APPLY_COLUMNS - TABLE_SETTINGS if isinstance(own, dict) else {"a value that is no object"}
+        unknown = set(own) - TABLE_SETTINGS if isinstance(own, dict) else {"a value that is no object"}
         if unknown or not (schema and dot and table):
             reason = f"apply_tables can't be read: {', '.join(sorted(unknown)) or 'the name has no schema'}"
-            remedy = f'write {{"<schema>.<table>": {{…}}}} with: {", ".join(sorted(APPLY_COLUMNS | TABLE_SETTINGS))}'
+            remedy = f'write {{"<schema>.<table>": {{…}}}} with: {", ".join(sorted(TABLE_SETTINGS))}'
             raise EtlError(Kind.CONFIG, place, reason, remedy)
         yield TablePolicy(TableName(schema, table), _policy(row, own, place))
 

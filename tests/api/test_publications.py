@@ -160,6 +160,12 @@ def test_a_publication_that_is_read_is_not_dropped(api: Api, database: Database)
     with api.as_("admin", "default") as admin:
         told = error(admin.delete(f"{PUBLICATIONS}/second, one"))[2]
         assert told.startswith("Publication second, one is read by a source of another tenant;")
+        assert error(admin.patch(f"{PUBLICATIONS}/second, one", json={"via_root": True})) == (
+            409,
+            "ConflictError",
+            "Publication second, one is read by a source of another tenant",
+            {"publication": "second, one"},
+        )
     api.patch("/api/v1/sources/2", json={"publication_name": "q"})
     assert api.delete(f"{PUBLICATIONS}/second, one").status_code == 204
     assert [item["name"] for item in api.get(PUBLICATIONS).json()] == ["p"]

@@ -330,6 +330,14 @@ ERRORS = [
         "ConfigError",
         "pipeline production-to-snowflake, table s.t: 'often' is not a valid ApplyMode",
     ),
+    (
+        "PATCH",
+        "pipelines/1",
+        {"apply_tables": {"s.t": {"cluster_by": "k"}}},
+        422,
+        "ConfigError",
+        "pipeline production-to-snowflake, table s.t: cluster_by is no list of column names",
+    ),
     ("GET", "sources?cursor=x", None, 422, "ValidationError", "cursor: it is not a next_cursor of this list"),
 ]
 

@@ -27,6 +27,7 @@ PG_VERSION_FILTERS = 150_000  # row filters, column lists, schemas
 LISTED_MAX = 1000
 
 router = APIRouter(prefix="/sources", tags=["source inspection"])
+OTHERS = "a source of another tenant"
 SchemaName = Annotated[Text, Field(max_length=63)]
 Kinds = Annotated[list[Literal["insert", "update", "delete", "truncate"]], Field(min_length=1, max_length=4)]
 
@@ -122,8 +123,10 @@ def create_publication(key: Id, body: PublicationBody, control: ControlOf, calle
 
 @router.patch("/{key}/publications/{name}", summary="Change a publication")
 def change_publication(key: Id, name: str, body: PublicationChanges, control: ControlOf, caller: Admin) -> Named:
-    """All of it or nothing. A table that comes is copied first."""
+    """All of it or nothing. A table that comes is copied first. Refused (409) while a source of another tenant reads it."""
     row = row_of(control, caller, key)
+    if OTHERS in _readers(control, caller, row, name):
+        raise faults.conflict(f"Publication {name} is read by {OTHERS}", publication=name)
     _must_be_known(control, row, body.add, [*body.add_schemas, *body.drop_schemas])
     statements = [sql.SQL("ALTER PUBLICATION {} ").format(sql.Identifier(name)) + part for part in _changes(body)]
     change(control, caller, row, statements, ("change publication", name, _told(body)))
@@ -188,8 +191,7 @@ def _readers(control: Control, caller: Caller, row: dict[str, Any], name: str) -
     reading = [item for item in found if name in _listed(item["publication_name"])]
     return list(
         dict.fromkeys(
-            f"source {item['name']}" if caller.tenant in (None, item["tenant"]) else "a source of another tenant"
-            for item in reading
+            f"source {item['name']}" if caller.tenant in (None, item["tenant"]) else OTHERS for item in reading
         )
     )
 
