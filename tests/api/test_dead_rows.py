@@ -11,7 +11,7 @@ from etl_supervisor.model.table import TableName
 from tests.api.test_inspection import over
 from tests.api.test_resources import error
 from tests.snowflake.test_dead_letter import TABLE, row
-from tests.support.fix_api import PIPELINE, SOURCE, Api
+from tests.support.fix_api import PIPELINE, SOURCE, Api, body_of
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake import ddl, dead_letter
 
@@ -21,17 +21,8 @@ DEAD = "/api/v1/pipelines/1/dead-letters"
 @pytest.fixture
 def pipeline(api: Api, destination: Destination) -> None:
     """A pipeline with three dead rows of public.things and one of sales.things."""
-    there = {
-        "snowflake_account": destination.account,
-        "snowflake_user": destination.user,
-        "snowflake_database": destination.database,
-        "snowflake_schema": destination.schema,
-        "snowflake_private_key_path": destination.private_key_path,
-        "snowflake_host": destination.host,
-        "settings": destination.settings,
-    }
     api.post("/api/v1/sources", json=SOURCE)
-    assert api.post("/api/v1/destinations", json={"name": "local", **there}).status_code == 201
+    assert api.post("/api/v1/destinations", json=body_of(destination)).status_code == 201
     api.post("/api/v1/pipelines", json=PIPELINE | {"status": "PAUSE"})
     other = replace(TABLE, name=TableName("sales", "things"))
     with sql_session(destination) as session:

@@ -17,7 +17,7 @@ from etl_supervisor.repository.desired import load
 from etl_supervisor.state.choose import open_store
 from tests.api.test_inspection import over
 from tests.api.test_resources import error
-from tests.support.fix_api import DESTINATION, PIPELINE, SOURCE, Api
+from tests.support.fix_api import DESTINATION, PIPELINE, SOURCE, Api, body_of
 from tests.support.fix_deployment import Deployment, wait_for
 
 SHOP, PIPE = str(SOURCE["name"]), str(PIPELINE["name"])
@@ -104,17 +104,8 @@ def test_an_operation_whose_process_died_is_told_as_failed(api: Api) -> None:
 
 
 def test_a_destination_is_tested_and_its_dead_rows_are_listed(api: Api, destination: Any) -> None:
-    there = {
-        "snowflake_account": destination.account,
-        "snowflake_user": destination.user,
-        "snowflake_database": destination.database,
-        "snowflake_schema": destination.schema,
-        "snowflake_private_key_path": destination.private_key_path,
-        "snowflake_host": destination.host,
-        "settings": destination.settings,
-    }
     api.post("/api/v1/sources", json=SOURCE | {"pg_host": "127.0.0.1", "pg_port": 1})
-    assert api.post("/api/v1/destinations", json={"name": "local", **there}).status_code == 201
+    assert api.post("/api/v1/destinations", json=body_of(destination)).status_code == 201
     api.post("/api/v1/pipelines", json=PIPELINE | {"status": "PAUSE"})
     done = over(api, api.post("/api/v1/destinations/1/test"))
     assert (done["status"], done["result"]["ok"]) == ("succeeded", True), done

@@ -28,6 +28,7 @@ from etl_supervisor.api.caller import Role
 from etl_supervisor.config.settings import Settings, load
 from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
+from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository.migrations import migrate
 from tests.support.fix_postgres import Database
 
@@ -57,6 +58,20 @@ PIPELINE = {"name": "production-to-snowflake", "source_id": 1, "destination_id":
 
 # Ids of the objects that tests/api/test_openapi.py begins with: one that stays, and some to change and delete.
 REAL, SPARE = 1, range(2, 8)
+
+
+def body_of(destination: Destination) -> dict[str, Any]:
+    """The body that makes this local destination."""
+    return {
+        "name": "local",
+        "snowflake_account": destination.account,
+        "snowflake_user": destination.user,
+        "snowflake_database": destination.database,
+        "snowflake_schema": destination.schema,
+        "snowflake_private_key_path": destination.private_key_path,
+        "snowflake_host": destination.host,
+        "settings": destination.settings,
+    }
 
 
 @dataclass
