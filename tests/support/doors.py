@@ -41,9 +41,9 @@ def use(door: str, it: Destination) -> None:
         session.close()
     elif door == "snowpipe":
         it_opened = opening(it)
-        pipe = snowpipe(it_opened, Stage(it_opened), decrypt, Path())
+        stage = Stage(it_opened)
         try:
-            pipe.renew().get_history(60)
+            snowpipe(it_opened, stage, decrypt, Path()).renew(stage.qualified(stage.pipe)).get_history(60)
         except Exception as error:
             if getattr(error, "http_error_code", None) != 404:  # there is no such pipe: that is an answer
                 raise
