@@ -12,13 +12,12 @@ import pyarrow.parquet
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
-from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import opening
 from workers.snowflake import ddl
-from workers.snowflake.identifiers import objects_of
+from workers.snowflake.identifiers import Objects, objects_of
 from workers.snowflake.streaming import StreamingClient
 
 
@@ -29,6 +28,18 @@ def cursor(destination: Destination) -> Iterator[Any]:
         found.execute(f'CREATE SCHEMA IF NOT EXISTS "{destination.database}"."{destination.schema}"')
         found.execute(f'USE SCHEMA "{destination.database}"."{destination.schema}"')
         yield found
+
+
+@pytest.fixture
+def landing(destination: Destination) -> Iterator[tuple[Objects, StreamingClient]]:
+    """A landing table, with a client of its streams."""
+    it = opening(destination)
+    with sql_session(destination) as session:
+        ddl.ensure(session, it)
+    objects = objects_of(destination, it.table)
+    client = StreamingClient(destination, objects, "shown", lambda _: "", Path())
+    yield objects, client
+    client.close()
 
 
 def shown(cursor: Any, sql: str, *titles: str) -> list[tuple[Any, ...]]:
@@ -60,20 +71,15 @@ def test_tasks_and_streams_are_shown_with_what_they_do(cursor: Any, destination:
 
 
 def test_pipes_and_channels_are_shown_with_their_tokens(
-    cursor: Any, destination: Destination, local_snowflake: LocalSnowflake
+    cursor: Any, destination: Destination, landing: tuple[Objects, StreamingClient]
 ) -> None:
-    it = opening(destination)
-    with sql_session(destination) as session:
-        ddl.ensure(session, it)
-    objects = objects_of(destination, it.table)
-    client = StreamingClient(destination, objects, "shown", lambda _: "", Path())
+    objects, client = landing
     client.open("etl-one", "token 7")
-    landing = f'"{destination.database}"."{destination.landing_schema}"'
-    found = shown(cursor, f"SHOW CHANNELS IN SCHEMA {landing}", "name", "table_name", "offset_token")
+    schema = f'"{destination.database}"."{destination.landing_schema}"'
+    found = shown(cursor, f"SHOW CHANNELS IN SCHEMA {schema}", "name", "table_name", "offset_token")
     assert found == [("etl-one", objects.landing, "token 7")]
     assert shown(cursor, f"SHOW CHANNELS IN TABLE {objects.landing_sql}", "name") == [("etl-one",)]
-    assert shown(cursor, f"SHOW PIPES IN SCHEMA {landing}", "name") == [(f"{objects.landing}-STREAMING",)]
-    client.close()
+    assert shown(cursor, f"SHOW PIPES IN SCHEMA {schema}", "name") == [(f"{objects.landing}-STREAMING",)]
 
 
 def test_a_merge_that_meets_a_row_twice_is_refused_as_snowflake_does(cursor: Any) -> None:
@@ -114,20 +120,15 @@ def test_refused_rows_of_a_load_are_in_the_error_table(cursor: Any, destination:
 
 
 def test_rows_that_streaming_refuses_are_in_the_error_table(
-    cursor: Any, destination: Destination, local_snowflake: LocalSnowflake
+    cursor: Any, landing: tuple[Objects, StreamingClient]
 ) -> None:
-    it = opening(destination)
-    with sql_session(destination) as session:
-        ddl.ensure(session, it)
-    landing = objects_of(destination, it.table)
-    cursor.execute(f"ALTER TABLE {landing.landing_sql} SET ERROR_LOGGING = TRUE")
-    client = StreamingClient(destination, landing, "refused", lambda _: "", Path())
+    objects, client = landing
+    cursor.execute(f"ALTER TABLE {objects.landing_sql} SET ERROR_LOGGING = TRUE")
     channel, _ = client.open("etl-one")
     good = {"_ETL_OP": "I", "_ETL_GENERATION": 1, "_ETL_COMMIT_LSN": 1, "_ETL_LSN": 1, "_ETL_INDEX": 0, "K": 1}
     channel.append_rows([good, {**good, "K": "no number"}], "1", "2")
     channel.initiate_flush()
-    query = f"SELECT ERROR_METADATA, ERROR_DATA FROM ERROR_TABLE({landing.landing_sql})"
+    query = f"SELECT ERROR_METADATA, ERROR_DATA FROM ERROR_TABLE({objects.landing_sql})"
     ((metadata, data),) = wait_for("the refused row", lambda: cursor.execute(query).fetchall())
     assert json.loads(data)["K"] == "no number"
     assert json.loads(metadata)["channel"] == "etl-one"
-    client.close()

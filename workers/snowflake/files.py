@@ -70,9 +70,8 @@ class FileChannel:
         self._books, staged = self._work(lambda cursor: self._claim(cursor, committed))
         self._staged = [file for file in self._books.files if file.name in staged]
         sound = next((i for i, file in enumerate(self._books.files) if file.name not in staged), len(self._books.files))
-        self._again = self._books.files[
-            sound:
-        ]  # rows of these come again: for those that are not there, and past those that are
+        # The rows of these come again: for those that are not there, and past those that are.
+        self._again = self._books.files[sound:]
         self._ended: dict[str, int] = {}
         self._loader = self._loader_of(self._books.path)
         self._loader.offer(self._staged)
@@ -211,13 +210,12 @@ class FileChannel:
     def _write(self, folder: Path, part: _Part) -> File:
         opening = self._opening
         name = part.again.name if part.again is not None else f"{part.first}_{part.last}_0.parquet"
-        # What is made again of the same rows is the same file: COPY knows a file by name and content.
-        now = datetime.fromisoformat(part.again.planned_at) if part.again is not None else datetime.now(UTC)
-        loaded_at = _stamp(now)
+        # What is made again of the same rows is the same file, to the byte: COPY knows a file by name and content.
+        planned_at = part.again.planned_at if part.again is not None else _now()
+        loaded_at = _stamp(datetime.fromisoformat(planned_at))
         batches = [parquet.form(rows, opening.table, opening.generation, loaded_at) for rows in part.batches]
         size = parquet.write(folder / name, batches)
         rows = sum(batch.num_rows for batch in batches)
-        planned_at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         pipe = part.again.pipe if part.again is not None else self._pipe
         return File(name, part.first, part.last, rows, size, planned_at, pipe)
 
@@ -306,6 +304,11 @@ class FileChannel:
         return f"pipeline {self._opening.pipeline}, table {self._opening.table.name}"
 
 
-def _stamp(now: datetime) -> str:
+def _now() -> str:
+    """As the ledger writes it, in milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stamp(moment: datetime) -> str:
     """For _ETL_LOADED_AT."""
-    return now.isoformat(sep=" ", timespec="microseconds")
+    return moment.isoformat(sep=" ", timespec="microseconds")

@@ -21,11 +21,14 @@ def view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
         batch = oversize_batch(os.dup(fd), segment.length)
     else:
         batch = slab.batch(segment)
-    kept = np.ones(batch.num_rows, bool)
-    kept[list(segment.left_out)] = False
+    kept = None
+    if segment.left_out:
+        kept = np.ones(batch.num_rows, bool)
+        kept[list(segment.left_out)] = False
     if segment.trial:
-        batch, kept = (rows[segment.start :][: segment.rows] for rows in (batch, kept))
-    return batch.filter(pa.array(kept)) if segment.left_out else batch
+        there = slice(segment.start, segment.start + segment.rows)
+        batch, kept = batch.slice(segment.start, segment.rows), None if kept is None else kept[there]
+    return batch if kept is None else batch.filter(pa.array(kept))
 
 
 def close_descriptor(fd: int | None) -> None:

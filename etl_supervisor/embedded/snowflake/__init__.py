@@ -19,6 +19,7 @@ streaming     Snowpipe Streaming's protocol, for the real SDK
 channels      channels: continuation tokens, fencing, what is pending and what is committed
 counting      what is appended is checked and counted, and not stored
 loading       NDJSON into a table, with Snowflake's row errors
+quoting       names and strings as SQL writes them
 stages        internal stages: PUT, GET, LIST, REMOVE
 parquetload   COPY INTO from Parquet files, with load metadata
 pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest

@@ -14,6 +14,7 @@ import json
 import re
 from typing import Any
 
+from etl_supervisor.embedded.snowflake.quoting import literal, quoted
 from etl_supervisor.embedded.snowflake.stages import NAME, StageError, parts_of
 from etl_supervisor.embedded.snowflake.statements import SUCCESS
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
@@ -56,7 +57,7 @@ class ErrorTables:
             database, schema, table = self._whole(found["name"], where)
             self._known(database)
             self._warehouse.cursor().execute(
-                f"DELETE FROM {_quoted(database)}._streaming._errors WHERE schema_name = ? AND table_name = ?",
+                f"DELETE FROM {quoted(database)}._streaming._errors WHERE schema_name = ? AND table_name = ?",
                 [schema, table],
             )
             return SUCCESS
@@ -71,8 +72,8 @@ class ErrorTables:
                 raise StageError("002003", f"Error table of '{found['name']}' does not exist or not authorized.")
             return (
                 f'(SELECT "timestamp" AS TIMESTAMP, query_id AS QUERY_ID, error_code AS ERROR_CODE, error_metadata AS ERROR_METADATA,'
-                f" error_data AS ERROR_DATA FROM {_quoted(database)}._streaming._errors"
-                f" WHERE schema_name = {_text(schema)} AND table_name = {_text(table)})"
+                f" error_data AS ERROR_DATA FROM {quoted(database)}._streaming._errors"
+                f" WHERE schema_name = {literal(schema)} AND table_name = {literal(table)})"
             )
 
         return _READ.sub(rows, sql) if "ERROR_TABLE" in sql.upper() else sql
@@ -86,13 +87,13 @@ class ErrorTables:
         database, schema, table = names
         told = json.dumps({"error_code": REFUSED, "error_message": "a value does not fit its column", **metadata})
         connection.execute(
-            f"INSERT INTO {_quoted(database)}._streaming._errors"
+            f"INSERT INTO {quoted(database)}._streaming._errors"
             f" SELECT ?, ?, now(), uuid()::VARCHAR, {REFUSED}, ?::JSON, document FROM ({rows}) AS r(document)",
             [schema, table, told],
         )
 
     def _switch(self, database: str, schema: str, table: str, *, on: bool) -> None:
-        known, place = self._known(database), f"{_quoted(database)}._streaming._error_logging"
+        known, place = self._known(database), f"{quoted(database)}._streaming._error_logging"
         if on:
             statement, change = f"INSERT OR IGNORE INTO {place} VALUES (?, ?)", known.add
         else:
@@ -103,8 +104,8 @@ class ErrorTables:
     def _known(self, database: str) -> set[tuple[str, str]]:
         if database not in self._logged and self._warehouse.has_database(database):
             cursor = self._warehouse.cursor()
-            cursor.execute(_MADE.format(db=_quoted(database)))
-            rows = cursor.execute(f"SELECT * FROM {_quoted(database)}._streaming._error_logging").fetchall()
+            cursor.execute(_MADE.format(db=quoted(database)))
+            rows = cursor.execute(f"SELECT * FROM {quoted(database)}._streaming._error_logging").fetchall()
             self._logged[database] = {(schema, table) for schema, table in rows}
         return self._logged.get(database, set())
 
@@ -114,11 +115,3 @@ class ErrorTables:
         if database is None or schema is None or table is None or not self._warehouse.has_database(database):
             raise StageError("002003", f"Table '{name}' does not exist or not authorized.")
         return database, schema, table
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

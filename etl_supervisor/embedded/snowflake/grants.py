@@ -18,6 +18,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from etl_supervisor.embedded.snowflake.quoting import literal
 from etl_supervisor.embedded.snowflake.users import RefusedError
 
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
@@ -85,7 +86,7 @@ class Grants:
             return _values(self._rows(_parts(found["role"])[0]))
         asked = _parts(warehouse or DEFAULT_WAREHOUSE)
         usable = role not in self.roles or asked in self.warehouses[role]
-        told = {"ROLE": _literal(role or DEFAULT_ROLE), "WAREHOUSE": _literal(asked[0]) if usable else "NULL"}
+        told = {"ROLE": literal(role or DEFAULT_ROLE), "WAREHOUSE": literal(asked[0]) if usable else "NULL"}
         return _SESSION.sub(lambda item: told[item["what"].upper()], sql)
 
     def _rows(self, role: str) -> list[tuple[str, str, str]]:
@@ -154,12 +155,8 @@ def _shown(name: Name) -> str:
     )
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _values(rows: list[tuple[str, str, str]]) -> str:
-    lines = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows or [("", "", "")])
+    lines = ", ".join(f"({', '.join(map(literal, row))})" for row in rows or [("", "", "")])
     columns = ", ".join(f'column{number} AS "{title}"' for number, title in enumerate(_TITLES, 1))
     return f"SELECT {columns} FROM (VALUES {lines}){'' if rows else ' WHERE 1 = 0'}"
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from etl_supervisor.embedded.snowflake.quoting import literal, quoted
+
 OBJECT_BYTES_MIN = (
     1 << 20
 )  # DuckDB allocates buffers of twice the largest object that it must expect: no more than what came
@@ -88,14 +90,16 @@ def _load(
         variants, floats = ({name for name, kind, _ in columns if kind == wanted} for wanted in ("JSON", "DOUBLE"))
         file.write(_marked(lines, variants) if variants and _perhaps_long(lines, floats) else lines)
         file.flush()
-        wanted = ", ".join(f"{_text(name)}: '{'JSON' if kind == 'JSON' else 'VARCHAR'}'" for name, kind, _ in columns)
+        wanted = ", ".join(f"{literal(name)}: '{'JSON' if kind == 'JSON' else 'VARCHAR'}'" for name, kind, _ in columns)
         source = (
-            f"read_json({_text(file.name)}, format = 'newline_delimited', columns = {{{wanted}}},"
+            f"read_json({literal(file.name)}, format = 'newline_delimited', columns = {{{wanted}}},"
             f" maximum_object_size = {max(OBJECT_BYTES_MIN, len(lines) + 1)})"
         )
-        casts = ", ".join(f"{_cast(name, kind)} AS {_name(name)}" for name, kind, _ in columns)
+        casts = ", ".join(f"{_cast(name, kind)} AS {quoted(name)}" for name, kind, _ in columns)
         conditions = [_bad(name, kind, nullable) for name, kind, nullable in columns]
-        conditions += [f"coalesce(raw.{_name(rule['column'])} LIKE {_text(rule['like'])}, FALSE)" for rule in refused]
+        conditions += [
+            f"coalesce(raw.{quoted(rule['column'])} LIKE {literal(rule['like'])}, FALSE)" for rule in refused
+        ]
         bad = " OR ".join(filter(None, conditions)) or "FALSE"
         document = f", CASE WHEN {bad} THEN to_json(raw) END AS _document" if keep else ""
         connection.execute(
@@ -103,7 +107,7 @@ def _load(
         )
     parsed, fit = connection.execute("SELECT count(*), count(*) FILTER (NOT _bad) FROM _arriving").fetchone()
     if fit:
-        names = ", ".join(_name(name) for name, _, _ in columns)
+        names = ", ".join(quoted(name) for name, _, _ in columns)
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad")
     if keep and fit < parsed:
         keep("SELECT _document FROM _arriving WHERE _bad")
@@ -171,10 +175,10 @@ def _marked_line(line: bytes, variants: set[str]) -> bytes:
 
 
 def _cast(name: str, kind: str) -> str:
-    value = f"raw.{_name(name)}"
+    value = f"raw.{quoted(name)}"
     if kind == "JSON":
         text = f"({value} ->> '$')"
-        marked = f"json_type({value}) = 'VARCHAR' AND starts_with({text}, {_text(MARK)})"
+        marked = f"json_type({value}) = 'VARCHAR' AND starts_with({text}, {literal(MARK)})"
         return f"CASE WHEN {marked} THEN CAST(substr({text}, {len(MARK) + 1}) AS JSON) ELSE {value} END"
     if kind == "BLOB":
         return f"try(from_base64({value}))"
@@ -187,12 +191,4 @@ def _bad(name: str, kind: str, nullable: bool) -> str | None:
     missing = f"{_cast(name, kind)} IS NULL"
     if kind in WIDTHS:
         missing = f"({missing} OR {WIDTHS[kind][0]}({_cast(name, kind)}) > {WIDTHS[kind][1]})"
-    return f"(raw.{_name(name)} IS NOT NULL AND {missing})" if nullable else missing
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return f"(raw.{quoted(name)} IS NOT NULL AND {missing})" if nullable else missing

@@ -20,6 +20,7 @@ import pyarrow.parquet
 
 from etl_supervisor.embedded.snowflake.errortables import ErrorTables
 from etl_supervisor.embedded.snowflake.loading import WIDTHS
+from etl_supervisor.embedded.snowflake.quoting import literal, quoted
 from etl_supervisor.embedded.snowflake.stages import NAME, STAGE_PATH, StageError, Stages, parts_of
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
@@ -117,13 +118,13 @@ class FileLoader:
 
     def _file(self, connection: Any, copy: Copy, path: Path, name: str, loader: str) -> FileLoad:
         database, schema, table = copy.names
-        connection.execute(_MADE.format(db=_quoted(database)))
+        connection.execute(_MADE.format(db=quoted(database)))
         if not path.is_file():
             return FileLoad(name, "LOAD_FAILED", error="the file was not found")
         key = [schema, table, loader, f"{copy.path}/{name}"]
         changed = path.stat().st_mtime_ns
         known = connection.execute(
-            f"SELECT changed FROM {_quoted(database)}.{_LOADS} WHERE schema_name = ? AND table_name = ? AND loader = ? AND path = ?",
+            f"SELECT changed FROM {quoted(database)}.{_LOADS} WHERE schema_name = ? AND table_name = ? AND loader = ? AND path = ?",
             key,
         ).fetchone()
         if known is not None and (loader or known[0] == changed):
@@ -137,9 +138,7 @@ class FileLoader:
             parsed, loaded = self._rows(connection, copy, path, columns, loader)
             if loaded or not parsed:
                 values = [*key, changed]
-                connection.execute(
-                    f"INSERT OR REPLACE INTO {_quoted(database)}.{_LOADS} VALUES (?, ?, ?, ?, ?)", values
-                )
+                connection.execute(f"INSERT OR REPLACE INTO {quoted(database)}.{_LOADS} VALUES (?, ?, ?, ?, ?)", values)
             connection.execute("COMMIT")
         except (duckdb.Error, StageError):
             connection.execute("ROLLBACK")
@@ -155,26 +154,26 @@ class FileLoader:
         casts, bad = [], []
         for name, (source, json) in zip(copy.columns, copy.sources, strict=True):
             kind, nullable = kinds[name]
-            raw = f"raw.{_quoted(source)}" if source in there else "NULL"
+            raw = f"raw.{quoted(source)}" if source in there else "NULL"
             text = f"CAST({raw} AS VARCHAR)"
             value = (
                 f"CASE WHEN json_valid({text}) THEN CAST({text} AS JSON) END" if json else f"try_cast({raw} AS {kind})"
             )
-            casts.append(f"{value} AS {_quoted(name)}")
+            casts.append(f"{value} AS {quoted(name)}")
             missing = f"({value}) IS NULL"
             if kind in WIDTHS:
                 missing = f"({missing} OR {WIDTHS[kind][0]}({value}) > {WIDTHS[kind][1]})"
             bad.append(f"({raw} IS NOT NULL AND {missing})" if nullable else missing)
         rules = [rule for rule in self._refused() if rule["table"] == table]
-        bad += [f"coalesce(raw.{_quoted(rule['column'])} LIKE {_text(rule['like'])}, FALSE)" for rule in rules]
+        bad += [f"coalesce(raw.{quoted(rule['column'])} LIKE {literal(rule['like'])}, FALSE)" for rule in rules]
         document = ", to_json(raw) AS _document" if self.errors.logs(database, schema, table) else ""
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE _copying AS SELECT {', '.join(casts)}, ({' OR '.join(bad)}) AS _bad{document}"
-            f" FROM read_parquet({_text(str(path))}) AS raw"
+            f" FROM read_parquet({literal(str(path))}) AS raw"
         )
         parsed, fit = connection.execute("SELECT count(*), count(*) FILTER (NOT _bad) FROM _copying").fetchone()
-        names = ", ".join(map(_quoted, copy.columns))
-        target = ".".join(map(_quoted, copy.names))
+        names = ", ".join(map(quoted, copy.columns))
+        target = ".".join(map(quoted, copy.names))
         connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _copying WHERE NOT _bad")
         if document and fit < parsed:
             told = {"service": "snowpipe" if loader else "copy", "file_name": path.name}
@@ -189,16 +188,8 @@ def answer(loads: list[FileLoad]) -> str:
         return "SELECT 'Copy executed with 0 files processed.' AS \"status\""
     rows = []
     for load in loads:
-        error = "NULL" if load.error is None else _text(load.error)
+        error = "NULL" if load.error is None else literal(load.error)
         numbers = f"{load.parsed}, {load.loaded}, {load.parsed}, {load.parsed - load.loaded}"
-        rows.append(f"({_text(load.file)}, '{load.status}', {numbers}, {error}, NULL, NULL, NULL)")
+        rows.append(f"({literal(load.file)}, '{load.status}', {numbers}, {error}, NULL, NULL, NULL)")
     names = ", ".join(f'"{title}"' for title in TITLES)
     return f"SELECT {names} FROM (VALUES {', '.join(rows)}) AS t ({names})"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake.parquetload import FileLoad, FileLoader, copy_of
+from etl_supervisor.embedded.snowflake.quoting import quoted
 from etl_supervisor.embedded.snowflake.stages import NAME, StageError, parts_of
 from etl_supervisor.embedded.snowflake.statements import SUCCESS
 from etl_supervisor.embedded.snowflake.users import INVALID_TOKEN, RefusedError, Users
@@ -71,13 +72,13 @@ class Pipes:
             cursor = self._cursor(database)
             verb = "INSERT OR REPLACE" if found["replace"] else "INSERT OR IGNORE"
             values = [schema, name, found["copy"].strip().rstrip(";")]
-            cursor.execute(f'{verb} INTO "{database}"._streaming._pipes VALUES (?, ?, ?)', values)
+            cursor.execute(f"{verb} INTO {quoted(database)}._streaming._pipes VALUES (?, ?, ?)", values)
             return SUCCESS
         if found := _DROP.match(sql):
             database, schema, name = parts_of(found["name"])
             for table in ("_pipes", "_pipe_files"):
                 self._cursor(database).execute(
-                    f'DELETE FROM "{database}"._streaming.{table} WHERE schema_name = ? AND pipe_name = ?',
+                    f"DELETE FROM {quoted(database)}._streaming.{table} WHERE schema_name = ? AND pipe_name = ?",
                     [schema, name],
                 )
             return SUCCESS
@@ -104,7 +105,7 @@ class Pipes:
             now = time.time()
             for file in json.loads(await request.body())["files"]:
                 self._cursor(database).execute(
-                    f'INSERT OR IGNORE INTO "{database}"._streaming._pipe_files VALUES (?, ?, ?, ?, ?, NULL, NULL, 0, 0, NULL)',
+                    f"INSERT OR IGNORE INTO {quoted(database)}._streaming._pipe_files VALUES (?, ?, ?, ?, ?, NULL, NULL, 0, 0, NULL)",
                     [schema, name, file["path"], file["size"] or 0, now],
                 )
         return JSONResponse({"requestId": request.query_params["requestId"], "responseCode": "SUCCESS"})
@@ -127,7 +128,7 @@ class Pipes:
                 self._cursor(database)
                 .execute(
                     "SELECT path, size, received, ended, status, parsed, loaded, error FROM"
-                    f' "{database}"._streaming._pipe_files WHERE schema_name = ? AND pipe_name = ? AND ended >= ? ORDER BY ended',
+                    f" {quoted(database)}._streaming._pipe_files WHERE schema_name = ? AND pipe_name = ? AND ended >= ? ORDER BY ended",
                     [schema, name, since],
                 )
                 .fetchall()
@@ -168,14 +169,14 @@ class Pipes:
     def _load_due(self, database: str) -> None:
         cursor = self._cursor(database)
         due = cursor.execute(
-            f'SELECT f.schema_name, f.pipe_name, f.path, p.definition FROM "{database}"._streaming._pipe_files f'
-            f' JOIN "{database}"._streaming._pipes p USING (schema_name, pipe_name) WHERE ended IS NULL AND received <= ? ORDER BY received',
+            f"SELECT f.schema_name, f.pipe_name, f.path, p.definition FROM {quoted(database)}._streaming._pipe_files f"
+            f" JOIN {quoted(database)}._streaming._pipes p USING (schema_name, pipe_name) WHERE ended IS NULL AND received <= ? ORDER BY received",
             [time.time() - self.delay_seconds()],
         ).fetchall()
         for schema, name, path, definition in due:
             load = self._load(definition, path, f"{schema}.{name}")
             cursor.execute(
-                f'UPDATE "{database}"._streaming._pipe_files SET ended = ?, status = ?, parsed = ?, loaded = ?, error = ?'
+                f"UPDATE {quoted(database)}._streaming._pipe_files SET ended = ?, status = ?, parsed = ?, loaded = ?, error = ?"
                 " WHERE schema_name = ? AND pipe_name = ? AND path = ?",
                 [time.time(), load.status, load.parsed, load.loaded, load.error, schema, name, path],
             )
@@ -196,7 +197,7 @@ class Pipes:
         if database not in self._made:
             if not self.warehouse.has_database(database):
                 raise StageError("002003", f"Database '{database}' does not exist or not authorized.")
-            cursor.execute(_MADE.format(db=f'"{database}"'))
+            cursor.execute(_MADE.format(db=quoted(database)))
             self._made.add(database)
         return cursor
 

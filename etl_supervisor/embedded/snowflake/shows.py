@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from etl_supervisor.embedded.snowflake.quoting import quoted
 from etl_supervisor.embedded.snowflake.stages import NAME, parts_of, table_of
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
@@ -141,7 +142,9 @@ def channels_of(warehouse: Warehouse, database: str) -> Iterable[Row]:
 def _read(warehouse: Warehouse, database: str, columns: str, table: str) -> list[tuple[Any, ...]]:
     """Rows of a table of definitions; none when nobody has made it."""
     try:
-        return list(warehouse.cursor().execute(f'SELECT {columns} FROM "{database}"._streaming.{table}').fetchall())
+        return list(
+            warehouse.cursor().execute(f"SELECT {columns} FROM {quoted(database)}._streaming.{table}").fetchall()
+        )
     except duckdb.CatalogException:
         return []
 

@@ -79,7 +79,7 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
                     asked["sqlText"] = statements.SUCCESS
                 role, warehouse_ = (login.role, login.warehouse) if login else ("", "")
                 asked["sqlText"] = grants.answer(role, warehouse_, asked["sqlText"])
-                done, asked["sqlText"] = await run_in_threadpool(_about_files, pipes, request, asked["sqlText"])
+                done, asked["sqlText"] = await run_in_threadpool(_own_statements, pipes, request, asked["sqlText"])
             except StageError as error:
                 return _failure(error.code, str(error), "02000")
             except RefusedError as error:
@@ -108,7 +108,7 @@ def _plain(request: Request, body: bytes) -> bytes:
     return gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body
 
 
-def _about_files(pipes: Pipes, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
+def _own_statements(pipes: Pipes, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
     """Run a statement about stages, pipes, files, error tables, or SHOW: the query that gives its result, or the result; None for any other
     statement. And the statement, which may read error tables."""
     stages, errors = pipes.loader.stages, pipes.loader.errors

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from etl_supervisor.embedded.snowflake.quoting import literal
 from etl_supervisor.embedded.snowflake.statements import SUCCESS
 
 _NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
@@ -126,14 +127,14 @@ class Stages:
             facts = path.stat()
             changed = dt.datetime.fromtimestamp(facts.st_mtime, dt.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
             digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-            rows.append(f"({_text(name)}, {facts.st_size}, '{digest}', '{changed}')")
+            rows.append(f"({literal(name)}, {facts.st_size}, '{digest}', '{changed}')")
         return table_of(rows, ("name", "size", "md5", "last_modified"))
 
     def _remove(self, found: re.Match[str], where: tuple[str | None, str | None]) -> str:
         rows = []
         for path, name in self._files(self._named(found, where)):
             path.unlink()
-            rows.append(f"({_text(name)}, 'removed')")
+            rows.append(f"({literal(name)}, 'removed')")
         return table_of(rows, ("name", "result"))
 
     def _put(self, found: re.Match[str], where: tuple[str | None, str | None], us: str) -> dict[str, Any]:
@@ -229,7 +230,3 @@ def table_of(rows: list[str], titles: tuple[str, ...]) -> str:
     if not rows:
         return f"SELECT * FROM (SELECT {', '.join(f'NULL::VARCHAR AS {q}' for q in names.split(', '))}) WHERE 1 = 0"
     return f"SELECT {names} FROM (VALUES {', '.join(rows)}) AS t ({names})"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -18,6 +18,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from etl_supervisor.embedded.snowflake.quoting import literal, quoted
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
 TICK_SECONDS = 0.2
@@ -100,7 +101,7 @@ class Tasks:
         )
         if not rows:
             return None
-        return f"UPDATE {_in(database, 'streams')} SET seen = {_seen(rows[0][0])} WHERE name = {_text(name)}"
+        return f"UPDATE {_in(database, 'streams')} SET seen = {_seen(rows[0][0])} WHERE name = {literal(name)}"
 
     async def run_forever(self) -> None:
         """Run what is due, for ever."""
@@ -156,13 +157,13 @@ class Tasks:
         cursor.execute(f"INSERT INTO {_in(database, 'streams')} SELECT ?, ?, {_seen(table)}", [name, table])
         cursor.execute(
             f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {table}"
-            f" WHERE rowid >= (SELECT seen FROM {_in(database, 'streams')} WHERE name = {_text(name)})"
+            f" WHERE rowid >= (SELECT seen FROM {_in(database, 'streams')} WHERE name = {literal(name)})"
         )
 
     def _defined(self, database: str) -> Any:
         """A cursor; the tables of definitions are there."""
         cursor = self._warehouse.cursor()
-        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{database}".{SCHEMA}')
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(database)}.{SCHEMA}")
         cursor.execute(
             f"CREATE TABLE IF NOT EXISTS {_in(database, 'tasks')}"
             " (name VARCHAR PRIMARY KEY, minutes INTEGER, stream VARCHAR, body VARCHAR, runs BOOLEAN)"
@@ -174,16 +175,12 @@ class Tasks:
 
 
 def _in(database: str, table: str) -> str:
-    return f'"{database}".{SCHEMA}._{table}'
+    return f"{quoted(database)}.{SCHEMA}._{table}"
 
 
 def _seen(table: str) -> str:
     """How far a table goes."""
     return f"COALESCE((SELECT MAX(rowid) + 1 FROM {table}), 0)"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _parts(name: str) -> list[str]:

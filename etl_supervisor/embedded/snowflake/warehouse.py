@@ -15,6 +15,7 @@ import duckdb
 from fakesnow.instance import FakeSnow
 
 from etl_supervisor.embedded.snowflake.gaps import close_gaps
+from etl_supervisor.embedded.snowflake.quoting import quoted
 from etl_supervisor.errors import EtlError, Kind
 
 MEMORY_LIMIT = "1GB"  # DuckDB's share of a laptop; it spills to disk beyond it
@@ -54,7 +55,7 @@ class Warehouse:
                 raise EtlError(
                     Kind.EMBEDDED, "local Snowflake", f"{path} is in use by another process", remedy
                 ) from None
-            self._root.execute(_CHANNELS.format(db=_quoted(path.stem)))
+            self._root.execute(_CHANNELS.format(db=quoted(path.stem)))
 
     def cursor(self) -> Any:
         """A DuckDB connection of its own to the same data."""
@@ -64,7 +65,7 @@ class Warehouse:
         """True if a database is there; its channels table is made on the way."""
         rows = self._root.execute("SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [name]).fetchall()
         if rows:
-            self._root.execute(_CHANNELS.format(db=_quoted(name)))
+            self._root.execute(_CHANNELS.format(db=quoted(name)))
         return bool(rows)
 
     def has_schema(self, database: str, schema: str) -> bool:
@@ -83,7 +84,7 @@ class Warehouse:
     def described(self, database: str, schema: str, table: str) -> list[tuple[str, str, bool, str | None]]:
         """The same with defaults (SQL). DuckDB goes to the table by its name; its lists of all columns grow with the tables."""
         try:
-            found = self._root.execute(f"DESCRIBE {'.'.join(map(_quoted, (database, schema, table)))}").fetchall()
+            found = self._root.execute(f"DESCRIBE {'.'.join(map(quoted, (database, schema, table)))}").fetchall()
         except (duckdb.CatalogException, duckdb.BinderException):
             return []
         return [(name, kind, null == "YES", default) for name, kind, null, _, default, _ in found]
@@ -107,9 +108,5 @@ class Warehouse:
     def close(self) -> None:
         """Write the logs into the files and let them go."""
         for path in self.directory.glob("*.db"):
-            self._root.execute(f"CHECKPOINT {_quoted(path.stem)}")
+            self._root.execute(f"CHECKPOINT {quoted(path.stem)}")
         self._root.close()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
