@@ -9,6 +9,9 @@ RESTARTS_MAX = 6  # in WINDOW_SECONDS; a child that dies more often is not cured
 WINDOW_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 0.1  # the first restart is nearly at once: most deaths are singular
 DELAY_SECONDS_MAX = 15.0
+STEADY_SECONDS = (
+    5.0  # who has worked for so long did not die of starting: the delay begins anew; a poisonous batch kills sooner
+)
 
 
 @dataclass(slots=True)
@@ -18,19 +21,21 @@ class Intensity:
     restarts_max: int = RESTARTS_MAX
     window_seconds: float = WINDOW_SECONDS
     _ends: deque[float] = field(default_factory=deque)
+    _in_a_row: int = 0  # of them after short lives
 
-    def ended(self, now: float, chance: float) -> float | None:
+    def ended(self, now: float, chance: float, *, steady: bool = False) -> float | None:
         """The child ended at `now`: seconds to wait before the restart, or None when the intensity is exceeded.
 
-        `chance` in [0, 1) spreads the restarts of children that died together over half of the delay.
+        `chance` in [0, 1) spreads the restarts of children that died together over half of the delay. After a `steady` life the delay is the first
+        again; all ends count for the intensity.
         """
-        self._ends.append(now)
         while self._ends and self._ends[0] <= now - self.window_seconds:
             self._ends.popleft()
-        count = len(self._ends)
-        if count > self.restarts_max:
+        self._in_a_row = 1 if steady or not self._ends else self._in_a_row + 1
+        self._ends.append(now)
+        if len(self._ends) > self.restarts_max:
             return None
-        delay = min(DELAY_SECONDS_MAX, FIRST_DELAY_SECONDS * 4.0 ** (count - 1))
+        delay = min(DELAY_SECONDS_MAX, FIRST_DELAY_SECONDS * 4.0 ** (self._in_a_row - 1))
         return delay * (0.5 + chance / 2)
 
     def forget(self) -> None:

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from etl_supervisor.exits import code_of
+from etl_supervisor.exits import Exit, code_of
 from etl_supervisor.ipc.messages import CopyWanted
 from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.policy import DIRECTIVES, Directive
 from etl_supervisor.supervision.breaker import Breaker, State
-from etl_supervisor.supervision.intensity import Intensity
+from etl_supervisor.supervision.intensity import FIRST_DELAY_SECONDS, STEADY_SECONDS, Intensity
 from etl_supervisor.supervision.spawn import Child
 from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
@@ -44,10 +44,13 @@ class Post:
             self.breaker.ready()
 
     def ended(self, code: int, now: float, chance: float) -> None:
-        """The child is gone and should not be: decide when the next one may start."""
+        """The child is gone and should not be: decide when the next one may start. A stream that breaks off after a steady life tells nothing of
+        the child: it does not count."""
+        steady = self.child is not None and self.child.ready and now - self.child.started >= STEADY_SECONDS
         self.child = None
         self.restarts += 1
-        delay = self.intensity.ended(now, chance)
+        broken_off = steady and code == Exit.STREAM
+        delay = chance * FIRST_DELAY_SECONDS if broken_off else self.intensity.ended(now, chance, steady=steady)
         if code in NEEDS_A_PERSON or delay is None or self.breaker.state is State.HALF_OPEN:
             self.breaker.trip(now)
             self.intensity.forget()

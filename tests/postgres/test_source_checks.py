@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
-from etl_supervisor.errors import EtlError
+from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.progress import Progress
 from tests.support.fix_postgres import Database
+from tests.support.proxy import Proxy
 from tests.support.streaming import source_of
+from workers.reader import beginning
 from workers.reader import source as sources
+from workers.reader.beginning import reach
 from workers.reader.stream import ReplicationStream, connect
 
 
@@ -77,3 +82,34 @@ def test_a_slot_that_can_not_go_on_is_lost_and_never_moved_silently(
             sources.starting_point(connection, stream, source, wrong, lambda: None)
         assert caught.value.kind == "slot_lost"
         stream.close()
+
+
+def test_a_source_that_is_away_for_a_moment_is_reached_when_it_is_back(database: Database) -> None:
+    proxy, ticks = Proxy(("127.0.0.1", database.server.port)), 0
+    source, password = source_of(database)
+    proxy.refusing = True
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        proxy.refusing = ticks < 3
+
+    with contextlib.closing(proxy), reach(replace(source, pg_port=proxy.port), password, tick) as connection:
+        assert connection.execute("select 1").fetchall() == [(1,)]
+    assert ticks == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "ticked"),
+    [({}, Kind.SOURCE_UNREACHABLE, True), ({"pg_username": "nobody"}, Kind.SOURCE_AUTH, False)],
+)
+def test_only_what_may_pass_is_waited_for_and_not_for_long(
+    database: Database, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], kind: Kind, ticked: bool
+) -> None:
+    monkeypatch.setattr(beginning, "REACH_SECONDS", 0.5)
+    source, password = source_of(database)
+    port = database.server.port if changes else choose_port()  # where nobody listens
+    ticks: list[None] = []
+    with pytest.raises(EtlError) as caught:
+        reach(replace(source, pg_port=port, **changes), password, lambda: ticks.append(None))
+    assert (caught.value.kind, bool(ticks)) == (kind, ticked)

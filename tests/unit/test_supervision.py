@@ -1,5 +1,7 @@
 """The supervisor's decisions: pure, with a clock that the test holds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from etl_supervisor.errors import Kind
@@ -8,7 +10,7 @@ from etl_supervisor.model.pipeline import Source, SourceSpec
 from etl_supervisor.policy import DIRECTIVES
 from etl_supervisor.supervision.breaker import COOL_DOWN_SECONDS, TRANSITIONS, Breaker, Event, State
 from etl_supervisor.supervision.decide import changes
-from etl_supervisor.supervision.intensity import RESTARTS_MAX, WINDOW_SECONDS, Intensity
+from etl_supervisor.supervision.intensity import RESTARTS_MAX, STEADY_SECONDS, WINDOW_SECONDS, Intensity
 from etl_supervisor.supervision.post import Post
 from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
@@ -40,6 +42,23 @@ def test_restarts_wait_longer_each_time_until_they_are_too_many():
     assert delays == sorted(delays)
     assert delays[0] < 0.1 < delays[-1]
     assert intensity.ended(float(RESTARTS_MAX), 0.0) is None
+
+
+def test_after_a_steady_life_the_first_delay_comes_again_and_the_breaker_counts_on():
+    intensity = Intensity()
+    delays = [intensity.ended(float(n), 0.0, steady=n == 3) for n in range(RESTARTS_MAX)]
+    assert delays[3] == delays[0]
+    assert delays[4] == delays[1]
+    assert intensity.ended(float(RESTARTS_MAX), 0.0, steady=True) is None
+
+
+@pytest.mark.parametrize(("code", "opened"), [(Exit.STREAM, False), (-9, True), (Exit.UNREACHABLE, True)])
+def test_a_stream_that_breaks_off_after_a_steady_life_does_not_count(code, opened):
+    it = post()
+    for n in range(RESTARTS_MAX + 1):
+        it.child = SimpleNamespace(ready=True, started=n * 10.0)
+        it.ended(code, n * 10.0 + STEADY_SECONDS, 0.5)
+    assert (it.breaker.state is State.OPEN) == opened
 
 
 def test_restarts_long_ago_do_not_count():
