@@ -12,7 +12,7 @@ import pytest
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.arrow import change_log_schema
-from etl_supervisor.ipc.messages import OpenTable
+from etl_supervisor.ipc.messages import OpenTable, Segment
 from etl_supervisor.model.pipeline import Destination, Load, LoadPath
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Column, Table, TableName
@@ -24,7 +24,8 @@ from workers.snowflake.files import FileChannel
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.ledger import Ledger
-from workers.snowflake.loading import Tools
+from workers.snowflake.limits import Limits
+from workers.snowflake.loading import Loading, Tools
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.stage import Stage
 
@@ -174,6 +175,35 @@ def test_a_planned_file_is_made_again_without_the_rows_that_are_dead_by_then(
     loaded(newer, 12)
     assert landed(opening) == [1, 2, 3, *alive, 10, 11, 12]
     assert newer.status().errors == 0, "nothing was refused"
+
+
+def test_what_stands_before_a_file_that_is_made_again_is_through(
+    opening: OpenTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of an older shape, which holds up the rows that the file is made of: all would wait for one another."""
+    older = FileChannel(opening, TOOLS)
+    append(older, 1, 3)
+    loaded(older, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "put", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            append(older, 4, 9)
+    newer = FileChannel(opening, TOOLS)
+    loading = Loading(opening, Limits(), TOOLS, lambda: True)
+
+    def taken(*spans: tuple[int, int]) -> list[str]:
+        segments = [
+            (Segment(1, seq, 0, 1, 1, last - first + 1, token(first), token(last), 1), batch(first, last))
+            for seq, (first, last) in enumerate(spans, 1)
+        ]
+        known = newer.opened.handed or ""
+        return [handed for handed, _ in loading.append(newer, segments, known, known).handed]
+
+    assert taken((1, 2), (3, 3)) == [token(3)] * 2
+    assert taken((3, 3), (4, 6), (7, 8)) == [token(3)], "not all rows of the file have come yet"
+    assert taken((4, 6), (7, 11)) == [token(6), token(11)]
+    loaded(newer, 11)
+    assert landed(opening) == list(range(1, 12))
 
 
 def wider(opening: OpenTable) -> OpenTable:

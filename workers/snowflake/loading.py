@@ -136,21 +136,29 @@ class Loading:
     def append(
         self, channel: LoadChannel, segments: list[tuple[Segment, pa.RecordBatch]], reached: str, handed: str
     ) -> Taken:
-        """Bring the segments to the channel; fewer are taken after back-pressure, or when the life is over."""
-        taken, appended = Taken(), False
+        """Bring the segments to the channel; fewer are taken after back-pressure, or when the life is over.
+
+        While rows of a file are missing that must be made again, what stands before it is taken, of which no row is to be sent: it may have an
+        older shape, which holds up the rest.
+        """
+        taken, appended, passed = Taken(), False, 0
         for group in coalesced(segments):
             rests = self._rests(group, reached, taken)
             full = [(segment, rest) for (segment, _), rest in zip(group, rests, strict=False) if rest.num_rows]
             if len(rests) < len(group) or (full and not self._append(channel, full)):
                 break
-            appended = appended or bool(full)
             for (segment, _), rest in zip(group, rests, strict=True):
+                appended = appended or bool(rest.num_rows)
+                passed += not appended
                 handed, reached = segment.last if rest.num_rows else handed, max(reached, segment.last)
                 taken.handed.append((handed, committed_at(rest)))
         if appended or (taken.handed and not channel.whole):
             with stage("upload", self.opening, self._by_file(segments[: len(taken.handed)])):
                 sealed = self._seal(channel, reached)
-            taken.handed = [] if sealed is None else [(min(token, sealed), since) for token, since in taken.handed]
+            if sealed is None:
+                del taken.handed[passed:]
+            else:
+                taken.handed = [(min(token, sealed), since) for token, since in taken.handed]
         if 0 < self.opening.fill_ms <= SOON_MS_MAX and self.alive():
             self._flush(channel, [since for _, since in taken.handed if since is not None])
         return taken
