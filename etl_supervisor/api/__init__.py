@@ -16,6 +16,7 @@ catalogue    every error there is: name, status, when
 openapi      what /openapi.json says of the errors of each route
 bodies       what is sent and what comes back
 files        files of this machine that a body may name
+cursors      where a page of a list ends
 rows         rows of the three tables: read, made, changed, deleted
 audit        who changed what, before and after
 idempotency  a create that may be sent twice

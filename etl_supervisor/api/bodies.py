@@ -210,7 +210,7 @@ T = TypeVar("T")
 
 
 class Page(BaseModel, Generic[T]):
-    """Some of a list, in the order of ids; `next_cursor` leads to the rest and is null at its end."""
+    """Some of a list, in its order; `next_cursor` leads to the rest and is null at its end."""
 
     items: list[T]
     next_cursor: str | None = None

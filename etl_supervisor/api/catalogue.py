@@ -34,6 +34,11 @@ OWN = (
     Known("PayloadTooLargeError", 413, "the body is larger than `API_BODY_MAX_KB`"),
     Known("ValidationError", 422, "a value can't be taken; `details.errors` names each field"),
     Known("IdempotencyKeyError", 422, "the `Idempotency-Key` was used with another body"),
+    Known(
+        "StatementRefusedError",
+        422,
+        "the source's PostgreSQL refuses what was asked for: no such table, a filter that is no expression",
+    ),
     Known("RateLimitError", 429, "more requests per second than `API_RATE_LIMIT`; `Retry-After` says when"),
     Known("InternalServerError", 500, "the log says what, under the answer's `X-Request-ID`"),
     Known("TooManyStreamsError", 503, "too many event streams are open; `Retry-After` says when"),

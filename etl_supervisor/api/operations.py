@@ -38,9 +38,17 @@ LOST_SECONDS = 30
 KEPT_DAYS = 30
 
 _COLUMNS = "id, kind, target, who, status, result, error, created_at, finished_at"
+_LISTED = (
+    f"SELECT {_COLUMNS} FROM app.operations WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)"
+    " AND (%(status)s::text IS NULL OR status = %(status)s)"
+    " AND (%(moment)s::timestamptz IS NULL OR (created_at, id) < (%(moment)s, %(key)s::uuid))"
+    " ORDER BY created_at DESC, id DESC LIMIT %(limit)s"
+)
 _LOST = Jsonb(
     faults.body("OperationLostError", "The process that worked at it ended; look what it did, and ask again", {})
 )
+
+Status = Literal["running", "succeeded", "failed"]
 
 log = structlog.get_logger()
 
@@ -52,7 +60,7 @@ class Operation(BaseModel):
     kind: str
     target: str
     who: str
-    status: Literal["running", "succeeded", "failed"]
+    status: Status
     result: dict[str, Any] | None = Field(description="What came of it, when it succeeded")
     error: ErrorBody | None = Field(description="Why it failed")
     created_at: datetime
@@ -153,11 +161,14 @@ def one(connection: Connection, caller: Caller, key: uuid.UUID) -> Operation:
     return Operation(**row)
 
 
-def listed(connection: Connection, caller: Caller, limit: int) -> list[Operation]:
-    """The newest first."""
+def listed(
+    connection: Connection, caller: Caller, status: Status | None, before: tuple[datetime, uuid.UUID] | None, limit: int
+) -> list[Operation]:
+    """The newest first, behind a moment and id."""
     _tell_lost(connection)
-    query = f"SELECT {_COLUMNS} FROM app.operations WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s ORDER BY created_at DESC LIMIT %(limit)s"
-    return [Operation(**row) for row in connection.execute(query.encode(), {"tenant": caller.tenant, "limit": limit})]
+    moment, key = before or (None, None)
+    asked = {"tenant": caller.tenant, "status": status, "moment": moment, "key": key, "limit": limit}
+    return [Operation(**row) for row in connection.execute(_LISTED.encode(), asked)]
 
 
 def _tell_lost(connection: Connection) -> None:

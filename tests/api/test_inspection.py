@@ -108,10 +108,10 @@ def test_publications_are_made_and_changed(api: Api, source: str) -> None:
     found = {item["name"]: item["tables"] for item in api.get(f"{source}/publications").json()}
     assert found == {"second; drop table x": ["public.orders"], "p": ["public.orders", "sales.Order Lines"]}
     assert error(api.post(f"{source}/tables", json=lines)) == (
-        502,
-        "SourceSetupError",
+        409,
+        "ConflictError",
         'source shop: relation "Order Lines" is already member of publication "p"',
-        {"kind": "source_setup", "place": "source shop", "remedy": ""},
+        {"source": "shop"},
     )
     assert (
         error(api.post(f"{source}/publications", json={"name": "x"}))[2]

@@ -97,10 +97,37 @@ def test_an_operation_whose_process_died_is_told_as_failed(api: Api) -> None:
     )
     found = api.get(f"/api/v1/operations/{key}").json()
     assert (found["status"], found["error"]["error"]) == ("failed", "OperationLostError")
-    assert api.get("/api/v1/operations").json() == [found]
+    assert api.get("/api/v1/operations").json() == {"items": [found], "next_cursor": None}
     with api.as_("viewer", "acme") as acme:
-        assert acme.get("/api/v1/operations").json() == []
+        assert acme.get("/api/v1/operations").json()["items"] == []
         assert acme.get(f"/api/v1/operations/{key}").status_code == 404
+
+
+def test_operations_are_listed_page_by_page(api: Api) -> None:
+    api.database.execute(
+        "insert into app.operations (id, tenant, who, kind, target, status, created_at) select gen_random_uuid(), 'default', 'x', 'replay',"
+        " 'pipeline ' || g, (array['succeeded', 'failed'])[1 + g % 2], now() - g / 2 * interval '1 minute' from generate_series(1, 5) g"
+    )
+
+    def pages(**asked: object) -> list[list[str]]:
+        found, cursor = [], None
+        while not found or cursor is not None:
+            page = api.get("/api/v1/operations", params=asked | ({"cursor": cursor} if cursor else {})).json()
+            found.append([item["target"] for item in page["items"]])
+            cursor = page["next_cursor"]
+        return found
+
+    every = pages(limit=2)
+    assert [len(page) for page in every] == [2, 2, 1]
+    assert sorted(name for page in every for name in page) == [f"pipeline {n}" for n in range(1, 6)]
+    assert every[0][0] == "pipeline 1"
+    assert sorted(name for page in pages(limit=1, status="failed") for name in page) == [
+        "pipeline 1",
+        "pipeline 3",
+        "pipeline 5",
+    ]
+    for cursor in ("nonsense", "MTIz", "MS54"):  # no base64; no moment with an id; an id that is none
+        assert error(api.get("/api/v1/operations", params={"cursor": cursor}))[:2] == (422, "ValidationError")
 
 
 def test_a_destination_is_tested_and_its_dead_rows_are_listed(api: Api, destination: Any) -> None:

@@ -81,10 +81,10 @@ def test_a_publication_is_changed_in_one_step(api: Api) -> None:
     assert (found["tables"], found["publishes"], found["via_root"]) == (["public.orders"], "insert, update", False)
     broken = {"drop": [{"name": "orders"}], "add": [{"name": "nothing"}]}
     assert error(api.patch(f"{PUBLICATIONS}/p", json=broken)) == (
-        502,
-        "SourceSetupError",
+        422,
+        "StatementRefusedError",
         'source shop: relation "public.nothing" does not exist',
-        {"kind": "source_setup", "place": "source shop", "remedy": ""},
+        {"source": "shop"},
     )
     assert listed(api, "p") == found, "all of it or nothing"
 
@@ -98,7 +98,7 @@ def test_a_filter_is_an_expression_and_no_way_to_another_statement(api: Api, dat
         "pg_sleep(1) IS NULL",
     ):
         answer = api.patch(f"{PUBLICATIONS}/p", json={"add": [LINES | {"where": where}]})
-        assert error(answer)[:2] == (502, "SourceSetupError"), where
+        assert error(answer)[:2] == (422, "StatementRefusedError"), where
     assert database.execute("select to_regclass('public.orders') is not null") == [(True,)]
     assert listed(api, "p")["tables"] == ["public.orders"]
 

@@ -73,8 +73,8 @@ def test_pages_follow_each_other_whatever_is_measured_meanwhile(measured: Api) -
         assert error(measured.get(WAL, params={"cursor": nonsense})) == (
             422,
             "ValidationError",
-            "cursor: it is not a next cursor of this list",
-            {"errors": [{"field": "cursor", "reason": "it is not a next cursor of this list"}]},
+            "cursor: it is not a next_cursor of this list",
+            {"errors": [{"field": "cursor", "reason": "it is not a next_cursor of this list"}]},
         )
 
 

@@ -16,7 +16,8 @@ from etl_supervisor.api.access import Admin
 from etl_supervisor.api.bodies import Body, Moment, Page, Tenant, Text
 from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.control import ControlOf
-from etl_supervisor.api.routes.resources import Filters, cursor_after, page_of
+from etl_supervisor.api.cursors import after_id, by_id, page_of
+from etl_supervisor.api.routes.resources import Filters
 
 router = APIRouter(tags=["administration"])
 
@@ -117,8 +118,8 @@ def revoke_key(prefix: str, control: ControlOf, caller: Admin) -> None:
 def read_audit_log(control: ControlOf, caller: Admin, filters: Annotated[Filters, Query()]) -> Page[Entry]:
     """The newest first."""
     with control.pool.transaction() as connection:
-        found = audit.listed(connection, caller, cursor_after(filters.cursor), filters.limit + 1)
-    return Page[Entry](**page_of(found, filters.limit))
+        found = audit.listed(connection, caller, after_id(filters.cursor), filters.limit + 1)
+    return Page[Entry](**page_of(found, filters.limit, by_id))
 
 
 @router.get("/pool", summary="Read the state of the connection pool")

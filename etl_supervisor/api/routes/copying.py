@@ -14,11 +14,10 @@ from etl_supervisor.api import rows
 from etl_supervisor.api.access import Viewer
 from etl_supervisor.api.bodies import Id, Page
 from etl_supervisor.api.control import ControlOf
-from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Limit, desk_of, name_after, name_cursor
+from etl_supervisor.api.cursors import NameCursor, after_name, name_cursor, page_of
+from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Limit, desk_of
 from etl_supervisor.model.table_state import Phase
 from etl_supervisor.monitor.backfills import Stage, backfill, facts
-
-NAME_CURSOR_LENGTH_MAX = 1100  # two names of 63 bytes, each byte escaped in JSON, in base64
 
 router = APIRouter(prefix="/pipelines", tags=["pipelines at work"])
 
@@ -61,9 +60,7 @@ class CopyFilters(BaseModel):
 
     stage: Stage | None = None
     limit: Limit = LIMIT_DEFAULT
-    cursor: Annotated[
-        str | None, Field(max_length=NAME_CURSOR_LENGTH_MAX, description="`next_cursor` of the page before")
-    ] = None
+    cursor: NameCursor = None
 
 
 @router.get("/{key}/backfills", summary="List first copies", operation_id="list_backfills")
@@ -71,7 +68,7 @@ def list_backfills(
     key: Id, control: ControlOf, caller: Viewer, filters: Annotated[CopyFilters, Query()]
 ) -> Page[Backfill]:
     """By the tables' names."""
-    after = name_after(filters.cursor)
+    after = after_name(filters.cursor)
     with desk_of(control, caller) as desk:
         row = rows.one(desk, rows.PIPELINE, key)
         source = rows.one(desk, rows.SOURCE, row["source_id"])
@@ -96,6 +93,4 @@ def list_backfills(
         )
         if len(found) > filters.limit:
             break
-    last = found[filters.limit - 1] if len(found) > filters.limit else None
-    cursor = None if last is None else name_cursor(last.schema_, last.table)
-    return Page[Backfill](items=found[: filters.limit], next_cursor=cursor)
+    return Page[Backfill](**page_of(found, filters.limit, lambda last: name_cursor(last.schema_, last.table)))

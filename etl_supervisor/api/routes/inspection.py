@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
+import psycopg
 from fastapi import APIRouter, Query
 from psycopg import sql
 from pydantic import BaseModel, Field
@@ -148,12 +151,27 @@ def change(
 ) -> None:
     """Run statements at the source in one transaction, and write down what was done: action, name, what was asked for."""
     action, name, told = what
-    with sessions.of_source(control, row) as connection, connection.transaction():
+    with sessions.of_source(control, row) as connection, _asked_for(row["name"]), connection.transaction():
         for statement in statements:
             connection.execute(statement, prepare=True)  # so each is one statement, whatever expression is in it
     with control.pool.transaction() as connection:
         place = ("Source", f"{row['id']} {row['name']}: {name}")
         audit.note(connection, caller, action, place, (None, told), row["tenant"])
+
+
+@contextlib.contextmanager
+def _asked_for(source: str) -> Iterator[None]:
+    """What PostgreSQL refuses for what was asked, not for how the source is: Fault 409 or 422."""
+    try:
+        yield
+    except psycopg.errors.DuplicateObject as error:
+        raise faults.conflict(f"source {source}: {error.diag.message_primary}", source=source) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
+        raise faults.Fault(
+            422, "StatementRefusedError", f"source {source}: {error.diag.message_primary}", source=source
+        ) from None
 
 
 def _ask(control: Control, caller: Caller, key: int, query: str, **parameters: object) -> list[dict[str, Any]]:

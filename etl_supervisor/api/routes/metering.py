@@ -18,18 +18,9 @@ from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Viewer
 from etl_supervisor.api.bodies import Id, Moment
 from etl_supervisor.api.control import ControlOf
+from etl_supervisor.api.cursors import Cursor, NameCursor, after_id, after_name, by_id, name_cursor, page_of
 from etl_supervisor.api.pool import Connection
-from etl_supervisor.api.routes.copying import NAME_CURSOR_LENGTH_MAX
-from etl_supervisor.api.routes.resources import (
-    LIMIT_DEFAULT,
-    Cursor,
-    Limit,
-    cursor_after,
-    desk_of,
-    name_after,
-    name_cursor,
-    page_of,
-)
+from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Limit, desk_of
 from etl_supervisor.model import latency
 from etl_supervisor.model.cost import credits_of
 from etl_supervisor.monitor.meter import WAY
@@ -174,9 +165,7 @@ class Span(BaseModel):
 class CostFilters(Span):
     """Which hours, and a place in the list of tables."""
 
-    cursor: Annotated[
-        str | None, Field(max_length=NAME_CURSOR_LENGTH_MAX, description="`next_cursor` of the page before")
-    ] = None
+    cursor: NameCursor = None
 
 
 class CostsFilters(Span):
@@ -210,7 +199,7 @@ def read_throughput(
 @router.get("/pipelines/{key}/cost", summary="Read what a pipeline costs", operation_id="read_cost")
 def read_cost(key: Id, control: ControlOf, caller: Viewer, filters: Annotated[CostFilters, Query()]) -> Cost:
     """What loading costs, with its tables, one page of them at a time."""
-    after = "".join(name_after(filters.cursor))
+    after = "".join(after_name(filters.cursor))
     span = _span(filters)
     with desk_of(control, caller) as desk:
         rows.one(desk, rows.PIPELINE, key)
@@ -219,14 +208,13 @@ def read_cost(key: Id, control: ControlOf, caller: Viewer, filters: Annotated[Co
         whole = desk.connection.execute(_OF_PIPELINES.encode(), one).fetchone()
         asked = span | {"pipeline": key, "after": after, "limit": filters.limit + 1}
         found = desk.connection.execute(_OF_TABLES.encode(), asked).fetchall()
-    more = len(found) > filters.limit
-    found = found[: filters.limit]
+    page = page_of(found, filters.limit, lambda last: name_cursor(last["table_name"]))
     return Cost(
         **span,
         counted_to=until,
         pipeline=None if until is None or whole is None else SpentByPipeline(**_spent(whole)),
-        tables=[SpentByTable(table=row["table_name"], **_spent(row)) for row in found],
-        next_cursor=name_cursor(found[-1]["table_name"]) if more else None,
+        tables=[SpentByTable(table=row["table_name"], **_spent(row)) for row in page["items"]],
+        next_cursor=page["next_cursor"],
     )
 
 
@@ -234,11 +222,11 @@ def read_cost(key: Id, control: ControlOf, caller: Viewer, filters: Annotated[Co
 def read_costs(control: ControlOf, caller: Viewer, filters: Annotated[CostsFilters, Query()]) -> Costs:
     """Each as a whole; those of the caller's tenant."""
     span = _span(filters)
-    asked = {"tenant": caller.tenant, "pipeline": None, "after": cursor_after(filters.cursor)}
+    asked = {"tenant": caller.tenant, "pipeline": None, "after": after_id(filters.cursor)}
     with desk_of(control, caller) as desk:
         until = _counted_to(desk.connection)
         found = desk.connection.execute(_OF_PIPELINES.encode(), span | asked | {"limit": filters.limit + 1}).fetchall()
-    page = page_of(found if until is not None else [], filters.limit)
+    page = page_of(found if until is not None else [], filters.limit, by_id)
     page["items"] = [SpentByPipeline(**_spent(row)) for row in page["items"]]
     return Costs(**span, counted_to=until, **page)
 

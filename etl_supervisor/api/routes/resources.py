@@ -4,8 +4,6 @@
 else was faster. (No postponed annotations here: FastAPI reads the types that a route is made with.)
 """
 
-import base64
-import binascii
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +15,17 @@ from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import to_json
 
-from etl_supervisor.api import faults, rows
+from etl_supervisor.api import rows
 from etl_supervisor.api.access import Admin, Viewer
-from etl_supervisor.api.bodies import ID_MAX, Body, Id, Page, changes_of, view_of
+from etl_supervisor.api.bodies import Body, Id, Page, changes_of, view_of
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
+from etl_supervisor.api.cursors import Cursor, after_id, by_id, page_of
 from etl_supervisor.api.files import Files
 from etl_supervisor.api.idempotency import KEY_LENGTH_MAX, once
 from etl_supervisor.api.rows import VERSION, Desk, Entity
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 1000
-Cursor = Annotated[str | None, Field(max_length=64, description="`next_cursor` of the page before")]
 Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="At most so many")]
 IfMatch = Annotated[
     str | None, Header(max_length=256, description="The ETag that was read: refused when it is another now")
@@ -98,40 +96,6 @@ def seen_version(header: str | None, key: int) -> str | None:
     return header.strip().removeprefix("W/").strip('"').removeprefix(f"{key}-") or "none"
 
 
-def cursor_after(cursor: str | None) -> int:
-    """The id that a cursor stands behind."""
-    try:
-        after = int(base64.urlsafe_b64decode(cursor.encode())) if cursor else 0
-    except (ValueError, binascii.Error):
-        after = -1
-    if not 0 <= after <= ID_MAX:
-        raise faults.invalid("cursor", "it is not a next_cursor of this list")
-    return after
-
-
-def name_after(cursor: str | None) -> list[str]:
-    """The name (in its parts) that a cursor of a list in the order of names stands behind; the empty one before the first."""
-    try:
-        parts = orjson.loads(base64.urlsafe_b64decode(cursor.encode())) if cursor else []
-    except (ValueError, binascii.Error):
-        parts = None
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise faults.invalid("cursor", "it is not a next_cursor of this list")
-    return parts
-
-
-def name_cursor(*parts: str) -> str:
-    """The cursor behind this name."""
-    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
-
-
-def page_of(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """A page of rows with an `id`; `found` has one more than `limit` when there is a next one."""
-    more = len(found) > limit
-    cursor = base64.urlsafe_b64encode(str(found[limit - 1]["id"]).encode()).decode() if more else None
-    return {"items": found[:limit], "next_cursor": cursor}
-
-
 def add(router: APIRouter, kind: Kind) -> None:
     """The routes of one kind."""
     view = view_of(kind.body, kind.entity.name, kind.entity.secrets)
@@ -145,11 +109,13 @@ def _add_reading(router: APIRouter, kind: Kind, view: Any) -> None:
 
     def read_page(control: ControlOf, caller: Viewer, filters: Annotated[filters_type, Query()]) -> Any:  # type: ignore[valid-type]
         asked: dict[str, Any] = filters.model_dump()  # type: ignore[attr-defined]
-        limit, after = asked.pop("limit"), cursor_after(asked.pop("cursor"))
+        limit, after = asked.pop("limit"), after_id(asked.pop("cursor"))
         with desk_of(control, caller) as desk:
             found = rows.listed(desk, entity, asked, after, limit + 1)
         # Rows are what PostgreSQL has checked: a page of a thousand is not checked again.
-        return Response(to_json(page_of([shown(entity, row) for row in found], limit)), media_type="application/json")
+        return Response(
+            to_json(page_of([shown(entity, row) for row in found], limit, by_id)), media_type="application/json"
+        )
 
     def read(key: Id, control: ControlOf, caller: Viewer, response: Response, if_none_match: IfNoneMatch = None) -> Any:
         with desk_of(control, caller) as desk:

@@ -16,8 +16,9 @@ from etl_supervisor.api import faults, rows
 from etl_supervisor.api.access import Operator, Viewer
 from etl_supervisor.api.bodies import Body, Id, Page, Text
 from etl_supervisor.api.control import ControlOf
+from etl_supervisor.api.cursors import after_id, by_id, page_of
 from etl_supervisor.api.operations import Operation
-from etl_supervisor.api.routes.resources import Filters, cursor_after, desk_of, page_of
+from etl_supervisor.api.routes.resources import Filters, desk_of
 from etl_supervisor.model.pipeline import PipelineStatus
 from etl_supervisor.model.verified import Verdict
 from etl_supervisor.monitor import verification
@@ -152,8 +153,8 @@ def list_verify_runs(
     key: Id, control: ControlOf, caller: Viewer, filters: Annotated[Filters, Query()]
 ) -> Page[VerifyRun]:
     """The newest first; those of the last 400 days. Up to where each table is known to be equal: `verified_through` of the pipeline's tables."""
-    before = cursor_after(filters.cursor)
+    before = after_id(filters.cursor)
     with desk_of(control, caller) as desk:
         rows.one(desk, rows.PIPELINE, key)
         found = verify_runs.listed(desk.connection, key, before, filters.limit + 1)
-    return Page[VerifyRun](**page_of(found, filters.limit))
+    return Page[VerifyRun](**page_of(found, filters.limit, by_id))

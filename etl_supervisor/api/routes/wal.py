@@ -6,20 +6,19 @@ behind the last measurement, whatever was measured or forgotten meanwhile.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from etl_supervisor.api import faults, rows
+from etl_supervisor.api import rows
 from etl_supervisor.api.access import Viewer
-from etl_supervisor.api.bodies import ID_MAX, Id, Moment, Text
+from etl_supervisor.api.bodies import Id, Moment, Text
 from etl_supervisor.api.control import ControlOf
+from etl_supervisor.api.cursors import Cursor, after_moment, moment_cursor, row_id
 from etl_supervisor.api.pool import Connection
-from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Cursor, Limit, desk_of
+from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, Limit, desk_of
 from etl_supervisor.model.wal import Level
 from etl_supervisor.monitor.alerts import MB, Thresholds
 from etl_supervisor.repository.alerting import in_force
@@ -110,7 +109,7 @@ def read_wal_metrics(
     filters: Annotated[WalFilters, Query()],
 ) -> list[WalMetric]:
     """What the WAL monitor has measured, the newest first. The header `Link` (rel="next") leads to the rest."""
-    moment, key = _place(filters.cursor)
+    moment, key = after_moment(filters.cursor, row_id) or (None, 0)
     asked = {
         "source": filters.source_id,
         "slot": filters.slot_name,
@@ -127,7 +126,8 @@ def read_wal_metrics(
         found = desk.connection.execute(_HISTORY, asked).fetchall()
     if len(found) > filters.limit:
         found = found[: filters.limit]
-        following = request.url.include_query_params(cursor=_cursor(found[-1]))
+        cursor = moment_cursor(found[-1]["recorded_at"], found[-1]["id"])
+        following = request.url.include_query_params(cursor=cursor)
         response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
     return [WalMetric(**row) for row in found]
 
@@ -173,22 +173,3 @@ def _after(moment: datetime, seconds: float) -> datetime | None:
 def _state(connection: Connection, key: int) -> dict[str, Any]:
     query = "SELECT level, trouble_since FROM app.wal_states WHERE source_id = %s"
     return connection.execute(query, [key]).fetchone() or {"level": None, "trouble_since": None}
-
-
-def _cursor(row: dict[str, Any]) -> str:
-    """The place of a measurement in the order of the list: microseconds and id."""
-    microseconds = (row["recorded_at"] - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(f"{microseconds}.{row['id']}".encode()).decode()
-
-
-def _place(cursor: str | None) -> tuple[datetime | None, int]:
-    if not cursor:
-        return None, 0
-    try:
-        microseconds, _, key = base64.urlsafe_b64decode(cursor.encode()).decode("ascii").partition(".")
-        moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(microseconds))
-        if not 0 < int(key) <= ID_MAX:
-            raise ValueError
-    except (ValueError, binascii.Error, OverflowError):
-        raise faults.invalid("cursor", "it is not a next cursor of this list") from None
-    return moment, int(key)

@@ -20,11 +20,13 @@ from fastapi.responses import StreamingResponse
 
 from etl_supervisor.api import audit, faults, operations, rows
 from etl_supervisor.api.access import Viewer
+from etl_supervisor.api.bodies import Page
 from etl_supervisor.api.caller import Caller
 from etl_supervisor.api.control import Control, ControlOf
+from etl_supervisor.api.cursors import after_moment, moment_cursor, page_of
 from etl_supervisor.api.operations import Operation
 from etl_supervisor.api.routes.health import reader_trouble
-from etl_supervisor.api.routes.resources import LIMIT_DEFAULT, LIMIT_MAX, desk_of
+from etl_supervisor.api.routes.resources import LIMIT_MAX, Filters, desk_of
 from etl_supervisor.errors import EtlError
 
 LOOK_SECONDS = 1.0
@@ -46,13 +48,21 @@ router = APIRouter(tags=["watching"])
 _streams = asyncio.Semaphore(STREAMS_MAX)
 
 
+class OperationFilters(Filters):
+    """Which operations; a parameter that is not known is refused."""
+
+    status: operations.Status | None = None
+
+
 @router.get("/operations", summary="List operations")
 def list_operations(
-    control: ControlOf, caller: Viewer, limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
-) -> list[Operation]:
+    control: ControlOf, caller: Viewer, filters: Annotated[OperationFilters, Query()]
+) -> Page[Operation]:
     """The newest first; those of the last 30 days."""
+    before = after_moment(filters.cursor, uuid.UUID)
     with control.pool.transaction() as connection:
-        return operations.listed(connection, caller, limit)
+        found = operations.listed(connection, caller, filters.status, before, filters.limit + 1)
+    return Page[Operation](**page_of(found, filters.limit, lambda last: moment_cursor(last.created_at, last.id)))
 
 
 @router.get("/operations/{key}", summary="Read an operation")
