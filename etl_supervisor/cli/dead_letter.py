@@ -47,33 +47,41 @@ def rows(settings: Settings, pipeline: str | None) -> list[dict[str, Any]]:
     return found
 
 
-def replay(settings: Settings, pipeline: str, ids: list[str], console: Console) -> bool:
+def replay(
+    settings: Settings, pipeline: str, console: Console, ids: list[str] | None = None, table: str | None = None
+) -> bool:
     """Bring dead rows of a pipeline to their place; True when every one was."""
     whole = True
     for destination in _destinations(settings, pipeline):
         with _session(settings, destination) as (worker, session):
-            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids)
+            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids, table)
             for name, outcome in worker.replay(session, destination, meant):
                 console.print(f"{name}  {outcome}", markup=False, soft_wrap=True)
                 whole = whole and outcome is worker.Outcome.REPLAYED
     return whole
 
 
-def drop(settings: Settings, pipeline: str, ids: list[str], console: Console) -> None:
+def drop(
+    settings: Settings, pipeline: str, console: Console, ids: list[str] | None = None, table: str | None = None
+) -> None:
     """Forget dead rows of a pipeline."""
     for destination in _destinations(settings, pipeline):
         with _session(settings, destination) as (worker, session):
-            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids)
+            meant = _meant(worker.listed(session, destination, pipeline), pipeline, ids, table)
             worker.drop(session, destination, [row["id"] for row in meant])
             console.print(f"{len(meant)} dropped")
 
 
-def _meant(found: list[dict[str, Any]], pipeline: str, ids: list[str]) -> list[dict[str, Any]]:
-    """The rows with these ids, all without any. EtlError(CONFIG) for an id that is not there."""
-    meant, unknown = chosen(found, ids or None)
+def _meant(
+    found: list[dict[str, Any]], pipeline: str, ids: list[str] | None, table: str | None
+) -> list[dict[str, Any]]:
+    """The rows with these ids and of this table, all without either. EtlError(CONFIG) for an id that is not there, and for a table without any."""
+    meant, unknown = chosen(found, ids or None, table)
+    remedy = f"see `etl-supervisor dead-letter list --pipeline {pipeline}`"
     if unknown:
-        remedy = f"see `etl-supervisor dead-letter list --pipeline {pipeline}`"
         raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", f"no dead row has the id {', '.join(unknown)}", remedy)
+    if table is not None and not meant:
+        raise EtlError(Kind.CONFIG, f"pipeline {pipeline}", f"no dead row is of table {table}", remedy)
     return meant
 
 

@@ -28,6 +28,7 @@ api_key = typer.Typer(help="Who may use the REST API (docs/api.md).", no_args_is
 app.add_typer(api_key, name="api-key")
 console = Console()
 Ids = Annotated[list[str] | None, typer.Option("--id", help="Id of a row, as `list` shows it; may be repeated")]
+OfTable = Annotated[str | None, typer.Option("--table", help="Rows of this table, schema.name")]
 
 
 @app.command()
@@ -212,11 +213,13 @@ def dead_letter_list(
 
 
 @dead_letter.command("replay")
-def dead_letter_replay(pipeline: Annotated[str, typer.Argument(help="Name")], ids: Ids = None) -> None:
-    """Bring rows to their place in the change log and the target, all of a pipeline or those of --id. Exit 0 when every one is there."""
+def dead_letter_replay(
+    pipeline: Annotated[str, typer.Argument(help="Name")], ids: Ids = None, table: OfTable = None
+) -> None:
+    """Bring rows to their place in the change log and the target: all of a pipeline, those of --id, or of --table. Exit 0 when every one is there."""
     from etl_supervisor.cli.dead_letter import replay
 
-    if not replay(_configured(), pipeline, ids or [], console):
+    if not replay(_configured(), pipeline, console, ids, table):
         raise typer.Exit(Exit.FAILED)
 
 
@@ -224,14 +227,15 @@ def dead_letter_replay(pipeline: Annotated[str, typer.Argument(help="Name")], id
 def dead_letter_drop(
     pipeline: Annotated[str, typer.Argument(help="Name")],
     ids: Ids = None,
+    table: OfTable = None,
     everything: Annotated[bool, typer.Option("--all", help="All rows of the pipeline")] = False,
 ) -> None:
-    """Forget rows: those of --id, or --all."""
+    """Forget rows: those of --id, of --table, or --all."""
     from etl_supervisor.cli.dead_letter import drop
 
-    if bool(ids) == everything:
-        raise typer.BadParameter("give --id or --all")
-    drop(_configured(), pipeline, ids or [], console)
+    if bool(ids or table) == everything:
+        raise typer.BadParameter("give --id, --table or --all")
+    drop(_configured(), pipeline, console, ids, table)
 
 
 @app.command()

@@ -169,10 +169,12 @@ def test_dropped_rows_are_forgotten_and_wrong_words_are_one_clear_line(deploy: D
     first, second = (orjson.loads(line)["id"] for line in cli(deploy, "list", "--json").splitlines())
     assert "there is no pipeline of this name" in cli(deploy, "drop", "nowhere", "--all", code=78)
     assert "no dead row has the id x" in cli(deploy, "drop", "shop", "--id", "x", code=78)
-    assert "give --id or --all" in cli(deploy, "drop", "shop", code=2)
+    assert "give --id, --table or --all" in cli(deploy, "drop", "shop", code=2)
+    assert "no dead row is of table public.x" in cli(deploy, "drop", "shop", "--table", "public.x", code=78)
     assert "1 dropped" in cli(deploy, "drop", "shop", "--id", first)
     assert second in cli(deploy, "list")
-    assert "1 dropped" in cli(deploy, "drop", "shop", "--all")
+    assert "1 dropped" in cli(deploy, "drop", "shop", "--table", "public.items")
+    assert "0 dropped" in cli(deploy, "drop", "shop", "--all")
     assert "no row is in the dead letter" in cli(deploy, "list")
     assert deploy.stop() == 0
 

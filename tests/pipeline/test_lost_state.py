@@ -100,6 +100,25 @@ def test_a_store_that_is_emptied_while_nothing_runs_is_filled_from_snowflake(
     assert deploy.stop() == 0
 
 
+def test_a_table_that_was_not_ready_and_is_gone_since_is_forgotten(deploy: Deployment, lose: Lose) -> None:
+    prepared(deploy)
+    assert deploy.stop() == 0
+    there = f'"{deploy.destination.database}"."{deploy.destination.landing_schema}"'
+    with sql_session(deploy.destination) as session, session.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {there}._ETL_STATE WHERE LANDING_TABLE = 'LANDING_ITEMS'")
+    deploy.source.execute("update items set note = 'the last that is heard of it'")
+    deploy.source.execute("drop table items")
+    lose()
+    deploy.start()
+    (line,) = wait_for("the state to be rebuilt", lambda: deploy.events("state_rebuilt"))
+    assert (line["tables"], line["copied_again"]) == (2, 1)
+    deploy.source.execute("insert into keyless values (52)")
+    deploy.caught_up("shop")
+    wait_for("the row", lambda: landed(deploy, "keyless") == 52)
+    assert deploy.states("shop").keys() == {"keyless"}
+    assert deploy.stop() == 0
+
+
 def test_a_table_that_was_not_ready_is_copied_again_and_the_others_are_not(deploy: Deployment, lose: Lose) -> None:
     prepared(deploy)
     generations = {name: state.generation for name, state in deploy.states("shop").items()}

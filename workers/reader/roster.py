@@ -91,15 +91,15 @@ class Roster:
 
     def introduce(self, tables: Collection[Table]) -> None:
         """Tables that are published. Their shapes may be newer than the stream: they count only until the first row comes.
-        Tables that are not published any more are followed until what the stream tells of them is applied (`published`).
-        """
+        Those that are not published any more are followed until what the stream tells of them is applied; one without a shape has not begun."""
         self._sight.look_ahead([table.oid for table in tables])
         with self._stored.gathered():
             for table in tables:
                 self._followers_of(replace(table, version=PROVISIONAL))
             for pipeline, state in self._stored.others(self._by_oid):
-                if state.generation < self._progress.generation or not pipeline.selection.takes(state.table):
-                    self._stored.drop(pipeline, state.table)  # of a history that is over, or not taken any more
+                over = state.generation < self._progress.generation or not state.shape
+                if over or not pipeline.selection.takes(state.table):
+                    self._stored.drop(pipeline, state.table)
                 else:
                     self._followers_of(replace(wire.load(Table, state.shape), version=PROVISIONAL))
         self._sight.look_ahead([])
