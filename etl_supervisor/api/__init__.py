@@ -2,6 +2,7 @@
 
 app          the application, put together from settings
 asgi         the same as an object that gunicorn and uvicorn import
+worker       one of several processes under another program: they count together
 serve        an HTTP server for it: alone, or as the supervisor's child
 process      the child
 control      what every route works with: settings, pool, keyring, state store

@@ -111,9 +111,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def from_environment() -> FastAPI:
-    """For servers that import it: settings from the environment and .env of the working directory."""
+    """For servers that make it: settings from the environment and .env of the working directory."""
+    return of_settings(load())
+
+
+def of_settings(settings: Settings) -> FastAPI:
+    """For a process of its own, which holds keys."""
     forbid_core_dumps()
-    return create_app(load())
+    return create_app(settings)
 
 
 def _versioned() -> APIRouter:

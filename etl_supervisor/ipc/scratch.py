@@ -17,6 +17,7 @@ from pathlib import Path
 
 METRICS = "etl-stream-metrics-"  # of a supervisor
 FILES = "etl-stream-files-"  # of an actor: Parquet files on their way to a stage, and what the connector needs
+API = "etl-stream-api-"  # metrics of the processes that serve one API without a supervisor
 YOUNG_SECONDS = 60.0  # between making and locking lie microseconds; a machine that swaps may take longer
 
 

@@ -83,14 +83,18 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("server", OTHERS)
-def test_servers_of_others_import_the_application(server: str, api: Api, tmp_path: Any) -> None:
+def test_servers_of_others_import_the_application_and_their_workers_count_together(
+    server: str, api: Api, tmp_path: Any
+) -> None:
     if server == "gunicorn":
         pytest.importorskip("uvicorn_worker", reason="the extra `dev` is not installed wholly")
-    port = choose_port()
+    port, told = choose_port(), f"127.0.0.1:{choose_port()}"
     variables = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TMPDIR": str(tmp_path),
         "DATABASE_URL": api.database.url,
+        "METRICS_ADDR": told,
         "STATE_STORE": "postgres",
         "SECRET_KEY": SECRET_KEY,
     }
@@ -111,7 +115,11 @@ def test_servers_of_others_import_the_application(server: str, api: Api, tmp_pat
         listed = httpx.get(f"{url}/api/v1/sources", headers=api.client.headers)
         assert listed.status_code == 200
         assert [item["name"] for item in listed.json()["items"]] == [SOURCE["name"]]
-        assert httpx.get(f"{url}/api/v1/sources").status_code == 401
+        for _ in range(20):  # connections of their own: the workers share them
+            assert httpx.get(f"{url}/api/v1/sources").status_code == 401
+        family = 'etl_api_requests_total{method="GET",route="/api/v1/sources",status="401"} '
+        assert f"{family}20.0\n" in httpx.get(f"http://{told}/metrics").text
+        assert {path.name for path in tmp_path.glob("etl-stream-api-*/*.lock")} == {"0.lock", "1.lock"}
     finally:
         process.terminate()
         code = process.wait(START_SECONDS)
