@@ -1,9 +1,10 @@
 """The soak itself: bursts of faults one after the other, and how long each recovery takes.
 
 A burst begins; its faults end one by one; then a marker row is committed in every source. The time until each target shows it is the recovery of
-every fault of the burst. The next burst begins when the marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still
-recovering, and both recoveries take longer. (Half a minute lets a breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design,
-and the recovery is listed apart. A marker that does not come at all is a hang: the soak has failed.
+every fault of the burst; how long a marker takes when nothing has happened is measured before the first (`usual_s`). The next burst begins when the
+marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still recovering, and both recoveries take longer. (Half a minute lets a
+breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker that does not come at
+all is a hang: the soak has failed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.support.soak.world import SOURCES, World
 
 PATIENCE_SECONDS = 60.0
 REST_SECONDS = 10.0  # a marker that is later than that: the workload waits until it has come
+USUAL_MARKERS = 5
 BETWEEN_SECONDS = 0.5  # rows flow before the next burst
 BREAKER = '"event":"breaker_opened"'
 
@@ -47,6 +49,7 @@ class Soak:
     struck: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)  # seconds, one for each fault
     cooled: list[float] = field(default_factory=list)  # the same where a breaker had opened
+    usual: list[float] = field(default_factory=list)  # the same without any fault
     missed: int = 0
     workloads: list[Workload] = field(default_factory=list)
     recovering: list[Burst] = field(default_factory=list)
@@ -64,6 +67,7 @@ class Soak:
             workload.start()
         end = time.monotonic() + minutes * 60
         try:
+            self._measure_usual()
             for number, burst in enumerate(bursts(world.seed), 1):
                 if time.monotonic() > end:
                     break
@@ -92,6 +96,7 @@ class Soak:
             "faults_by_kind": dict(sorted(self.faults.items())),
             "rows_lost": verdict.rows_lost if verdict.tables else None,  # None: it did not come to a comparison
             "rows_doubled": verdict.rows_doubled if verdict.tables else None,
+            "usual_s": _quantile(sorted(self.usual), 0.5),
             "recovery_p50_s": _quantile(every, 0.5),
             "recovery_p95_s": _quantile(every, 0.95),
             "recovery_max_s": _quantile(every, 1.0),
@@ -104,6 +109,12 @@ class Soak:
             "differences": verdict.differences,
             "leftovers": verdict.leftovers,
         }
+
+    def _measure_usual(self) -> None:
+        """While rows change, and before anything is done to anybody."""
+        for _ in range(USUAL_MARKERS):
+            marker = self.markers.write()
+            self._look_until(lambda marker=marker: marker not in self.markers.waiting)  # type: ignore[misc]
 
     def _burst(self, number: int, burst: list[Fault]) -> None:
         logged = len(self.world.deployment.log)
@@ -147,15 +158,19 @@ class Soak:
         while not done():
             self.world.revive()
             for marker in self.markers.look():
-                self._recovered(next(burst for burst in self.recovering if burst.marker is marker))
+                seconds = time.monotonic() - marker.written
+                burst = next((burst for burst in self.recovering if burst.marker is marker), None)
+                if burst is None:
+                    self.usual.append(seconds)
+                else:
+                    self._recovered(burst, seconds)
             late = any(time.monotonic() - burst.marker.written > REST_SECONDS for burst in self.recovering)
             for workload in self.workloads:
                 workload.resting = late
             time.sleep(POLL_SECONDS)
 
-    def _recovered(self, burst: Burst) -> None:
+    def _recovered(self, burst: Burst, seconds: float) -> None:
         self.recovering.remove(burst)
-        seconds = time.monotonic() - burst.marker.written
         cooled = BREAKER in self.world.deployment.log[burst.logged :]
         (self.cooled if cooled else self.recoveries).extend([seconds] * len(burst.faults))
         self.say(f"{burst.number}: {_names(burst)}: {seconds:.1f} s{', a breaker was open' if cooled else ''}")
