@@ -98,13 +98,13 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
     if landing is None:
         marks.create_schemas(cursor, objects)
     try:
-        watermark, shape, since = owner.own(cursor, opening, objects, place)
+        watermark, row = owner.own(cursor, opening, objects, place)
     except ProgrammingError as error:
         if error.errno not in NO_SUCH_COLUMN:
             raise
         marks.complete(cursor, objects)
-        watermark, shape, since = owner.own(cursor, opening, objects, place)
-    applied, alone = offers.leave(cursor, opening, objects, watermark.applied, place)
+        watermark, row = owner.own(cursor, opening, objects, place)
+    applied, alone = offers.leave(cursor, opening, objects, row, watermark.applied, place)
     watermark = replace(watermark, applied=applied)
     aims = opening.policy.mode.has_target
     if landing is None and aims:
@@ -118,10 +118,10 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         log.info("EnsureTableInitialized", pipeline=opening.pipeline, landing=objects.landing, target=objects.target)
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
-    known = bool(shape) and opening.since <= since
-    table = replace(wire.load(Table, shape), version=opening.table.version) if known else opening.table
+    known = bool(row.shape) and opening.since <= row.since
+    table = replace(wire.load(Table, row.shape), version=opening.table.version) if known else opening.table
     if not known or alone:  # a target that was left alone has an older shape than the log
-        offers.withdraw(cursor, objects)
+        row = offers.withdraw(cursor, objects, row)
         for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
             for step in plan(present, table):
                 described = None
@@ -129,7 +129,7 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
                 log.info("table_altered", place=place, table=table_sql, step=_told(step))
     if not known:
         _keep_shape(cursor, opening, objects)
-    offers.ensure(cursor, replace(opening, table=table), objects, watermark.applied)
+    offers.ensure(cursor, replace(opening, table=table), objects, row, watermark.applied)
     return Ensured(watermark, table, _types(described or _columns(cursor, objects.landing_sql) or []))
 
 

@@ -61,13 +61,13 @@ class _Part:
 class FileChannel:
     """An open channel; opening fences every older owner of its name. All methods may block on the network."""
 
-    def __init__(self, opening: OpenTable, tools: Tools, committed: str = "") -> None:
-        """`committed` is where a channel begins that was never loaded by files."""
+    def __init__(self, opening: OpenTable, tools: Tools, committed: str = "", known: Books | None = None) -> None:
+        """`committed` is where a channel begins that was never loaded by files; `known` is what its ledger said just now, if it was asked."""
         self._opening, self._tools = opening, tools
         self._stage, self._ledger = Stage(opening), Ledger(opening)
         self._lock = threading.Lock()  # the books are written by appends and by statuses
         self._gathered: list[tuple[pa.RecordBatch, str]] = []
-        self._books, staged = self._work(lambda cursor: self._claim(cursor, committed))
+        self._books, staged = self._work(lambda cursor: self._claim(cursor, committed, known))
         self._staged = [file for file in self._books.files if file.name in staged]
         sound = next((i for i, file in enumerate(self._books.files) if file.name not in staged), len(self._books.files))
         # The rows of these come again: for those that are not there, and past those that are.
@@ -151,10 +151,11 @@ class FileChannel:
 
     # -- inside
 
-    def _claim(self, cursor: Any, committed: str) -> tuple[Books, set[str]]:
+    def _claim(self, cursor: Any, committed: str, known: Books | None) -> tuple[Books, set[str]]:
         self._stage.create(cursor)
-        self._ledger.create(cursor)
-        books = self._ledger.claim(cursor, self._opening.load.path, committed)
+        if known is None:
+            self._ledger.create(cursor)
+        books = self._ledger.claim(cursor, self._opening.load.path, committed, known)
         for channel, pipes in self._ledger.over(cursor).items():
             gone = replace(self._opening, channel=channel)
             Stage(gone).clear(cursor)

@@ -100,19 +100,10 @@ class Ledger:
         found = wire.load(Files, row[4])
         return Books(int(row[0]), LoadPath(row[1]), row[2], int(row[3]), found.files, found.pipes)
 
-    def claim(self, cursor: Any, path: LoadPath, committed: str) -> Books:
-        """Own the channel: older owners are fenced. A new channel begins at `committed`; one with files under way keeps its path for them."""
-        objects = objects_of(self.opening.destination, self.opening.table)
-        values = (
-            f"{literal(objects.landing)}, {literal(self.opening.channel)}, 0, {literal(path)}, {literal(committed)}, 0"
-        )
-        cursor.execute(
-            f"MERGE INTO {self._table} f USING (SELECT {literal(objects.landing)} AS L, {literal(self.opening.channel)} AS C) s"
-            " ON f.LANDING_TABLE = s.L AND f.CHANNEL = s.C WHEN NOT MATCHED THEN INSERT"
-            f" (LANDING_TABLE, CHANNEL, SEQUENCER, LOAD_PATH, COMMITTED, ERRORS, FILES) VALUES ({values}, {literal(wire.dump(Files(())))})"
-        )
-        found = self.read(cursor)
-        assert found is not None, "made just now"
+    def claim(self, cursor: Any, path: LoadPath, committed: str, known: Books | None = None) -> Books:
+        """Own the channel: older owners are fenced. `known` is what was read just now; without it the channel may be new and begins at `committed`.
+        One with files under way keeps its path for them. EtlError(CHANNEL) when another was faster."""
+        found = known or self._entered(cursor, path, committed)
         ours = replace(found, sequencer=found.sequencer + 1, path=found.path if found.files else path)
         self._update(cursor, ours, found.sequencer)
         return ours
@@ -137,6 +128,20 @@ class Ledger:
     def forget(self, cursor: Any) -> None:
         """The channel is not needed any more."""
         cursor.execute(f"DELETE FROM {self._table} WHERE {self._where}")
+
+    def _entered(self, cursor: Any, path: LoadPath, committed: str) -> Books:
+        objects = objects_of(self.opening.destination, self.opening.table)
+        values = (
+            f"{literal(objects.landing)}, {literal(self.opening.channel)}, 0, {literal(path)}, {literal(committed)}, 0"
+        )
+        cursor.execute(
+            f"MERGE INTO {self._table} f USING (SELECT {literal(objects.landing)} AS L, {literal(self.opening.channel)} AS C) s"
+            " ON f.LANDING_TABLE = s.L AND f.CHANNEL = s.C WHEN NOT MATCHED THEN INSERT"
+            f" (LANDING_TABLE, CHANNEL, SEQUENCER, LOAD_PATH, COMMITTED, ERRORS, FILES) VALUES ({values}, {literal(wire.dump(Files(())))})"
+        )
+        found = self.read(cursor)
+        assert found is not None, "made just now"
+        return found
 
     def _update(self, cursor: Any, books: Books, sequencer: int) -> None:
         cursor.execute(

@@ -11,6 +11,7 @@ target is a version.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
+from workers.snowflake.owner import Row
 from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
@@ -36,17 +38,16 @@ FORM = (
 log = structlog.get_logger()
 
 
-def ensure(cursor: Any, opening: OpenTable, objects: Objects, applied: int) -> None:
-    """Make what the policy offers, if shape or policy changed. The tables have the shape by now."""
+def ensure(cursor: Any, opening: OpenTable, objects: Objects, row: Row, applied: int) -> None:
+    """Make what the policy offers, if shape or policy changed since `row` was written. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     wanted = digest(opening, objects)
-    offered, kept = cursor.execute(f"SELECT OFFERED, HISTORY FROM {objects.watermark_sql} WHERE {where}").fetchone()
-    if offered != wanted:
+    if row.offered != wanted:
         _make(cursor, opening, objects)
     keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
-    if keeps and applied not in (0, int(kept)):
+    if keeps and applied not in (0, row.history):
         _begin_history(cursor, opening, objects, applied)
-    if offered != wanted:
+    if row.offered != wanted:
         cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = {literal(wanted)} WHERE {where}")
 
 
@@ -56,23 +57,23 @@ def digest(opening: OpenTable, objects: Objects) -> str:
     return hashlib.sha256(made.encode()).hexdigest()
 
 
-def withdraw(cursor: Any, objects: Objects) -> None:
-    """Before the tables get another shape: a joint apply that was written for the older one finds that (`together`)."""
+def withdraw(cursor: Any, objects: Objects, row: Row) -> Row:
+    """Before the tables get another shape: a joint apply that was written for the older one finds that (`together`). The row then."""
     cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = '' WHERE LANDING_TABLE = {literal(objects.landing)}")
+    return replace(row, offered="")
 
 
-def leave(cursor: Any, opening: OpenTable, objects: Objects, applied: int, place: str) -> tuple[int, bool]:
-    """Take away what only the policy before needed, and note the new one; how far the target is applied then, and whether it was left alone before.
-    EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not.
+def leave(cursor: Any, opening: OpenTable, objects: Objects, row: Row, applied: int, place: str) -> tuple[int, bool]:
+    """Take away what only the policy before (in `row`) needed, and note the new one; how far the target is applied then, and whether it was left
+    alone before. EtlError(DESTINATION_SETUP) when the new one needs a change log that is whole and it is not.
 
     `append` leaves target and watermark as they are: what moves the target again goes on from there. A dynamic table moves the watermark, and no
     target is behind it: another way begins with the whole log."""
     policy, where = opening.policy, f"LANDING_TABLE = {literal(objects.landing)}"
-    before, purged = cursor.execute(f"SELECT POLICY, PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
-    older = wire.load(ApplyPolicy, before) if before else policy
-    if before and older == policy:
+    older = wire.load(ApplyPolicy, row.policy) if row.policy else policy
+    if row.policy and older == policy:
         return applied, False
-    if policy.mode is ApplyMode.DYNAMIC_TABLE and int(purged) == opening.generation:
+    if policy.mode is ApplyMode.DYNAMIC_TABLE and row.purged == opening.generation:
         reason = f"rows have left {objects.landing}, and a dynamic table needs all of them"
         raise EtlError(
             Kind.DESTINATION_SETUP, place, reason, "use another apply for this table, or have it copied again"

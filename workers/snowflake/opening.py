@@ -44,11 +44,11 @@ def open_channel(opening: OpenTable, tools: Tools) -> LoadChannel:
         return _sharded(opening, tools)
     books = _in_session(opening, tools, lambda cursor: Ledger(opening).read(cursor))
     if opening.load.path is not LoadPath.STREAMING:
-        return FileChannel(opening, tools, _leave_streaming(opening, tools) if books is None else "")
+        return FileChannel(opening, tools, _leave_streaming(opening, tools) if books is None else "", books)
     if books is None:
         return _remembering(opening, tools)
     if books.files:
-        return FileChannel(opening, tools)
+        return FileChannel(opening, tools, known=books)
     return _leave_files(opening, tools, books)
 
 
@@ -62,9 +62,9 @@ def _leave_streaming(opening: OpenTable, tools: Tools) -> str:
 
 
 def _leave_files(opening: OpenTable, tools: Tools, books: Books) -> LoadChannel:
-    owned = _in_session(opening, tools, lambda cursor: Ledger(opening).claim(cursor, books.path, ""))
+    owned = _in_session(opening, tools, lambda cursor: Ledger(opening).claim(cursor, books.path, "", books))
     if owned.files:
-        return FileChannel(opening, tools)
+        return FileChannel(opening, tools, known=owned)
     channel = _streaming(opening, tools, owned.committed or None)
     _in_session(opening, tools, lambda cursor: Ledger(opening).forget(cursor))
     return channel

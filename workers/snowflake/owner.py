@@ -10,7 +10,7 @@ older reader has asked for (one that was stopped, and goes on) finds its waterma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from etl_supervisor.errors import EtlError, Kind
@@ -33,12 +33,15 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The rest of the row: the shape and the token from which it holds, the policy, for which of both something is offered."""
+    """The rest of the row: the shape and the token from which it holds, the policy, for which of both something is offered; up to where the history
+    is, and of which generation rows were purged (0: none)."""
 
     shape: str = ""
     since: str = ""
     policy: str = ""
     offered: str = ""
+    history: int = 0
+    purged: int = 0
 
 
 def entry(opening: OpenTable, objects: Objects, row: Row) -> str:
@@ -56,39 +59,29 @@ def entry(opening: OpenTable, objects: Objects, row: Row) -> str:
     )
 
 
-def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, str, str]:
-    """The watermark row, with shape and since when: made if there is none, refused if it is another's, moved on for a new generation."""
-    table = opening.table.name
-    who = (opening.pipeline_id, opening.owner, table.schema, table.name)
+def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[Watermark, Row]:
+    """The watermark row: made if there is none, refused if it is another's, moved on for a new generation."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
-    _check_case(cursor, opening, objects, place)
-    query = (
-        "SELECT PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHAPE, SHAPE_SINCE, SHOWN"
-        f" FROM {objects.watermark_sql} WHERE {where}"
-    )
-    row = cursor.execute(query).fetchone()
-    if row is None:
+    found = _read(cursor, opening, objects, place)
+    if found is None:
         cursor.execute(entry(opening, objects, Row()))
-        row = cursor.execute(query).fetchone()
-    ours = row[1] == opening.owner
-    if (int(row[0]), opening.owner if row[1] == opening.former else row[1], row[2], row[3]) != who:
-        reason = f"{objects.landing} belongs to table {row[2]}.{row[3]} of pipeline {row[4]}"
-        raise EtlError(Kind.DESTINATION_SETUP, place, reason, "use another landing schema and schema for this pipeline")
-    found = Watermark(int(row[5]), int(row[6]), int(row[7]), int(row[10]))
-    if found.epoch > opening.epoch:
-        reason = f"epoch {opening.epoch} is not the newest ({found.epoch}): another reader has taken the pipeline over"
+        found = _read(cursor, opening, objects, place)
+        assert found is not None
+    owner, mark, row = found
+    if mark.epoch > opening.epoch:
+        reason = f"epoch {opening.epoch} is not the newest ({mark.epoch}): another reader has taken the pipeline over"
         raise EtlError(Kind.STREAM, place, reason, "this one ends; if there is no other, check this machine's clock")
-    if found.generation > opening.generation:
-        reason = f"{objects.landing} is in generation {found.generation}, later than ours ({opening.generation})"
+    if mark.generation > opening.generation:
+        reason = f"{objects.landing} is in generation {mark.generation}, later than ours ({opening.generation})"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
-    if found.generation < opening.generation or not ours:
+    if mark.generation < opening.generation or owner != opening.owner:
         cursor.execute(
             f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
             f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
-            f" WHERE {where} AND GENERATION = {found.generation} AND EPOCH <= {opening.epoch}"
+            f" WHERE {where} AND GENERATION = {mark.generation} AND EPOCH <= {opening.epoch}"
         )
-        found = Watermark(opening.generation, 0, opening.epoch, found.shown)
-    return found, row[8], row[9]
+        return Watermark(opening.generation, 0, opening.epoch, mark.shown), replace(row, history=0)
+    return mark, row
 
 
 def take_over(cursor: Any, opening: OpenTable, objects: Objects) -> None:
@@ -99,16 +92,52 @@ def take_over(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     )
 
 
-def _check_case(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> None:
-    """The rows of this table are under names of the same case, or nowhere."""
-    table = opening.table
-    found = cursor.execute(
-        f"SELECT LANDING_TABLE, SHAPE FROM {objects.watermark_sql} WHERE PIPELINE_ID = {opening.pipeline_id}"
-        f" AND SOURCE_SCHEMA = {literal(table.name.schema)} AND SOURCE_TABLE = {literal(table.name.name)}"
+def _read(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[str, Watermark, Row] | None:
+    """Owner, watermark and the rest, in one question with that for rows of this table under another name. EtlError(DESTINATION_SETUP) when the
+    landing table is another table's, or this table's rows are in another one."""
+    table = opening.table.name
+    who = (opening.pipeline_id, opening.owner, table.schema, table.name)
+    rows = cursor.execute(
+        "SELECT LANDING_TABLE, PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHOWN,"
+        f" SHAPE, SHAPE_SINCE, POLICY, OFFERED, HISTORY, PURGED FROM {objects.watermark_sql}"
+        f" WHERE LANDING_TABLE = {literal(objects.landing)} OR (PIPELINE_ID = {opening.pipeline_id}"
+        f" AND SOURCE_SCHEMA = {literal(table.schema)} AND SOURCE_TABLE = {literal(table.name)})"
     ).fetchall()
-    for landing, shape in found:
-        columns = zip(wire.load(Table, shape).columns if shape else (), table.columns, strict=False)
-        if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
-            reason = f"its rows are in {landing}, whose names have another case"
-            remedy = "set identifier_case of the destination back, or use another destination with a landing schema of its own"
+    found = None
+    for (
+        landing,
+        pipeline_id,
+        owner,
+        schema,
+        name,
+        pipeline,
+        *marks,
+        shape,
+        since,
+        policy,
+        offered,
+        history,
+        purged,
+    ) in rows:
+        if (int(pipeline_id), schema, name) == (who[0], *who[2:]):
+            _check_case(opening, objects, landing, shape, place)
+        if landing != objects.landing:
+            continue
+        if (int(pipeline_id), opening.owner if owner == opening.former else owner, schema, name) != who:
+            reason = f"{landing} belongs to table {schema}.{name} of pipeline {pipeline}"
+            remedy = "use another landing schema and schema for this pipeline"
             raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
+        row = Row(shape or "", since or "", policy or "", offered or "", int(history or 0), int(purged or 0))
+        found = str(owner), Watermark(*(int(mark or 0) for mark in marks)), row
+    return found
+
+
+def _check_case(opening: OpenTable, objects: Objects, landing: str, shape: str, place: str) -> None:
+    """The rows of this table are under names of the same case."""
+    columns = zip(wire.load(Table, shape).columns if shape else (), opening.table.columns, strict=False)
+    if landing != objects.landing or any(there.keeps_case != now.keeps_case for there, now in columns):
+        reason = f"its rows are in {landing}, whose names have another case"
+        remedy = (
+            "set identifier_case of the destination back, or use another destination with a landing schema of its own"
+        )
+        raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
