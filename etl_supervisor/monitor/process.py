@@ -30,7 +30,7 @@ from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.leases import Leases
 from etl_supervisor.monitor.meter import Meter
 from etl_supervisor.monitor.wal import WalMonitor
-from etl_supervisor.repository.desired import load
+from etl_supervisor.repository.desired import Loaded, load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.removed import Removed, done, due
 from etl_supervisor.repository.report import save
@@ -68,6 +68,7 @@ class Monitor:
         self._serving = False
         self._migrated = False
         self._store = open_store(self._settings, metrics.redis_operation)
+        self._loaded: Loaded | None = None
         self._told: Desired | None = None
         self._said: frozenset[str] = frozenset()
         self._without: dict[
@@ -144,7 +145,7 @@ class Monitor:
                     self._wal.start()
             removed = due(self._settings)
             cleaned = self._clean_up(removed)
-            loaded = load(self._settings)
+            self._loaded = loaded = load(self._settings, self._loaded)
             self._leases.want({spec.source.id for spec in loaded.specs})
             desired = Desired(arrange(loaded.specs, self._store))
             self._tell_verified(desired)

@@ -7,7 +7,7 @@ others run. A failure to read raises, and the caller changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -54,23 +54,37 @@ ORDER BY id
 _NAMED_AGAIN = "SELECT p.id FROM app.pipelines p JOIN app.removed r ON r.pipeline = p.name AND r.pipeline_id <> p.id"
 
 
+# Each change of a row gives it another xmin, whoever makes it: rows are compared where they are, and read only when one has changed.
+_READ = (("sources", "id"), ("destinations", "id"), ("pipelines", "id"), ("removed", "pipeline_id"))
+_MARK = "SELECT md5(concat_ws('/', {})) AS mark".format(
+    ", ".join(
+        f"coalesce((SELECT string_agg({key} || ':' || xmin, ',' ORDER BY {key}) FROM app.{table}), '')"
+        for table, key in _READ
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What should run, and what is wrong with the rest."""
+    """What should run, and what is wrong with the rest. `mark` is another one when a row of it has changed."""
 
     specs: tuple[SourceSpec, ...]
     troubles: tuple[EtlError, ...]
+    mark: str = ""
 
 
-def load(settings: Settings) -> Loaded:
-    """Read the configuration. EtlError(CONFIG_DATABASE) when it can't be read."""
+def load(settings: Settings, known: Loaded | None = None) -> Loaded:
+    """Read the configuration; `known` again while no row has changed. EtlError(CONFIG_DATABASE) when it can't be read."""
     keyring = settings.keyring()
     try:
         with connect(settings.config_dsn(), row_factory=dict_row) as connection:
+            if known is not None and _mark(connection) == known.mark:
+                return known
             encrypt_in_place(connection, keyring)
             connection.commit()
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            return _assemble(connection, can_hash=settings.masking_secret is not None)
+            mark = _mark(connection)
+            return replace(_assemble(connection, can_hash=settings.masking_secret is not None), mark=mark)
     except psycopg.Error as error:
         raise trouble(error) from None
 
@@ -84,6 +98,11 @@ def slots(settings: Settings) -> set[str]:
     except psycopg.Error as error:
         raise trouble(error) from None
     return {names.slot(source, pipeline) for source, own in rows for pipeline in (None, own)}
+
+
+def _mark(connection: psycopg.Connection[Any]) -> str:
+    row = connection.execute(_MARK.encode()).fetchone()
+    return str(row["mark"]) if row is not None else ""
 
 
 def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:

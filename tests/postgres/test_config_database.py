@@ -83,6 +83,28 @@ def test_only_started_pipelines_are_desired(settings: Settings, database: Databa
     assert settings.keyring().decrypt(spec.source.pg_password) == "geheim"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update app.sources set pg_port = 7",
+        "update app.destinations set snowflake_role = 'other'",
+        "update app.pipelines set retries = retries + 1",
+        "delete from app.pipelines",
+        "insert into app.sources (name, pg_host, pg_database, pg_username, publication_name) values ('s', 'h', 'd', 'u', 'p')",
+    ],
+)
+def test_rows_are_read_again_only_when_one_has_changed(settings: Settings, database: Database, change: str) -> None:
+    migrate(settings)
+    fill(database, settings)
+    known = load(settings)
+    assert load(settings, known) is known
+    database.execute(change)
+    after = load(settings, known)
+    assert after.mark != known.mark
+    assert after == load(settings)
+    assert load(settings, after) is after
+
+
 def test_a_password_written_in_clear_is_encrypted_at_the_next_poll(settings: Settings, database: Database) -> None:
     migrate(settings)
     fill(database, settings)
