@@ -8,7 +8,7 @@
     end                 PostgreSQL ends sessions of ours
     full                as good as no room for spilled transactions, or for rows in flight, while Snowflake does not answer
     flush               the state store forgets everything
-    clock               the wall clock of the supervisor and its children is an hour ahead or behind, and right again at the end
+    clock               the wall clock of the supervisor and its children is 50 minutes ahead or behind, and right again at the end
 
 One that finds nobody to hit (no copy runs, say) raises `NobodyError`; it is not counted.
 """
@@ -43,7 +43,7 @@ SESSIONS = {
     "sessions": "select pg_terminate_backend(pid) from pg_stat_activity"
     " where backend_type = 'client backend' and application_name like 'etl%' and pid <> pg_backend_pid()",
 }
-JUMPS = {"ahead": 3600, "behind": -3600}  # seconds
+JUMPS = {"ahead": 3000, "behind": -3000}  # seconds; less than tokens live
 TIGHT = {"spill": {"SPOOL_DISK_MB": "1"}, "memory": {"SHARED_MEMORY_BUDGET_MB": "4"}}
 
 
