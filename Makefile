@@ -40,10 +40,6 @@ install: .installed-dev ## make .venv and install everything, with the tools for
 test: .installed-dev ## run all tests, WORKERS files at a time
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-.PHONY: test-least
-test-least: .installed-dev ## run the tests of pipelines with exactly the rights of scripts/sql
-	@ETL_TEST_RIGHTS=least $(BIN)/pytest -n $(WORKERS) --dist loadfile tests/pipeline $(ARGS)
-
 .PHONY: test-matrix
 test-matrix: .installed-dev ## run the reader's tests against PostgreSQL 14 to 18 (fetches what is missing, 100 MB unpacked)
 	@scripts/fetch_postgres_versions.sh

@@ -3,7 +3,8 @@
     ETL_FAILPOINTS="reader.before_save=kill@3,reader.after_seal=cut"    the 3rd visit kills this process with SIGKILL; `cut` breaks
                                                                        the connection that the place is about
     ETL_FAILPOINTS="poison.encode=poison:TEXT"                         a batch with this text in a column is a segmentation fault, every time;
-                                                                       `hoard:TEXT` asks for more memory than there is
+                                                                       `hoard:TEXT` asks for more memory than there is, `fill:TEXT` uses
+                                                                       memory until the kernel kills
     ETL_FAILPOINTS_LOG=/path/log                                       a line per landed kill or cut, written before it
 
 A failpoint fires once per log file: a restarted process whose line is there already passes, so that a test sees one crash and
@@ -55,8 +56,9 @@ NAMES: dict[str, str] = {
 }
 
 
-POISONS = ("poison:", "hoard:")
+POISONS = ("poison:", "hoard:", "fill:")
 HOARD_BYTES = 1 << 60  # beyond every address space
+FILL_BYTES, FILL_BYTES_MAX = 16 << 20, 4 << 30  # at a time; a machine without a limit on us is left alone
 
 
 class _Plan:
@@ -65,18 +67,17 @@ class _Plan:
     def __init__(self, text: str) -> None:
         self.left: dict[str, int] = {}
         self.cuts: set[str] = set()
-        self.poison: dict[str, str] = {}
-        self.hoards: set[str] = set()
+        self.poison: dict[str, tuple[str, str]] = {}  # name -> what it does, and the text that it looks for
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, action = item.partition("=")
             verb, _, visit = action.partition("@")
             if name in NAMES and action.startswith(POISONS):
-                self.poison[name] = action.partition(":")[2]
-                self.hoards |= {name} if action.startswith("hoard") else set()
+                kind, _, sought = action.partition(":")
+                self.poison[name] = kind, sought
                 continue
             if name not in NAMES or verb not in ("kill", "cut"):
                 raise ValueError(
-                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N], poison:TEXT, hoard:TEXT"
+                    f"unknown failpoint {item!r}; known: {', '.join(sorted(NAMES))}; action: kill[@N], cut[@N], poison:TEXT, hoard:TEXT, fill:TEXT"
                 )
             self.left[name] = int(visit or "1")
             self.cuts |= {name} if verb == "cut" else set()
@@ -111,10 +112,13 @@ def poison(name: str, rows: Batch) -> None:
     if name not in _plan.poison:
         assert name in NAMES, name
         return
-    if any(_plan.poison[name] in column.to_pylist() for column in rows.columns):
+    kind, sought = _plan.poison[name]
+    if any(sought in column.to_pylist() for column in rows.columns):
         _record(name)
-        if name in _plan.hoards:
+        if kind == "hoard":
             bytearray(HOARD_BYTES)
+        if kind == "fill":
+            _held = [b"\1" * FILL_BYTES + bytes([part & 255]) for part in range(FILL_BYTES_MAX // FILL_BYTES)]
         signal.raise_signal(signal.SIGSEGV)  # in this thread, at once; a kill lets others go on for a moment
 
 

@@ -11,6 +11,7 @@ Alone nothing is migrated: `etl-supervisor migrate`, or the supervisor, does tha
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        gc.freeze()  # 100,000s of objects that stay: to look through them all held every request up for 150 ms
         yield
         control.crew.close()
         control.pool.close()

@@ -7,7 +7,6 @@ goes on counting in its predecessor's. Who comes first to METRICS_ADDR answers t
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -60,13 +59,18 @@ def _directory(address: str) -> Path:
 
 
 def _number(directory: Path) -> int:
-    for number in itertools.count():
-        lock = os.open(directory / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        _held.append(lock)
-        return number
-    raise AssertionError
+    number = 0
+    while not _taken(directory / f"{number}.lock"):
+        number += 1
+    return number
+
+
+def _taken(path: Path) -> bool:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    _held.append(lock)
+    return True

@@ -7,7 +7,8 @@ from typing import Literal
 from rich.console import Console
 
 from etl_supervisor.config.settings import Settings
-from etl_supervisor.repository.migrations import Chain, migrate, revert, steps_of
+from etl_supervisor.repository.migrations import migrate, revert, steps_of
+from etl_supervisor.repository.newest import Chain
 
 Which = Literal["app", "etl", "all"]
 

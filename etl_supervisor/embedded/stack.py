@@ -24,7 +24,7 @@ from etl_supervisor.embedded.process import make_directories
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.embedded.valkey import EmbeddedValkey
 from etl_supervisor.errors import EtlError
-from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.repository.newest import bring_up
 from etl_supervisor.repository.write import upsert
 
 CONFIG_DATABASE = "etl_config"
@@ -86,7 +86,7 @@ class EmbeddedStack:
         copy_load_path: str = "streaming",
     ) -> None:
         """A source in our PostgreSQL, the local Snowflake as destination, and a started pipeline between them."""
-        migrate(settings)
+        bring_up(settings)
         with psycopg.connect(settings.config_dsn()) as connection:
             keyring = settings.keyring()
             source_id = upsert(

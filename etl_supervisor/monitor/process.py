@@ -31,7 +31,7 @@ from etl_supervisor.monitor.leases import Leases
 from etl_supervisor.monitor.meter import Meter
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import Loaded, load
-from etl_supervisor.repository.migrations import migrate
+from etl_supervisor.repository.newest import bring_up
 from etl_supervisor.repository.removed import Removed, done, due
 from etl_supervisor.repository.report import save
 from etl_supervisor.state.choose import open_store
@@ -137,7 +137,7 @@ class Monitor:
         self._next_poll = time.monotonic() + self._settings.pipeline_poll_interval_secs
         try:
             if not self._migrated:
-                migrate(self._settings)
+                bring_up(self._settings)
                 self._migrated = True
                 self._delivery.start()
                 self._meter.start()

@@ -2,6 +2,7 @@
 
 connection    a connection, and why there is none
 migrations    both chains of migrations, under a lock
+newest        whether they are needed, without Alembic
 desired       sources with their started pipelines, in one snapshot; secrets written in clear are encrypted on the way
 secrets       where secrets stand, encrypting them in place, and again under another key
 leases        which supervisor runs which source

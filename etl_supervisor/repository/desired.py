@@ -75,12 +75,11 @@ class Loaded:
 
 def load(settings: Settings, known: Loaded | None = None) -> Loaded:
     """Read the configuration; `known` again while no row has changed. EtlError(CONFIG_DATABASE) when it can't be read."""
-    keyring = settings.keyring()
     try:
         with connect(settings.config_dsn(), row_factory=dict_row) as connection:
             if known is not None and _mark(connection) == known.mark:
                 return known
-            encrypt_in_place(connection, keyring)
+            encrypt_in_place(connection, settings.keyring())
             connection.commit()
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             mark = _mark(connection)
@@ -101,8 +100,8 @@ def slots(settings: Settings) -> set[str]:
 
 
 def _mark(connection: psycopg.Connection[Any]) -> str:
-    row = connection.execute(_MARK.encode()).fetchone()
-    return str(row["mark"]) if row is not None else ""
+    (row,) = connection.execute(_MARK.encode()).fetchall()
+    return str(row["mark"])
 
 
 def _assemble(connection: psycopg.Connection[Any], *, can_hash: bool) -> Loaded:

@@ -25,11 +25,11 @@ from alembic.script.revision import RevisionError
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.repository.connection import connect, trouble
+from etl_supervisor.repository.newest import CHAINS, Chain, dsn_of, version
 
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-Chain = Literal["app", "etl"]
 _LOCK = 0x45544C53  # "ETLS": the advisory lock of migrations
 
 
@@ -44,15 +44,15 @@ class Step:
 
 def migrate(settings: Settings, which: Literal["app", "etl", "all"] = "all") -> list[str]:
     """Bring the chains to their newest step; returns what was run. EtlError(CONFIG_DATABASE) when it can't be."""
-    chains: tuple[Chain, ...] = ("app", "etl") if which == "all" else (which,)
+    chains: tuple[Chain, ...] = CHAINS if which == "all" else (which,)
     done = []
     for chain in chains:
         with _locked(settings, chain) as (connection, config):
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {chain}")
             connection.commit()
-            before = _version(connection, chain)
+            before = version(settings, chain)
             alembic.command.upgrade(config, "head")
-            after = _version(connection, chain)
+            after = version(settings, chain)
         if after != before:
             done.append(f"{chain}: {before or 'nothing'} -> {after}")
     return done
@@ -60,8 +60,8 @@ def migrate(settings: Settings, which: Literal["app", "etl", "all"] = "all") -> 
 
 def revert(settings: Settings, chain: Chain, steps: int) -> str:
     """Take back the newest `steps` of a chain (at most all), with the data that only they can hold; says what was run."""
-    with _locked(settings, chain) as (connection, config):
-        before = _version(connection, chain)
+    with _locked(settings, chain) as (_, config):
+        before = version(settings, chain)
         applied = [step.revision for step in _steps(config, before) if step.applied]
         if not applied:
             return f"{chain}: nothing to take back"
@@ -72,8 +72,8 @@ def revert(settings: Settings, chain: Chain, steps: int) -> str:
 
 def steps_of(settings: Settings, chain: Chain) -> list[Step]:
     """All migrations of a chain, the oldest first; changes nothing."""
-    with _connected(settings, chain) as (connection, config):
-        return _steps(config, _version(connection, chain))
+    with _connected(settings, chain) as (_, config):
+        return _steps(config, version(settings, chain))
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _locked(settings: Settings, chain: Chain) -> Iterator[tuple[sqlalchemy.Conne
 @contextlib.contextmanager
 def _connected(settings: Settings, chain: Chain) -> Iterator[tuple[sqlalchemy.Connection, Config]]:
     """A connection to the database of a chain, and Alembic's configuration with it."""
-    dsn = settings.config_dsn() if chain == "app" else settings.state_dsn()
+    dsn = dsn_of(settings, chain)
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: connect(dsn), poolclass=sqlalchemy.pool.NullPool
     )
@@ -124,11 +124,3 @@ def _steps(config: Config, version: str | None) -> list[Step]:
 
 def _first_line(doc: str) -> str:
     return doc.strip().partition("\n")[0]
-
-
-def _version(connection: sqlalchemy.Connection, chain: Chain) -> str | None:
-    exists = connection.exec_driver_sql(f"SELECT to_regclass('{chain}.alembic_version')").scalar()
-    if exists is None:
-        return None
-    found = connection.exec_driver_sql(f"SELECT version_num FROM {chain}.alembic_version").scalar()
-    return str(found) if found else None

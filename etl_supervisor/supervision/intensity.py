@@ -10,7 +10,7 @@ WINDOW_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 0.1  # the first restart is nearly at once: most deaths are singular
 DELAY_SECONDS_MAX = 15.0
 STEADY_SECONDS = (
-    5.0  # who has worked for so long did not die of starting: the delay begins anew; a poisonous batch kills sooner
+    5.0  # after so long the delay begins anew: it did not die of starting, and a poisonous batch kills sooner
 )
 
 

@@ -8,12 +8,15 @@ import signal
 import pytest
 
 from etl_supervisor.exits import Exit
+from etl_supervisor.supervision.shortage import kills
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
+from tests.support.small_machine import small_machine, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 POISON = "row of doom"
+MEGABYTES = 1000  # for the supervisor and its children, which need 400
 FOUND_SECONDS_MAX = 150.0
 
 
@@ -88,12 +91,8 @@ def test_a_row_that_kills_on_its_way_into_a_file_is_found_and_no_row_is_in_two_f
     assert deploy.stop() == 0
 
 
-@pytest.mark.parametrize("path", ["streaming", "copy"])
-def test_a_row_for_which_there_is_not_enough_memory_is_found_too(deploy: Deployment, path: str) -> None:
-    deploy.source.execute("create table items (id int primary key, note text, large text)")
-    deploy.source.execute("create publication p for all tables")
-    deploy.add("shop", load_path=path, file_max_age_seconds=1, table_error_retry_max_attempts=50)
-    deploy.start(ETL_FAILPOINTS=f"poison.encode=hoard:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+def found_among_large_rows(deploy: Deployment) -> None:
+    """The third of four rows of a megabyte, each a segment of its own, is poison; the others are loaded."""
     deploy.ready("shop", 1)
     deploy.source.execute(
         f"insert into items select g, case g when 3 then '{POISON}' else 'n' || g end, repeat('x', 1100000)"
@@ -103,8 +102,31 @@ def test_a_row_for_which_there_is_not_enough_memory_is_found_too(deploy: Deploym
     deploy.caught_up("shop")
     assert [key for key, _ in dead(deploy)] == ['{"id":3}']
     assert landed(deploy, "ITEMS") == values(deploy, "ITEMS") == [1, 2, 4]
+
+
+@pytest.mark.parametrize("path", ["streaming", "copy"])
+def test_a_row_for_which_there_is_not_enough_memory_is_found_too(deploy: Deployment, path: str) -> None:
+    deploy.source.execute("create table items (id int primary key, note text, large text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", load_path=path, file_max_age_seconds=1, table_error_retry_max_attempts=50)
+    deploy.start(ETL_FAILPOINTS=f"poison.encode=hoard:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+    found_among_large_rows(deploy)
     assert {line["code"] for line in deploy.events("child_ended") if line["child"] == "actor-0"} == {int(Exit.MEMORY)}
     assert deploy.stop() == 0
+
+
+def test_a_row_for_which_the_kernel_kills_is_found_too(deploy: Deployment) -> None:
+    deploy.source.execute("create table items (id int primary key, note text, large text)")
+    deploy.source.execute("create publication p for all tables")
+    deploy.add("shop", table_error_retry_max_attempts=50)
+    with small_machine(MEGABYTES) as group:
+        with within(group):
+            deploy.start(ETL_FAILPOINTS=f"poison.encode=fill:{POISON}", SNOWFLAKE_ACTOR_POOL_SIZE="1")
+        found_among_large_rows(deploy)
+        ended = [line["code"] for line in deploy.events("child_ended") if line["child"] == "actor-0"]
+        assert set(ended) == {-signal.SIGKILL}
+        assert kills(group / "memory.oom_control") == len(ended)
+        assert deploy.stop() == 0
 
 
 def test_a_row_of_the_first_copy_that_kills_is_found_too(deploy: Deployment) -> None:

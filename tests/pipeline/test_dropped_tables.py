@@ -29,3 +29,25 @@ def test_a_target_that_was_dropped_is_made_again_whole(deploy: Deployment) -> No
     wait_for("the target", lambda: "target_made_again" in deploy.log)
     deploy.caught_up("one")
     deploy.same("one", t=("k",))
+
+
+@pytest.mark.timeout(120)
+def test_a_history_that_was_dropped_begins_again_with_the_rows_of_the_target(deploy: Deployment) -> None:
+    deploy.source.execute(
+        "create table t (k int primary key, v text); insert into t select g, 'copied' from generate_series(1, 20) g;"
+        " create publication p for table t"
+    )
+    deploy.add("one", apply_history=True)
+    deploy.start()
+    deploy.ready("one")
+    deploy.source.execute("update t set v = 'changed' where k <= 5")
+    deploy.caught_up("one")
+    administer(deploy, f'DROP TABLE "{deploy.destination.database}"."PUBLIC"."T_HISTORY"')
+    deploy.source.execute("update t set v = 'after' where k = 1")
+    deploy.caught_up("one")
+    versions = (
+        f'SELECT K, V FROM "{deploy.destination.database}"."PUBLIC"."T_HISTORY" WHERE _ETL_TO_LSN IS NULL ORDER BY K'
+    )
+    with sql_session(deploy.destination) as session, session.cursor() as cursor:
+        found = [(int(key), value) for key, value in cursor.execute(versions).fetchall()]
+    assert found == deploy.source.execute("select k, v from t order by k")

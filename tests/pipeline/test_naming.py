@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from etl_supervisor.model.naming import IdentifierCase, Naming, SchemaMapping
+from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -38,7 +39,11 @@ def change(deploy: Deployment, start: int) -> None:
 
 def named(deploy: Deployment, case: str, mapping: str) -> None:
     """Another naming of the destination, before the pipeline is added."""
-    deploy.destination = replace(deploy.destination, naming=Naming(IdentifierCase(case), SchemaMapping(mapping)))
+    naming = Naming(IdentifierCase(case), SchemaMapping(mapping))
+    deploy.destination, deploy.allowed = (
+        replace(there, naming=naming) for there in (deploy.destination, deploy.allowed)
+    )
+    least.administer(deploy.destination, deploy.allowed.user, *least.FOR_SCHEMAS)
 
 
 def tables(deploy: Deployment) -> set[tuple[str, str]]:
@@ -113,6 +118,8 @@ def test_schemas_that_meet_and_a_case_that_changes_are_refused_with_a_clear_line
     assert stopped(deploy) == {
         "etl_schema.t": "schema etl_schema would be etl_schema in Snowflake, which is the landing schema"
     }
+    # only tables that have begun are held to a case
+    wait_for("the others to be ready", lambda: ready(deploy) == {"public.Orders", "Sales.Orders"})
     deploy.source.execute("drop table etl_schema.t")
     change(deploy, 1001)
     deploy.stop()

@@ -170,7 +170,7 @@ def test_a_wrong_key_is_one_line_and_is_tried_again(deploy: Deployment) -> None:
     assert line["reason"] == "private key missing.p8 can't be read: No such file or directory"
     assert line["remedy"] == "correct snowflake_private_key_path, or the file's permissions"
     deploy.config.execute(
-        "update app.destinations set snowflake_private_key_path = %s", deploy.destination.private_key_path
+        "update app.destinations set snowflake_private_key_path = %s", deploy.allowed.private_key_path
     )
     deploy.ready("shop")
     deploy.caught_up("shop")

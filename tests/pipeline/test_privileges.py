@@ -1,26 +1,19 @@
-"""Deployments whose roles may do exactly what scripts/sql grants. (`make test-least` runs the other tests of pipelines with these roles.)"""
+"""What a role must be granted, and what is said where something lacks. (All tests of deployments run with exactly the rights of scripts/sql.)"""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 
-from etl_supervisor.config.settings import load
 from etl_supervisor.model.finding import Weight
 from etl_supervisor.monitor import doctor
-from etl_supervisor.repository.migrations import migrate
 from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 
 SNOWFLAKE = least.statements("snowflake_role.sql")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(180),
-    pytest.mark.skipif(os.environ.get("ETL_TEST_RIGHTS") == "least", reason="it makes its own roles"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def administer(deploy: Deployment, user: str, *texts: str) -> None:
@@ -81,35 +74,24 @@ def test_a_privilege_that_is_missing_is_told_with_its_object_and_the_table_goes_
 
 
 def test_the_roles_of_all_three_scripts_are_enough_and_the_doctor_agrees(deploy: Deployment) -> None:
-    deploy.config.execute("drop schema app cascade; drop schema etl cascade")
-    deploy.environment["DATABASE_URL"] = least.config_role(deploy.config)
-    deploy.settings = load(deploy.folder, deploy.environment)
-    migrate(deploy.settings)
     deploy.source.execute("create schema other; create table other.u (k int primary key)")
     user = prepare(deploy, load_path="streaming", copy_load_path="snowpipe", apply_history=True)
     administer(deploy, user, *SNOWFLAKE)
     (deploy.folder / "key.p8").chmod(0o600)
-    for column, value in least.source_role(deploy.source).items():
-        deploy.config.execute(f"update app.sources set {column} = %s", value)
-    try:
-        assert [item.line for item in doctor.examine(deploy.settings) if item.weight is Weight.WRONG] == []
-        deploy.start()
-        deploy.ready("one", 2)
-        deploy.source.execute("create table late (k int primary key, v text); insert into late values (1, 'x')")
-        change(deploy)
-        deploy.ready("one", 3)
-        deploy.caught_up("one")
-        deploy.same("one", t=("k",), late=("k",))
-        deploy.config.execute("delete from app.pipelines")  # its slot goes, too
-        deploy.config.execute("update app.removed set removed_at = now() - interval '1 day'")
-        gone = "select count(*) from pg_replication_slots where database = current_database()"
-        wait_for("the slot to go", lambda: deploy.source.execute(gone) == [(0,)])
-        assert deploy.stop() == 0
-        assert "permission denied" not in deploy.log
-    finally:
-        deploy.environment.pop("DATABASE_URL")
-        least.drop_role(deploy.source, f"reader_{deploy.source.name}")
-        least.drop_role(deploy.config, f"owner_{deploy.config.name}")
+    assert [item.line for item in doctor.examine(deploy.settings) if item.weight is Weight.WRONG] == []
+    deploy.start()
+    deploy.ready("one", 2)
+    deploy.source.execute("create table late (k int primary key, v text); insert into late values (1, 'x')")
+    change(deploy)
+    deploy.ready("one", 3)
+    deploy.caught_up("one")
+    deploy.same("one", t=("k",), late=("k",))
+    deploy.config.execute("delete from app.pipelines")  # its slot goes, too
+    deploy.config.execute("update app.removed set removed_at = now() - interval '1 day'")
+    gone = "select count(*) from pg_replication_slots where database = current_database()"
+    wait_for("the slot to go", lambda: deploy.source.execute(gone) == [(0,)])
+    assert deploy.stop() == 0
+    assert "permission denied" not in deploy.log
 
 
 @pytest.mark.parametrize(

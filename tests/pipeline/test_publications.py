@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import least
-from tests.support.fix_deployment import LEAST, Deployment, wait_for
+from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -58,8 +58,7 @@ def test_a_table_that_is_added_is_copied_though_no_row_of_it_changes(
     prepared(deploy, publication)
     before = deploy.states("shop")
     deploy.source.execute(change)
-    if LEAST:
-        least.source_role(deploy.source)  # a new schema needs grants of its own
+    least.source_role(deploy.source)  # a new schema needs grants of its own
     deploy.source.execute("update a set n = n + 1")
     wait_for("the new table", lambda: len(deploy.states("shop")) == len(before) + 1)
     (new,) = deploy.states("shop").keys() - before.keys()

@@ -10,6 +10,7 @@ import pytest
 
 from etl_supervisor.model import lsn
 from etl_supervisor.state.choose import open_store
+from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_standby import Pair
 
@@ -34,7 +35,13 @@ def copied(pair: Pair) -> bool:
 def test_a_pipeline_reads_from_a_standby(deploy: Deployment, pair: Callable[..., Pair]) -> None:
     servers = pair()
     items(servers)
-    deploy.add("shop", servers.standby, primary_url=servers.primary.url, heartbeat_seconds=1)
+    allowed = least.source_role(servers.primary)
+    role = allowed["pg_username"]
+    servers.primary.execute(least.FOR_STANDBYS.format(role))
+    there = f"select 1 from pg_roles where rolname = '{role}'"
+    wait_for("the role on the standby", lambda: servers.standby.execute(there))
+    primary = least.url_of(servers.primary, role)
+    deploy.add("shop", servers.standby, primary_url=primary, heartbeat_seconds=1, **allowed)
     deploy.pipelines["shop"] = servers.primary  # where the end of WAL and the rows are asked for
     deploy.start()
     deploy.ready("shop")

@@ -16,6 +16,7 @@ from etl_supervisor.config.settings import Settings, load
 from etl_supervisor.errors import EtlError
 from etl_supervisor.repository import desired
 from etl_supervisor.repository.migrations import migrate, revert, steps_of
+from etl_supervisor.repository.newest import CHAINS, bring_up, newest, version
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.postgres import PostgresStore
 from tests.support.configured import DESTINATION, SOURCE
@@ -219,3 +220,28 @@ def test_a_new_migration_follows_the_newest(settings: Settings, tmp_path: Path) 
     again = subprocess.run([script, "app", "colours", "x"], capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr.endswith("colours.py is there already\n")) == (1, True)
     assert subprocess.run([script, "shop", "x", "y"], capture_output=True, check=False).returncode == 1
+
+
+def test_alembic_is_imported_only_where_a_step_is_missing(database: Database, settings: Settings) -> None:
+    code = "import sys; from etl_supervisor.config.settings import load; from etl_supervisor.repository.newest import bring_up;"
+    code += " bring_up(load()); print('alembic' in sys.modules)"
+
+    def imported() -> str:
+        command, environment = [sys.executable, "-c", code], environment_of(database)
+        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True).stdout
+
+    assert imported() == "True\n"
+    assert imported() == "False\n"
+    revert(settings, "app", 1)
+    assert imported() == "True\n"
+    assert {chain: newest(chain) for chain in CHAINS} == {
+        chain: steps_of(settings, chain)[-1].revision for chain in CHAINS
+    }
+    assert version(settings, "app") == newest("app")
+
+
+def test_a_version_that_nobody_knows_is_told_before_anything_is_done(database: Database, settings: Settings) -> None:
+    migrate(settings)
+    database.execute("update app.alembic_version set version_num = 'of tomorrow'")
+    with pytest.raises(EtlError, match="does not know"):
+        bring_up(settings)

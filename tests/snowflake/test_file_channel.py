@@ -106,6 +106,17 @@ def test_an_open_fences_the_older_owner(opening: OpenTable) -> None:
     assert landed(opening) == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_an_older_owner_plans_until_it_is_fenced_is_known_to_the_newer(opening: OpenTable) -> None:
+    older = FileChannel(opening, TOOLS)
+    with sql_session(opening.destination) as session, session.cursor() as cursor:
+        known = Ledger(opening).read(cursor)
+    assert append(older, 1, 3) == token(3)
+    newer = FileChannel(opening, TOOLS, known=known)
+    assert newer.opened.handed == token(3)
+    loaded(newer, 3)
+    assert landed(opening) == [1, 2, 3]
+
+
 def test_a_life_that_is_over_leaves_nothing(opening: OpenTable) -> None:
     channel = FileChannel(opening, TOOLS)
     channel.append(channel.encode(batch(1, 3), TABLE, 100, ""), 3, token(1), token(3))

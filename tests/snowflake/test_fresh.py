@@ -11,6 +11,7 @@ import pytest
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Destination
+from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import TableName
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.histories import TABLE, insert, opening
@@ -20,6 +21,7 @@ from workers.snowflake.identifiers import objects_of
 from workers.snowflake.inventory import Inventory
 from workers.snowflake.owner import Watermark
 
+LATER, LATEST = (Position(100, number, 0, 0).token for number in (255, 256))
 OTHER = replace(TABLE, name=TableName("public", "other"), oid=TABLE.oid + 1)
 
 
@@ -65,6 +67,45 @@ def test_the_second_new_table_of_a_schema_is_opened_by_one_statement(session: An
     again = ddl.ensure(listening, opening(destination), inventory)
     assert (again.watermark, again.table) == (first.watermark, first.table)
     assert not [text for text in listening.told if text.split()[0] not in ("SELECT", "DESCRIBE")]
+    assert len(listening.told) == 3  # its two tables, and its row
+
+
+def test_a_shape_that_the_stream_tells_again_is_noted_and_nothing_is_made_anew(
+    session: Any, destination: Destination
+) -> None:
+    it, listening, inventory = opening(destination), Listening(session), Inventory()
+    ddl.ensure(session, replace(it, table=replace(TABLE, version=7)), inventory)
+    later = replace(it, table=replace(TABLE, version=-1), since=LATER)
+    ddl.ensure(listening, replace(later, since=it.since), inventory)
+    assert [text.split()[0] for text in listening.told] == ["DESCRIBE", "SELECT", "DESCRIBE"]
+    listening.told.clear()
+    found = ddl.ensure(listening, later, inventory)
+    assert [text.split()[0] for text in listening.told] == ["DESCRIBE", "SELECT", "DESCRIBE", "UPDATE"]
+    assert found.table == later.table
+    listening.told.clear()
+    ddl.ensure(listening, replace(later, pipeline="renamed"), inventory)
+    assert [text for text in listening.told if text.startswith("COMMENT ON TABLE") and "renamed" in text]
+    assert ddl.confirm(session, later)
+    assert not ddl.confirm(session, it)  # it is of an earlier place
+    columns = (*TABLE.columns, replace(TABLE.columns[-1], name="w"))
+    wider = replace(later, table=replace(TABLE, columns=columns), since=LATEST)
+    assert not ddl.confirm(session, wider)
+    assert ddl.ensure(session, wider).table == wider.table
+    assert not ddl.confirm(session, later)
+    listening.told.clear()
+    ddl.ensure(listening, replace(wider, generation=101), inventory)
+    assert [text for text in listening.told if text.startswith("CREATE OR REPLACE VIEW")]
+
+
+def test_a_column_that_a_person_has_dropped_comes_back_with_the_next_word_of_the_shape(
+    session: Any, destination: Destination
+) -> None:
+    it = opening(destination)
+    ddl.ensure(session, it)
+    with session.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {objects_of(destination, TABLE).target_sql} DROP COLUMN BIG")
+    ddl.ensure(session, replace(it, since=LATER))
+    assert "BIG" in [name for name, _, _ in columns_of(session, destination)]
 
 
 def test_a_table_without_rows_is_applied_by_one_statement(session: Any, destination: Destination) -> None:

@@ -30,6 +30,7 @@ from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository.migrations import migrate
+from tests.support import least
 from tests.support.fix_postgres import Database
 
 SECRET_KEY = "a secret key of a test, 32 characters or more"
@@ -153,7 +154,7 @@ def serving(database: Database, folder: Path, **environment: str) -> Iterator[Ap
     variables = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "DATABASE_URL": database.url,
+        "DATABASE_URL": least.config_role(database),
         "STATE_STORE": "postgres",
         "SECRET_KEY": SECRET_KEY,
         "API_ADDR": f"127.0.0.1:{choose_port()}",

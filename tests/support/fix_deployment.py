@@ -1,5 +1,7 @@
 """A whole deployment for one test: config database, source, state store, destination, and a supervisor as a process of its own.
 
+Its roles may do exactly what scripts/sql grants, in all three places.
+
 deploy   a function that starts one; everything of it ends with the test
 """
 
@@ -51,7 +53,6 @@ SOURCE_COLUMNS = (
     "warning_wal",
     "danger_wal",
 )  # how they begin
-LEAST = os.environ.get("ETL_TEST_RIGHTS") == "least"  # exactly the rights of scripts/sql, see `make test-least`
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 
 
@@ -66,12 +67,14 @@ def wait_for(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) 
 
 @dataclass
 class Deployment:
-    """One deployment; `environment` is what its supervisor is started with."""
+    """One deployment; `environment` is what its supervisor is started with. At `destination` everything may be done: so tests look at it; `allowed`
+    is the same place as its pipelines know it."""
 
     config: Database
     source: Database
     server: LocalSnowflake
     destination: Destination
+    allowed: Destination
     settings: Settings
     environment: dict[str, str]
     folder: Path
@@ -100,7 +103,7 @@ class Deployment:
             "batch_max_fill_ms": 100,
             "table_error_retry_delay_ms": 300,
         }
-        if LEAST and "pg_username" not in changes:
+        if "pg_username" not in changes:
             source |= least.source_role(database)
         for key, value in changes.items():
             (source if key.startswith(SOURCE_COLUMNS) else pipeline)[key] = value
@@ -128,7 +131,7 @@ class Deployment:
         self.pipelines[name], self.sources[name], self.others[name] = self.pipelines[source], source, destination
 
     def _destination(self, connection: psycopg.Connection[Any], there: Destination | None = None) -> int:
-        there = there or self.destination
+        there = there or self.allowed
         return upsert(
             connection,
             self.settings.keyring(),
@@ -293,7 +296,7 @@ def deploy(
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "DATABASE_URL": second_database.url,
+        "DATABASE_URL": least.config_role(second_database),
         "REDIS_URL": redis_url,
         "SECRET_KEY": SECRET_KEY,
         "PIPELINE_POLL_INTERVAL_SECS": "1",
@@ -304,9 +307,8 @@ def deploy(
     settings = load(tmp_path, environment)
     migrate(settings)
     there = destination_in(local_snowflake)
-    if LEAST:
-        there = least.snowflake_role(there, tmp_path)
-    made = Deployment(second_database, database, local_snowflake, there, settings, environment, tmp_path)
+    allowed = least.snowflake_role(there, tmp_path / "keys")
+    made = Deployment(second_database, database, local_snowflake, there, allowed, settings, environment, tmp_path)
     yield made
     if made.supervisor is not None and made.supervisor.poll() is None:
         made.kill()

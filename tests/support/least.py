@@ -20,6 +20,8 @@ FOR_TASKS = (
     "GRANT CREATE STREAM, CREATE TASK ON SCHEMA ANALYTICS.ETL_SCHEMA TO ROLE ETL_ROLE",
     "GRANT EXECUTE TASK ON ACCOUNT TO ROLE ETL_ROLE",
 )
+FOR_STANDBYS = "GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {}"  # on the primary
+FOR_SCHEMAS = ("GRANT CREATE SCHEMA ON DATABASE ANALYTICS TO ROLE ETL_ROLE",)
 FOR_DYNAMIC_TABLES = ("GRANT CREATE DYNAMIC TABLE ON SCHEMA ANALYTICS.RAW_DATA TO ROLE ETL_ROLE",)
 
 
@@ -40,14 +42,16 @@ def source_role(database: Database) -> dict[str, str]:
     found = database.execute(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
     )
-    known = database.execute("select 1 from pg_roles where rolname = %s", role)
     names = {"ETL_READER": role, "'choose one'": f"'{PASSWORD}'", "SHOP": database.name}
-    for text in statements("postgres_role.sql"):
-        if "CREATE ROLE" in text and known:
-            continue
+    for text in _without_known(database, role, "postgres_role.sql"):
         for schema in [name for (name,) in found] if "SCHEMA PUBLIC" in text else ["public"]:
             database.execute(renamed(text, {**names, "PUBLIC": schema}))
     return {"pg_username": role, "pg_password": PASSWORD}
+
+
+def _without_known(database: Database, role: str, script: str) -> list[str]:
+    known = database.execute("select 1 from pg_roles where rolname = %s", role)
+    return [text for text in statements(script) if not (known and "CREATE ROLE" in text)]
 
 
 def drop_role(database: Database, role: str) -> None:
@@ -59,9 +63,14 @@ def drop_role(database: Database, role: str) -> None:
 def config_role(database: Database) -> str:
     """`config_role.sql` run in a config database; its URL."""
     role = f"owner_{database.name}"
-    for text in statements("config_role.sql"):
-        names = {"ETL_OWNER": role, "'choose one'": f"'{PASSWORD}'", "ETL_CONFIG": database.name}
+    names = {"ETL_OWNER": role, "'choose one'": f"'{PASSWORD}'", "ETL_CONFIG": database.name}
+    for text in _without_known(database, role, "config_role.sql"):
         database.execute(renamed(text, names))
+    return url_of(database, role)
+
+
+def url_of(database: Database, role: str) -> str:
+    """The URL of a database for one of these roles."""
     parts = conninfo.conninfo_to_dict(database.dsn)
     return f"postgresql://{role}:{PASSWORD.replace(' ', '%20')}@{parts['host']}:{parts['port']}/{database.name}"
 
@@ -89,7 +98,9 @@ def snowflake_user(there: Destination, folder: Path) -> str:
 
 
 def snowflake_role(there: Destination, folder: Path) -> Destination:
-    """`snowflake_role.sql` run at a destination, with what tasks and dynamic tables need; the destination of its user and role."""
+    """`snowflake_role.sql` run at a destination, with what tasks and dynamic tables need; the destination of its user and role, whose
+    key is in a new folder."""
+    folder.mkdir()
     user = snowflake_user(there, folder)
     administer(there, user, *statements("snowflake_role.sql"), *FOR_TASKS, *FOR_DYNAMIC_TABLES)
     limited = {"user": user, "role": f"ROLE_{user}", "warehouse": "ETL_WH"}

@@ -36,6 +36,16 @@ def test_a_file_is_due_when_its_oldest_segment_has_waited_long_enough() -> None:
     assert not gathering.due(3, now=559)
 
 
+def test_what_waited_for_the_channel_has_waited() -> None:
+    gathering = Gathering(bytes_max=1000, seconds_max=60, since=5)
+    gathering.note(waiting(segment(1)), now=20)
+    assert not gathering.due(1, now=64)
+    assert gathering.due(1, now=65)
+    gathering.taken([segment(1)], now=65)
+    gathering.note(waiting(segment(2)), now=100)
+    assert not gathering.due(2, now=159)
+
+
 def test_nobody_who_is_hurried_waits() -> None:
     gathering = Gathering(bytes_max=1000, seconds_max=60)
     gathering.note(waiting(segment(1), segment(2), segment(3)), now=0)

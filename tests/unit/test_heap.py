@@ -1,10 +1,7 @@
 """Memory that is free goes back to the kernel."""
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from workers.snowflake.heap import TIDY_SECONDS, Heap
 
@@ -19,13 +16,6 @@ def resident() -> int:
 def with_gaps() -> list[bytearray]:
     """Every twentieth of many pieces; the others are free."""
     return [bytearray(SIZE) for _ in range(PIECES)][::20]
-
-
-@pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
-    """The other tests of this process have their garbage collected as before."""
-    yield
-    gc.unfreeze()
 
 
 def test_what_is_held_by_a_cycle_goes_back() -> None:

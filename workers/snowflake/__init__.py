@@ -17,6 +17,7 @@ questions    when Snowflake is asked again what is committed (pure)
 attendance   which desks the loop looks at, and which idle channels it closes
 loading      segments on their way: what can be loaded is appended, the rest goes to the dead letter
 channel      the books of a channel: committed, appended, durable (pure)
+preparing    the tables of a desk in the shape of its rows
 opening      the channel of a table, by its pipeline's load path
 gathering    when rows that wait become a file (pure)
 files        a channel whose rows travel as Parquet files

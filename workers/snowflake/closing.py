@@ -14,7 +14,8 @@ from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.monitor import metrics
 from workers.snowflake.desk import Desk
 from workers.snowflake.jobs import Jobs, Lane
-from workers.snowflake.loading import LoadChannel, Prepared
+from workers.snowflake.loading import LoadChannel
+from workers.snowflake.preparing import Prepared
 
 CLOSE_SECONDS_MAX = 6.0  # of all channels together, at the end
 STOP_BEAT_SECONDS = 0.5  # between two signs of life meanwhile

@@ -118,6 +118,7 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
             autocommit=True,
             application=APPLICATION,
             client_session_keep_alive=False,
+            platform_detection_timeout_seconds=0.0,  # it asked the metadata services of three clouds at every login
             session_parameters={
                 "QUERY_TAG": Tag("", "", purpose).text,
                 "TIMEZONE": "UTC",

@@ -33,7 +33,7 @@ from workers.snowflake.connection import DOES_NOT_EXIST, NO_SUCH_COLUMN, classif
 from workers.snowflake.identifiers import Objects, check_columns, literal, objects_of, quoted
 from workers.snowflake.inventory import Inventory, Stock
 from workers.snowflake.ndjson import constant
-from workers.snowflake.owner import Watermark
+from workers.snowflake.owner import Row, Watermark
 from workers.snowflake.reshape import Add, Fill, Mark, Present, Remark, Rename, Step, Widen, plan
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, LANDING_META, SOFT_META, TARGET_META, column_type
 
@@ -68,6 +68,24 @@ def ensure(connection: Any, opening: OpenTable, inventory: Inventory | None = No
             return found
     except Error as error:
         raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+
+def confirm(connection: Any, opening: OpenTable) -> bool:
+    """Note that the tables still have this shape at the place `since`; False when it is another one by now, or of a later place."""
+    place = f"pipeline {opening.pipeline}, table {opening.table.name}"
+    try:
+        with connection.cursor() as cursor:
+            return _confirm(cursor, opening, objects_of(opening.destination, opening.table))
+    except Error as error:
+        raise classify(error, place, Kind.DESTINATION_SETUP) from None
+
+
+def _confirm(cursor: Any, opening: OpenTable, objects: Objects) -> bool:
+    cursor.execute(
+        f"UPDATE {objects.watermark_sql} SET SHAPE_SINCE = {literal(opening.since)} WHERE LANDING_TABLE = {literal(objects.landing)}"
+        f" AND SHAPE = {literal(owner.shape_text(opening.table))} AND SHAPE_SINCE <= {literal(opening.since)} AND OFFERED <> ''"
+    )
+    return bool(cursor.rowcount)
 
 
 def _made(cursor: Any, opening: OpenTable, objects: Objects, stock: Stock) -> Ensured | None:
@@ -111,7 +129,7 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         offers.make_way(cursor, objects, place)
     target = _described(cursor, objects.target_sql) if aims else []
     if watermark.applied and (landing is None or target is None):
-        watermark = _begin_again(cursor, objects, watermark, place, log_is_there=landing is not None)
+        watermark = _begin_again(cursor, objects, watermark, row, place, log_is_there=landing is not None)
     if landing is None or target is None:
         _create(cursor, opening, objects)
         described = None
@@ -119,6 +137,8 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
     known = bool(row.shape) and opening.since <= row.since
+    if not known and not alone and _stands(opening.table, row, landing, target):
+        known = _confirm(cursor, opening, objects)
     table = replace(wire.load(Table, row.shape), version=opening.table.version) if known else opening.table
     if not known or alone:  # a target that was left alone has an older shape than the log
         row = offers.withdraw(cursor, objects, row)
@@ -140,18 +160,28 @@ def _create(cursor: Any, opening: OpenTable, objects: Objects) -> None:
         cursor.execute(fresh.create_target(opening, objects, once="IF NOT EXISTS"))
 
 
-def _begin_again(cursor: Any, objects: Objects, watermark: Watermark, place: str, *, log_is_there: bool) -> Watermark:
+def _begin_again(
+    cursor: Any, objects: Objects, watermark: Watermark, row: Row, place: str, *, log_is_there: bool
+) -> Watermark:
     """A table that somebody has dropped. The target is made again of the whole change log; EtlError(DESTINATION_SETUP) when that is not there."""
-    where = f"LANDING_TABLE = {literal(objects.landing)}"
-    (purged,) = cursor.execute(f"SELECT PURGED FROM {objects.watermark_sql} WHERE {where}").fetchone()
-    if not log_is_there or int(purged) == watermark.generation:
+    if not log_is_there or row.purged == watermark.generation:
         reason = f"{objects.target} is gone, and rows have left {objects.landing}"
         if not log_is_there:
             reason = f"{objects.landing} is gone, with changes that may not be applied"
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "undrop it, or have the table copied again")
-    cursor.execute(f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE {where}")
+    cursor.execute(
+        f"UPDATE {objects.watermark_sql} SET APPLIED = 0, FENCE = 0 WHERE LANDING_TABLE = {literal(objects.landing)}"
+    )
     log.warning("target_made_again", place=place, target=objects.target)
     return replace(watermark, applied=0)
+
+
+def _stands(table: Table, row: Row, landing: list[Present], target: list[Present]) -> bool:
+    """Whether the tables have this shape, and everything is offered for it."""
+    tables = [landing, target] if target else [landing]
+    return (
+        bool(row.offered) and row.shape == owner.shape_text(table) and not any(plan(found, table) for found in tables)
+    )
 
 
 def _shaped(
@@ -170,7 +200,7 @@ def _shaped(
 def _keep_shape(cursor: Any, opening: OpenTable, objects: Objects) -> None:
     """Note the shape, unless one of a later place stands there by now (a copy and the stream open the same table)."""
     cursor.execute(
-        f"UPDATE {objects.watermark_sql} SET SHAPE = {literal(wire.dump(opening.table))},"
+        f"UPDATE {objects.watermark_sql} SET SHAPE = {literal(owner.shape_text(opening.table))},"
         f" SHAPE_SINCE = {literal(opening.since)} WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND SHAPE_SINCE <= {literal(opening.since)}"
     )

@@ -23,7 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
-from snowflake.connector.errors import Error
+from snowflake.connector.errors import Error, ProgrammingError
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
@@ -31,7 +31,7 @@ from etl_supervisor.model import lsn
 from etl_supervisor.model.position import Position
 from etl_supervisor.model.table import Table
 from etl_supervisor.monitor import metrics
-from workers.snowflake.connection import classify
+from workers.snowflake.connection import DOES_NOT_EXIST, NO_SUCH_COLUMN, classify
 from workers.snowflake.identifiers import Objects, literal, objects_of
 from workers.snowflake.limits import Verdict
 from workers.snowflake.ndjson import encode
@@ -150,6 +150,17 @@ def table(objects: Objects) -> str:
     """CREATE TABLE of the dead letter."""
     columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)
     return f"CREATE TABLE IF NOT EXISTS {objects.dead_letter_sql} ({columns})"
+
+
+def is_complete(cursor: Any, objects: Objects) -> bool:
+    """Whether the dead letter is there, with all of its columns."""
+    try:
+        cursor.execute(f"SELECT {', '.join(_LATER)} FROM {objects.dead_letter_sql} LIMIT 0")
+    except ProgrammingError as error:
+        if error.errno == DOES_NOT_EXIST or error.errno in NO_SUCH_COLUMN:
+            return False
+        raise
+    return True
 
 
 def complete(cursor: Any, objects: Objects) -> None:

@@ -21,7 +21,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -33,18 +32,19 @@ from etl_supervisor.ipc.segment import SlabReader
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.monitor import metrics
 from workers.snowflake import apply as applying
-from workers.snowflake import ddl
 from workers.snowflake import purge as purging
 from workers.snowflake.channel import Channel, ChannelStatus, Underway
+from workers.snowflake.ddl import Ensured
 from workers.snowflake.files import FileChannel
 from workers.snowflake.gathering import SHARE_OF_SLAB, Gathering
 from workers.snowflake.identifiers import named
 from workers.snowflake.jobs import Lane
 from workers.snowflake.latency import Awaited
-from workers.snowflake.limits import Limits, limits_of
-from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Prepared, Suspicion, Tools, in_our_words
+from workers.snowflake.limits import Limits
+from workers.snowflake.loading import SOON_MS_MAX, LoadChannel, Loading, Suspicion, Tools, in_our_words
 from workers.snowflake.opening import open_channel
 from workers.snowflake.owner import Watermark
+from workers.snowflake.preparing import Prepared, prepare
 from workers.snowflake.questions import pause, soon_pause
 from workers.snowflake.tagging import tag_of
 from workers.snowflake.traces import shared
@@ -80,6 +80,7 @@ class Desk:
     sdk: LoadChannel | None = None
     gathering: Gathering | None = None  # when rows travel as files
     hurried: int = 0  # what the publisher has asked for, maybe before the channel was open
+    waiting_since: float = 0.0  # when the oldest rows came that waited for the channel
     watermark: Watermark | None = None
     awaited: Awaited = field(default_factory=Awaited)
     limits: Limits = field(default_factory=Limits)
@@ -135,8 +136,9 @@ class Desk:
         self.channel.opened(sdk.opened, self.channel.baseline)
         if isinstance(sdk, FileChannel):
             load = self.opening.load
-            self.gathering = Gathering(min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB), load.file_seconds_max)
-            self.gathering.hurried = self.hurried
+            size = min(load.file_bytes_max, self.slab.size // SHARE_OF_SLAB)
+            since = self.waiting_since if self.channel.waiting else None
+            self.gathering = Gathering(size, load.file_seconds_max, self.hurried, since)
 
     def word_of_open(self) -> TableOpened:
         """For the publisher."""
@@ -165,11 +167,13 @@ class Desk:
         self.opening = replace(opening, table=prepared.ensured.table)
         self.watermark, self.limits = prepared.ensured.watermark, prepared.limits
 
-    def alter(self) -> OpenTable:
-        """The next shape is under way."""
+    def alter(self) -> tuple[OpenTable, Prepared | None]:
+        """The next shape is under way; and what is known of the tables, if they have it."""
+        assert self.watermark is not None
         shape = self.reshapes.popleft()
         self.state, self.sql_busy = State.ALTERING, True
-        return named(replace(self.opening, table=shape.table, since=shape.since))
+        opening = named(replace(self.opening, table=shape.table, since=shape.since))
+        return opening, Prepared(Ensured(self.watermark, self.opening.table, []), self.limits).of(opening)
 
     def altered(self, opening: OpenTable, prepared: Prepared) -> None:
         """The tables have the next shape."""
@@ -279,7 +283,7 @@ class Desk:
 
     def open_job(self, opening: OpenTable) -> tuple[LoadChannel | None, Prepared]:
         """Ensure the objects, and open the channel if its tokens are wanted now."""
-        prepared = self.alter_job(opening)
+        prepared = prepare(opening, self.tools)
         if not opening.prove:
             return None, prepared
         return self.channel_job(replace(opening, table=prepared.ensured.table)), prepared
@@ -313,15 +317,6 @@ class Desk:
             reason = "Snowflake says that the channel is not valid any more"
             raise EtlError(Kind.CHANNEL, self.place, reason, "it is opened again", transient=True)
         return status
-
-    def alter_job(self, opening: OpenTable) -> Prepared:
-        """Bring the objects to their shape."""
-
-        def job(connection: Any) -> Prepared:
-            ensured = ddl.ensure(connection, opening, self.tools.inventory)
-            return Prepared(ensured, limits_of(ensured.columns))
-
-        return self.tools.sessions.run(opening.destination, tag_of(opening, "open"), job)
 
     def apply_job(self, opening: OpenTable, watermark: Watermark, fence: int, copied: int) -> Watermark:
         """One apply block."""
@@ -363,6 +358,8 @@ class Desk:
 
     def take(self, segment: Segment, fd: int | None) -> None:
         """Rows have come; they wait here."""
+        if not self.channel.waiting:
+            self.waiting_since = time.monotonic()
         self.channel.waiting.append((shared(self.opening, segment), fd))
 
     def next_segments(self) -> list[tuple[Segment, pa.RecordBatch]]:

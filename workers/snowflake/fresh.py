@@ -44,7 +44,9 @@ def block(opening: OpenTable, objects: Objects) -> str:
     if opening.policy.mode.has_target:
         tables.insert(0, create_target(opening, objects, notes[objects.target_sql]))
         tables.append(live.view(opening, objects, replaces=False))
-    row = owner.Row(wire.dump(opening.table), opening.since, wire.dump(opening.policy), offers.digest(opening, objects))
+    row = owner.Row(
+        owner.shape_text(opening.table), opening.since, wire.dump(opening.policy), offers.digest(opening, objects)
+    )
     entered = [owner.entry(opening, objects, row), "IF (SQLROWCOUNT <> 1) THEN\n    RETURN 'known';\n  END IF"]
     return plain([*tables, *entered], MADE)
 

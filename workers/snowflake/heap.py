@@ -2,7 +2,7 @@
 
 A session that ended is a few hundred Python objects in cycles that hold megabytes of OpenSSL's memory: Python, which counts objects, would look
 for them after hours. And what is free between two things in use stays with the process, in the many arenas of glibc's malloc: an actor grew by
-2 MB a minute without a leak. So once a minute both are looked for. What was there at the start is never garbage, and is left out of the search.
+2 MB a minute without a leak. So once a minute both are looked for. What was imported is left out of the search (`supervision.spawn`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ class Heap:
     """The heap of this process. Other C libraries than glibc have no trim, and are left alone."""
 
     def __init__(self) -> None:
-        gc.freeze()
         self._trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._next = 0.0
 

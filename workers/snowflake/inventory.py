@@ -1,6 +1,6 @@
 """What an actor knows of a landing schema without asking for each table: which tables have a watermark row, and how wide a type is made.
 
-    first open        one SELECT of `_ETL_WATERMARK`; where that is missing, schemas and system tables are made
+    first open        one SELECT each of `_ETL_WATERMARK` and the dead letter; what is missing of schemas and system tables is made
     a table in it     is looked at as it is (`ddl`)
     any other         nothing of it should be there: it is made by one block (`fresh`), without a look
 
@@ -89,10 +89,12 @@ class Inventory:
 def _look(cursor: Any, objects: Objects) -> set[str]:
     try:
         rows = cursor.execute(f"SELECT LANDING_TABLE FROM {objects.watermark_sql}").fetchall()
+        marks.create_schema(cursor, objects, objects.schema)
     except ProgrammingError as error:
         if error.errno != DOES_NOT_EXIST:
             raise
         rows = []
-    marks.create_schemas(cursor, objects)
-    dead_letter.complete(cursor, objects)
+        marks.create_schemas(cursor, objects)
+    if not dead_letter.is_complete(cursor, objects):
+        dead_letter.complete(cursor, objects)
     return {landing.upper() for (landing,) in rows}

@@ -101,16 +101,33 @@ class Ledger:
         return Books(int(row[0]), LoadPath(row[1]), row[2], int(row[3]), found.files, found.pipes)
 
     def claim(self, cursor: Any, path: LoadPath, committed: str, known: Books | None = None) -> Books:
-        """Own the channel: older owners are fenced. `known` is what was read just now; without it the channel may be new and begins at `committed`.
-        One with files under way keeps its path for them. EtlError(CHANNEL) when another was faster."""
-        found = known or self._entered(cursor, path, committed)
-        ours = replace(found, sequencer=found.sequencer + 1, path=found.path if found.files else path)
-        self._update(cursor, ours, found.sequencer)
+        """Own the channel: older owners are fenced, and what they had written until then is read after it. EtlError(CHANNEL) when another was faster.
+
+        `known` was read before; without it the channel may be new, and begins at `committed`. One with files under way keeps its path for them.
+        """
+        before = known or self._entered(cursor, path, committed)
+        cursor.execute(
+            f"UPDATE {self._table} SET SEQUENCER = {before.sequencer + 1} WHERE {self._where} AND SEQUENCER = {before.sequencer}"
+        )
+        if cursor.rowcount != 1:
+            raise self._fenced()
+        found = self.read(cursor)
+        if found is None or found.sequencer != before.sequencer + 1:
+            raise self._fenced()
+        ours = replace(found, path=found.path if found.files else path)
+        if ours != found:
+            self.save(cursor, ours)
         return ours
 
     def save(self, cursor: Any, books: Books) -> None:
         """Write the books. EtlError(CHANNEL) when another has claimed the channel since."""
-        self._update(cursor, books, books.sequencer)
+        cursor.execute(
+            f"UPDATE {self._table} SET LOAD_PATH = {literal(books.path)},"
+            f" COMMITTED = {literal(books.committed)}, ERRORS = {books.errors}, FILES = {literal(wire.dump(Files(books.files, books.pipes)))},"
+            f" UPDATED_AT = CURRENT_TIMESTAMP() WHERE {self._where} AND SEQUENCER = {books.sequencer}"
+        )
+        if cursor.rowcount != 1:
+            raise self._fenced()
 
     def check(self, cursor: Any, books: Books) -> None:
         """EtlError(CHANNEL) when another has claimed the channel since."""
@@ -142,15 +159,6 @@ class Ledger:
         found = self.read(cursor)
         assert found is not None, "made just now"
         return found
-
-    def _update(self, cursor: Any, books: Books, sequencer: int) -> None:
-        cursor.execute(
-            f"UPDATE {self._table} SET SEQUENCER = {books.sequencer}, LOAD_PATH = {literal(books.path)},"
-            f" COMMITTED = {literal(books.committed)}, ERRORS = {books.errors}, FILES = {literal(wire.dump(Files(books.files, books.pipes)))},"
-            f" UPDATED_AT = CURRENT_TIMESTAMP() WHERE {self._where} AND SEQUENCER = {sequencer}"
-        )
-        if cursor.rowcount != 1:
-            raise self._fenced()
 
     def _fenced(self) -> EtlError:
         place = f"pipeline {self.opening.pipeline}, table {self.opening.table.name}"

@@ -24,12 +24,12 @@ from etl_supervisor.model.pipeline import Destination
 from workers.snowflake.connection import Decrypt, host_of, is_local, load_private_key, trust_local
 from workers.snowflake.failure import explain_pipe
 from workers.snowflake.ledger import File
+from workers.snowflake.questions import Reports
 from workers.snowflake.stage import Stage
 
 FILES_PER_COPY_MAX = 1000  # Snowflake's limit of FILES = (…)
 UNAUTHORIZED = 401
 REQUEST_SECONDS = (10.0, 30.0)  # connect, read: snowflake-ingest has no limits of its own
-POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
 REPORT_SECONDS = 540  # the report tells of ten minutes; what is older stands in the history, which is asked seldom
 HISTORY_SECONDS = 60.0
 SILENCE_SECONDS_MAX = 1800.0  # a pipe that loads takes a minute or two
@@ -90,8 +90,7 @@ class Snowpipe:
     renew: Callable[[str], SimpleIngestManager]
     _managers: dict[str, SimpleIngestManager] = field(default_factory=dict)
     _heard_at: float = field(default_factory=time.monotonic)
-    _poll_at: float = 0.0
-    _pause: float = POLL_SECONDS_MIN
+    _reports: Reports = field(default_factory=Reports)
     _history_at: float = field(default_factory=lambda: time.monotonic() + HISTORY_SECONDS)
 
     def offer(self, files: Sequence[File]) -> None:
@@ -100,15 +99,14 @@ class Snowpipe:
             staged = [StagedFile(self.stage.path(file.name), file.size) for file in files if file.pipe == pipe]
             self._heard_at = time.monotonic()
             self._ask(pipe, lambda manager, files=staged: manager.ingest_files(files))  # type: ignore[misc]
-            self._poll_at, self._pause = 0.0, POLL_SECONDS_MIN
+            self._reports.offered(self._heard_at)
 
     def outcomes(self, cursor: Any, files: Sequence[File]) -> list[Outcome]:
         """What the pipes report; nothing when they were asked a moment ago."""
         now = time.monotonic()
-        if now < self._poll_at:
+        if now < self._reports.at:
             return []
-        self._pause = min(self._pause * 2, POLL_SECONDS_MAX)
-        self._poll_at = now + self._pause
+        self._reports.looked(now)
         whole = now >= self._history_at
         if whole:
             self._history_at = now + HISTORY_SECONDS
@@ -119,6 +117,8 @@ class Snowpipe:
             for file in files
             if file.pipe == pipe and row["complete"] and row["path"].endswith(self.stage.path(file.name))
         ]
+        if {outcome.file.name for outcome in ended} == {file.name for file in files}:
+            self._reports.through()
         self._heard_at = now if ended else self._heard_at
         if now - self._heard_at > SILENCE_SECONDS_MAX:
             names = ", ".join(map(self.stage.qualified, _pipes(files)))

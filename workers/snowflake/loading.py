@@ -30,7 +30,6 @@ from etl_supervisor.monitor import metrics
 from workers.snowflake import dead_letter, rejected
 from workers.snowflake.channel import ChannelStatus, Underway, unsent
 from workers.snowflake.connection import Decrypt
-from workers.snowflake.ddl import Ensured
 from workers.snowflake.failure import Directive, explain
 from workers.snowflake.inquiry import Inquiries
 from workers.snowflake.inventory import Inventory
@@ -95,14 +94,6 @@ class Tools:
     directory: Path
     incarnation: int
     inventory: Inventory = field(default_factory=Inventory)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What an open found or made, and what its landing table can hold."""
-
-    ensured: Ensured
-    limits: Limits
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 `leave` goes first: what only the policy before needed is taken away. `_ETL_WATERMARK` notes the policy (`POLICY`; the command line needs it
 too) and for which shape and policy all this was made (`OFFERED`; empty while the tables change): while neither changes, an open does nothing
-here. Every step is idempotent.
+here. A new generation makes it all anew, and so comes back what somebody has dropped. Every step is idempotent.
 
 A history that the target went on without (it was switched off meanwhile) begins again: versions that were valid end now, and every row of the
 target is a version.
@@ -25,7 +25,7 @@ from etl_supervisor.model.apply_policy import ApplyMode, ApplyPolicy
 from etl_supervisor.model.table import Table
 from workers.snowflake import dead_letter, dynamic, history, live, task
 from workers.snowflake.identifiers import Objects, literal
-from workers.snowflake.owner import Row
+from workers.snowflake.owner import Row, shape_text
 from workers.snowflake.reshape import mark_of
 from workers.snowflake.script import swapped, transaction
 from workers.snowflake.sftypes import HISTORY_META, KEYLESS_META, SOFT_META, column_type
@@ -42,9 +42,12 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, row: Row, applied:
     """Make what the policy offers, if shape or policy changed since `row` was written. The tables have the shape by now."""
     where = f"LANDING_TABLE = {literal(objects.landing)}"
     wanted = digest(opening, objects)
+    keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
+    if keeps and row.offered and not _is_history(cursor, objects.history_sql):  # somebody has dropped it
+        cursor.execute(f"UPDATE {objects.watermark_sql} SET OFFERED = '', HISTORY = 0 WHERE {where}")
+        row = replace(row, offered="", history=0)
     if row.offered != wanted:
         _make(cursor, opening, objects)
-    keeps = opening.policy.history and opening.policy.mode.has_target and bool(opening.table.key)
     if keeps and applied not in (0, row.history):
         _begin_history(cursor, opening, objects, applied)
     if row.offered != wanted:
@@ -52,8 +55,8 @@ def ensure(cursor: Any, opening: OpenTable, objects: Objects, row: Row, applied:
 
 
 def digest(opening: OpenTable, objects: Objects) -> str:
-    """What `OFFERED` says of this shape and policy, and of where the target is."""
-    made = f"{FORM} {objects.target_sql} {wire.dump(opening.table)} {wire.dump(opening.policy)}"
+    """What `OFFERED` says of this shape and policy, of where the target is, and of the pipeline's name, which is in comments."""
+    made = f"{FORM} {objects.target_sql} {opening.pipeline} {shape_text(opening.table)} {wire.dump(opening.policy)}"
     return hashlib.sha256(made.encode()).hexdigest()
 
 

@@ -19,6 +19,12 @@ from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.table import Table
 from workers.snowflake.identifiers import Objects, literal
 
+_COLUMNS = (
+    *("LANDING_TABLE", "PIPELINE_ID", "OWNER", "SOURCE_SCHEMA", "SOURCE_TABLE", "PIPELINE"),
+    *("GENERATION", "APPLIED", "EPOCH", "SHOWN"),
+    *("SHAPE", "SHAPE_SINCE", "POLICY", "OFFERED", "HISTORY", "PURGED"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
@@ -42,6 +48,11 @@ class Row:
     offered: str = ""
     history: int = 0
     purged: int = 0
+
+
+def shape_text(table: Table) -> str:
+    """A shape as the row keeps it: without its version, which counts within one reader's life only."""
+    return wire.dump(replace(table, version=0))
 
 
 def entry(opening: OpenTable, objects: Objects, row: Row) -> str:
@@ -76,11 +87,11 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
         raise EtlError(Kind.DESTINATION_SETUP, place, reason, "check this machine's clock, then copy the source again")
     if mark.generation < opening.generation or owner != opening.owner:
         cursor.execute(
-            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0,"
+            f"UPDATE {objects.watermark_sql} SET GENERATION = {opening.generation}, APPLIED = 0, FENCE = 0, HISTORY = 0, OFFERED = '',"
             f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
             f" WHERE {where} AND GENERATION = {mark.generation} AND EPOCH <= {opening.epoch}"
         )
-        return Watermark(opening.generation, 0, opening.epoch, mark.shown), replace(row, history=0)
+        return Watermark(opening.generation, 0, opening.epoch, mark.shown), replace(row, history=0, offered="")
     return mark, row
 
 
@@ -96,39 +107,27 @@ def _read(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tupl
     """Owner, watermark and the rest, in one question with that for rows of this table under another name. EtlError(DESTINATION_SETUP) when the
     landing table is another table's, or this table's rows are in another one."""
     table = opening.table.name
-    who = (opening.pipeline_id, opening.owner, table.schema, table.name)
+    ours = (opening.pipeline_id, table.schema, table.name)
     rows = cursor.execute(
-        "SELECT LANDING_TABLE, PIPELINE_ID, OWNER, SOURCE_SCHEMA, SOURCE_TABLE, PIPELINE, GENERATION, APPLIED, EPOCH, SHOWN,"
-        f" SHAPE, SHAPE_SINCE, POLICY, OFFERED, HISTORY, PURGED FROM {objects.watermark_sql}"
+        f"SELECT {', '.join(_COLUMNS)} FROM {objects.watermark_sql}"
         f" WHERE LANDING_TABLE = {literal(objects.landing)} OR (PIPELINE_ID = {opening.pipeline_id}"
         f" AND SOURCE_SCHEMA = {literal(table.schema)} AND SOURCE_TABLE = {literal(table.name)})"
     ).fetchall()
     found = None
-    for (
-        landing,
-        pipeline_id,
-        owner,
-        schema,
-        name,
-        pipeline,
-        *marks,
-        shape,
-        since,
-        policy,
-        offered,
-        history,
-        purged,
-    ) in rows:
-        if (int(pipeline_id), schema, name) == (who[0], *who[2:]):
-            _check_case(opening, objects, landing, shape, place)
-        if landing != objects.landing:
+    for there in (dict(zip(_COLUMNS, row, strict=True)) for row in rows):
+        whose = (int(there["PIPELINE_ID"]), there["SOURCE_SCHEMA"], there["SOURCE_TABLE"])
+        if whose == ours:
+            _check_case(opening, objects, there["LANDING_TABLE"], there["SHAPE"], place)
+        if there["LANDING_TABLE"] != objects.landing:
             continue
-        if (int(pipeline_id), opening.owner if owner == opening.former else owner, schema, name) != who:
-            reason = f"{landing} belongs to table {schema}.{name} of pipeline {pipeline}"
+        if whose != ours or there["OWNER"] not in (opening.owner, opening.former):
+            reason = f"{objects.landing} belongs to table {whose[1]}.{whose[2]} of pipeline {there['PIPELINE']}"
             remedy = "use another landing schema and schema for this pipeline"
             raise EtlError(Kind.DESTINATION_SETUP, place, reason, remedy)
-        row = Row(shape or "", since or "", policy or "", offered or "", int(history or 0), int(purged or 0))
-        found = str(owner), Watermark(*(int(mark or 0) for mark in marks)), row
+        mark = Watermark(*(int(there[name] or 0) for name in ("GENERATION", "APPLIED", "EPOCH", "SHOWN")))
+        shape, since, policy, offered = (there[name] or "" for name in ("SHAPE", "SHAPE_SINCE", "POLICY", "OFFERED"))
+        row = Row(shape, since, policy, offered, int(there["HISTORY"] or 0), int(there["PURGED"] or 0))
+        found = there["OWNER"], mark, row
     return found
 
 

@@ -62,9 +62,10 @@ from workers.snowflake.failure import unforeseen
 from workers.snowflake.guest import Guest
 from workers.snowflake.identifiers import named
 from workers.snowflake.jobs import Errand, Jobs, Lane
-from workers.snowflake.loading import LoadChannel, Prepared, Suspicion, Taken, Tools
+from workers.snowflake.loading import LoadChannel, Suspicion, Taken, Tools
 from workers.snowflake.memory import Memory
 from workers.snowflake.owner import Watermark
+from workers.snowflake.preparing import Prepared, prepare
 from workers.snowflake.solitude import Solitude
 from workers.snowflake.together import Together
 from workers.snowflake.views import close_descriptor
@@ -239,9 +240,9 @@ class Actor:
             then = partial(self._sifted, guest, desk, suspicion)
             yield Errand("commit", Lane.OPEN, partial(desk.loading().sift, suspicion, desk.suspected()), then)
         if desk.wants_alter():
-            opening = desk.alter()
+            opening, known = desk.alter()
             then = partial(desk.altered, opening)
-            yield Errand("open", Lane.OPEN, partial(desk.alter_job, opening), then)
+            yield Errand("open", Lane.OPEN, partial(prepare, opening, desk.tools, known), then)
         if desk.wants_apply() and (mark := desk.watermark) is not None:
             fence, desk.fence, desk.sql_busy = desk.fence, 0, True
             then = partial(self._applied, guest, desk, time.time_ns())

@@ -21,14 +21,13 @@ def view(slab: SlabReader, segment: Segment, fd: int | None) -> pa.RecordBatch:
         batch = oversize_batch(os.dup(fd), segment.length)
     else:
         batch = slab.batch(segment)
-    kept = None
-    if segment.left_out:
-        kept = np.ones(batch.num_rows, bool)
-        kept[list(segment.left_out)] = False
-    if segment.trial:
-        there = slice(segment.start, segment.start + segment.rows)
-        batch, kept = batch.slice(segment.start, segment.rows), None if kept is None else kept[there]
-    return batch if kept is None else batch.filter(pa.array(kept))
+    first, rows = (segment.start, segment.rows) if segment.trial else (0, batch.num_rows)
+    meant = batch.slice(first, rows)
+    if not segment.left_out:
+        return meant
+    kept = np.ones(batch.num_rows, bool)
+    kept[list(segment.left_out)] = False
+    return meant.filter(pa.array(kept[first:][:rows]))
 
 
 def close_descriptor(fd: int | None) -> None:

@@ -33,7 +33,7 @@ _SHOW = re.compile(rf"\s*SHOW\s+GRANTS\s+TO\s+ROLE\s+(?P<role>{_PART})\s*;?\s*$"
 _SESSION = re.compile(r"\bCURRENT_(?P<what>ROLE|WAREHOUSE)\(\)", re.IGNORECASE)
 _SCHEMA = re.compile(rf"\bCREATE\s+SCHEMA\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_PART}\.{_PART})", re.IGNORECASE)
 _CREATE = re.compile(
-    rf"\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:TRANSIENT\s+)?(?P<kind>DYNAMIC\s+TABLE|TABLE|VIEW|STAGE|PIPE|STREAM|TASK)\s+"
+    rf"\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:TRANSIENT\s+|(?P<temporary>TEMPORARY\s+))?(?P<kind>DYNAMIC\s+TABLE|TABLE|VIEW|STAGE|PIPE|STREAM|TASK)\s+"
     rf"(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_PART}\.{_PART}\.{_PART})",
     re.IGNORECASE,
 )
@@ -107,7 +107,12 @@ class Grants:
         for made in _SCHEMA.finditer(text):
             self._make(role, "SCHEMA", _parts(made["name"]))
         for made in _CREATE.finditer(text):
-            self._make(role, " ".join(made["kind"].upper().split()), _parts(made["name"]))
+            name = _parts(made["name"])
+            if made["temporary"]:  # the session's own, for which the schema need not be writable
+                self._enter(role, name[:-1])
+                self.owners[name] = role
+            else:
+                self._make(role, " ".join(made["kind"].upper().split()), name)
         for used in _USED.finditer(text):
             self._use(role, used["verb"].split()[0].upper(), _parts(used["name"]))
 

@@ -1,7 +1,8 @@
 """The soak itself: bursts of faults one after the other, and how long each recovery takes.
 
 A burst begins; its faults end one by one; then a marker row is committed in every source. The time until each target shows it is the recovery of
-every fault of the burst; how long a marker takes when nothing has happened is measured before the first (`usual_s`). The next burst begins when the
+every fault of the burst. A failpoint that kills meanwhile is one more fault of the burst, and another marker is written after it. How long a marker
+takes when nothing has happened is measured before the first burst (`usual_s`). The next burst begins when the
 marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still recovering, and both recoveries take longer. (Half a minute lets a
 breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker that does not come at
 all is a hang: the soak has failed.
@@ -30,14 +31,15 @@ BETWEEN_SECONDS = 0.5  # rows flow before the next burst
 BREAKER = '"event":"breaker_opened"'
 
 
-@dataclass(frozen=True)
+@dataclass
 class Burst:
-    """One that is recovering. `logged` is where the log was when it began."""
+    """One that is recovering. `logged` is where the log was when it began, `fired` how many failpoints have killed meanwhile."""
 
     number: int
     faults: tuple[Fault, ...]
     marker: Marker
     logged: int
+    fired: int = 0
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Soak:
     cooled: list[float] = field(default_factory=list)  # the same where a breaker had opened
     usual: list[float] = field(default_factory=list)  # the same without any fault
     missed: int = 0
+    fired: int = 0  # failpoints that have killed
+    striking: bool = False  # the faults of a burst are under way: what has to be written waits
     workloads: list[Workload] = field(default_factory=list)
     recovering: list[Burst] = field(default_factory=list)
 
@@ -65,9 +69,9 @@ class Soak:
         self.workloads = [Workload(world.deployment.pipelines[name], world.seed) for name in SOURCES]
         for workload in self.workloads:
             workload.start()
-        end = time.monotonic() + minutes * 60
         try:
             self._measure_usual()
+            end = time.monotonic() + minutes * 60
             for number, burst in enumerate(bursts(world.seed), 1):
                 if time.monotonic() > end:
                     break
@@ -115,15 +119,18 @@ class Soak:
         for _ in range(USUAL_MARKERS):
             marker = self.markers.write()
             self._look_until(lambda marker=marker: marker not in self.markers.waiting)  # type: ignore[misc]
+            self.usual.append(time.monotonic() - marker.written)
 
     def _burst(self, number: int, burst: list[Fault]) -> None:
         logged = len(self.world.deployment.log)
+        self.striking = True
         begun = self._begin(burst)
-        if not begun:
-            return
         for until, striking, _ in sorted(begun, key=lambda item: item[0]):
             self._look_until(lambda at=until: time.monotonic() >= at)  # type: ignore[misc]
             next(striking, None)
+        self.striking = False
+        if not begun:
+            return
         burst_of = self._write(number, tuple(fault for _, _, fault in begun), logged)
         patience = time.monotonic() + PATIENCE_SECONDS
         self._look_until(lambda: burst_of not in self.recovering or time.monotonic() > patience)
@@ -146,7 +153,7 @@ class Soak:
         return begun
 
     def _write(self, number: int, faults: tuple[Fault, ...], logged: int = 0) -> Burst:
-        burst = Burst(number, faults, self.markers.write(), logged)
+        burst = Burst(number, faults, self.markers.write(), logged, self._fired())
         self.recovering.append(burst)
         return burst
 
@@ -157,27 +164,43 @@ class Soak:
         """Start the supervisor again when it has ended, and see which markers arrive."""
         while not done():
             self.world.revive()
-            for marker in self.markers.look():
-                seconds = time.monotonic() - marker.written
-                burst = next((burst for burst in self.recovering if burst.marker is marker), None)
-                if burst is None:
-                    self.usual.append(seconds)
-                else:
-                    self._recovered(burst, seconds)
+            if not self.striking:
+                self._note_failpoints()
+            arrived = self.markers.look()
+            for burst in [burst for burst in self.recovering if burst.marker in arrived]:
+                self._recovered(burst)
             late = any(time.monotonic() - burst.marker.written > REST_SECONDS for burst in self.recovering)
             for workload in self.workloads:
                 workload.resting = late
             time.sleep(POLL_SECONDS)
 
-    def _recovered(self, burst: Burst, seconds: float) -> None:
+    def _note_failpoints(self) -> None:
+        """Those that have killed since the last look are faults of what is recovering: that is over when a marker of now has arrived."""
+        fired = self._fired()
+        if fired and not self.recovering:
+            self._write(0, (), len(self.world.deployment.log)).fired += fired
+        elif fired:
+            self.recovering[-1].fired += fired
+            marker = self.markers.write()
+            for burst in self.recovering:
+                burst.marker = marker
+
+    def _fired(self) -> int:
+        """How many failpoints have killed since the last call."""
+        before, self.fired = self.fired, self.world.landed().total()
+        return self.fired - before
+
+    def _recovered(self, burst: Burst) -> None:
+        seconds = time.monotonic() - burst.marker.written
         self.recovering.remove(burst)
         cooled = BREAKER in self.world.deployment.log[burst.logged :]
-        (self.cooled if cooled else self.recoveries).extend([seconds] * len(burst.faults))
+        (self.cooled if cooled else self.recoveries).extend([seconds] * (len(burst.faults) + burst.fired))
         self.say(f"{burst.number}: {_names(burst)}: {seconds:.1f} s{', a breaker was open' if cooled else ''}")
 
 
 def _names(burst: Burst) -> str:
-    return ", ".join(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults) or "start"
+    fired = [f"{burst.fired} failpoints"] if burst.fired else []
+    return ", ".join([*(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults), *fired]) or "start"
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

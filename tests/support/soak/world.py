@@ -30,6 +30,7 @@ from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.embedded.valkey import EmbeddedValkey
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository.migrations import migrate
+from tests.support import least
 from tests.support.fix_deployment import SECRET_KEY, Deployment, wait_for
 from tests.support.fix_local_snowflake import destination_in
 from tests.support.fix_postgres import FAST_SETTINGS, Database
@@ -181,7 +182,7 @@ class World:
             "HOME": str(self.folder),
             "TMPDIR": str(self.scratch),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "DATABASE_URL": self._through("config", databases["config"].url),
+            "DATABASE_URL": self._through("config", least.config_role(databases["config"])),
             "REDIS_URL": self._through("store", self.valkey.url),
             "SECRET_KEY": SECRET_KEY,
             "METRICS_ADDR": f"{LOOPBACK}:{choose_port()}",
@@ -192,9 +193,13 @@ class World:
         settings = load(self.folder, environment)
         migrate(settings)
         host = f"{LOOPBACK}:{self.proxies['snowflake'].port}"
-        there = {name: replace(destination_in(self.snowflake), name=name, host=host) for name in SOURCES}
+        there = {}
+        for name in SOURCES:
+            allowed = least.snowflake_role(destination_in(self.snowflake), self.folder / f"keys of {name}")
+            there[name] = replace(allowed, name=name, host=host)
+        config, shop = databases["config"], databases["shop"]
         self.deployment = Deployment(
-            databases["config"], databases["shop"], self.snowflake, there["shop"], settings, environment, self.folder
+            config, shop, self.snowflake, there["shop"], there["shop"], settings, environment, self.folder
         )
         source = {"pg_host": LOOPBACK, "pg_port": self.proxies["source"].port}
         for name in SOURCES:

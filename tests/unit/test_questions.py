@@ -1,0 +1,37 @@
+"""When a pipe's report is looked at."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.snowflake.questions import REPORT_SECONDS_MAX, REPORT_SECONDS_MIN, Reports
+
+
+def test_a_report_is_looked_at_soon_after_the_offer_and_then_at_pauses_that_double() -> None:
+    reports, now, pauses = Reports(), 100.0, []
+    reports.offered(now)
+    for _ in range(7):
+        pauses.append(reports.at - now)
+        now = reports.at
+        reports.looked(now)
+    assert pauses == pytest.approx([REPORT_SECONDS_MIN, 1, 2, 4, 8, REPORT_SECONDS_MAX, REPORT_SECONDS_MAX])
+
+
+def test_after_a_rest_the_first_look_waits_for_the_load() -> None:
+    reports = Reports()
+    reports.offered(100.0)
+    reports.looked(100.5)
+    reports.through()
+    reports.offered(200.0)
+    assert reports.at == 200.0 + REPORT_SECONDS_MIN
+
+
+def test_files_that_keep_coming_do_not_put_the_look_off() -> None:
+    reports, looked = Reports(), 0
+    for tick in range(1000):  # every 0.3 s a file; who looks comes by half as often
+        now = 100.0 + tick * 0.3
+        reports.offered(now)
+        if tick % 2 and now >= reports.at:
+            reports.looked(now)
+            looked += 1
+    assert looked > 200
