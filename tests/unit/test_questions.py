@@ -1,10 +1,26 @@
-"""When a pipe's report is looked at."""
+"""When Snowflake is asked what is committed, and when a pipe's report is looked at."""
 
 from __future__ import annotations
 
 import pytest
 
-from workers.snowflake.questions import REPORT_SECONDS_MAX, REPORT_SECONDS_MIN, Reports
+from workers.snowflake.questions import (
+    REPORT_SECONDS_MAX,
+    REPORT_SECONDS_MIN,
+    SOON_SECONDS,
+    SOON_SECONDS_MAX,
+    Reports,
+    soon_pause,
+)
+
+
+def test_rows_that_are_wanted_soon_are_asked_for_at_once_and_then_at_pauses_that_grow_with_the_silence() -> None:
+    assert [soon_pause(silence) for silence in (0.0, 0.05, 1.0, 60.0)] == [
+        SOON_SECONDS,
+        SOON_SECONDS,
+        0.5,
+        SOON_SECONDS_MAX,
+    ]
 
 
 def test_a_report_is_looked_at_soon_after_the_offer_and_then_at_pauses_that_double() -> None:
