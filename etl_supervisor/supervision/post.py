@@ -87,6 +87,11 @@ class Posts(dict[str, Post]):
         running = (post.child for post in self.values() if not kinds or post.spec.kind in kinds)
         return [child for child in running if child is not None]
 
+    def close(self, *kept: ChildKind) -> None:
+        """Nobody is wanted any more where nobody is, these kinds apart."""
+        for post in [post for post in self.values() if post.child is None and post.spec.kind not in kept]:
+            del self[post.spec.name]
+
     def sources(self, which: Callable[[Post], bool]) -> dict[str, SourceSpec]:
         """What the readers of some posts have been told to read, by the names of their sources."""
         return {

@@ -8,7 +8,7 @@ One turn: wait for a signal, the end of a child (pidfd) or a message; then look 
     silence   no heartbeat for `heartbeat_timeout_seconds` (SIGSTOP, a loop that hangs): SIGABRT, a moment later SIGKILL, then as a death
     SIGHUP    the settings are read again, for the children that start from then on; the monitor looks at the configuration now
     lease     no reader of a source runs that another supervisor may have (`model.tenure`); one that runs when our time is over is killed
-    drain     SIGTERM or Ctrl-C: readers and copies first (they wait until all is durable and confirmed), then actors, then the monitor and the API
+    drain     SIGTERM or Ctrl-C: readers and copies first (until all is durable and confirmed; dead actors are replaced), actors, monitor and API
     second    SIGTERM or Ctrl-C: SIGKILL to all. Nothing is lost: what was not confirmed comes again from the slot
 
 If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The parent touches no network, no shared rows, no heavy library.
@@ -36,6 +36,7 @@ from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
 from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
+from etl_supervisor.monitor import logs
 from etl_supervisor.supervision.copying import Copying, no_longer
 from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
@@ -50,9 +51,7 @@ if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
 ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a traceback, if somebody wants one) and SIGKILL
-DRAIN_MARGIN_SECONDS = (
-    5.0  # the readers end by themselves at the end of the grace; then the actors still close their channels
-)
+DRAIN_MARGIN_SECONDS = 5.0  # the readers end by themselves at the end of the grace; then actors close channels
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR, ChildKind.API))
@@ -129,8 +128,7 @@ class Supervisor:
         self._kill_silent(now)
         if self._draining:
             self._drain(now)
-        else:
-            self._start_due(now)
+        self._start_due(now)
         self._tell_monitor()
         if now >= self._next_watchdog:
             notify("WATCHDOG=1")
@@ -154,9 +152,7 @@ class Supervisor:
         try:
             self._settings = self._reread()
         except EtlError as error:
-            log.error(
-                "settings_not_read", kind=str(error.kind), place=error.place, reason=error.reason, remedy=error.remedy
-            )
+            logs.error_line(log, "settings_not_read", error)
 
     # -- starting
 
@@ -171,7 +167,12 @@ class Supervisor:
 
     def _blocked(self, post: Post) -> bool:
         """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room."""
-        return not self._is_ours(post) or not self._page.room or self._posts.makes_way(post)
+        return not self._is_ours(post) or not self._page.room or self._posts.makes_way(post) or self._leaving
+
+    @property
+    def _leaving(self) -> bool:
+        """Whether nobody is started any more. Readers that drain wait for their actors: one that dies is replaced until the last of them is gone."""
+        return self._draining and (self._killed or not self._posts.children(*DRAIN_ORDER[0]))
 
     def _is_ours(self, post: Post) -> bool:
         spec = post.spec.source
@@ -308,7 +309,7 @@ class Supervisor:
             if not child.stopping:  # else it was a dead reader's, and the next reader has not asked for it
                 for wanted in child.copying:
                     self._tell_copy_ended(wanted, ok=False)
-        elif self._draining or post.start_at is None:
+        elif self._leaving or post.start_at is None or (self._draining and child.spec.kind is not ChildKind.ACTOR):
             del self._posts[child.spec.name]
         elif child.stopping:
             post.child, post.start_at = None, now
@@ -378,8 +379,7 @@ class Supervisor:
         notify("STOPPING=1")
         log.info("draining", seconds=self._settings.shutdown_grace_seconds)
         self._copying.forget()
-        for name in [post.spec.name for post in self._posts.values() if post.child is None]:
-            del self._posts[name]
+        self._posts.close(ChildKind.ACTOR)
 
     def _drain(self, now: float) -> None:
         """End the children in order; whoever is still there at the end of the grace is killed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_local_snowflake import sql_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -60,7 +62,8 @@ def test_children_die_with_a_killed_supervisor_and_leave_nothing(deploy: Deploym
     assert not [path for path in Path("/dev/shm").iterdir() if "etl" in path.name]
 
 
-def test_a_second_signal_ends_at_once(deploy: Deployment) -> None:
+def drain_with_rows(deploy: Deployment) -> subprocess.Popen[bytes]:
+    """Have a supervisor drain while Snowflake does not answer, and rows wait for it."""
     shop(deploy)
     deploy.start()
     deploy.ready("shop")
@@ -72,9 +75,30 @@ def test_a_second_signal_ends_at_once(deploy: Deployment) -> None:
     assert deploy.supervisor is not None
     deploy.supervisor.send_signal(signal.SIGTERM)
     wait_for("the drain to begin", lambda: '"event":"draining"' in deploy.log)
+    return deploy.supervisor
+
+
+def test_an_actor_that_dies_while_its_reader_drains_is_replaced(deploy: Deployment) -> None:
+    supervisor = drain_with_rows(deploy)
+    for name, pid in deploy.children().items():
+        if name.startswith("etl-actor"):
+            os.kill(pid, signal.SIGKILL)
+    deploy.server.set(blackhole=False)
+    assert supervisor.wait(20) == 0  # the grace is longer: nobody waited for it
+    assert not deploy.events("drain_cut_short")
+    there = deploy.destination
+    with sql_session(there) as session, session.cursor() as cursor:
+        landed = f"SELECT COUNT(*) FROM {there.database}.{there.landing_schema}.LANDING_ITEMS WHERE ID >= 100"
+        assert cursor.execute(landed).fetchone() == (101,)
+    actors = [line["child"] for line in deploy.events("child_started") if line["child"].startswith("actor")]
+    assert sorted(actors) == ["actor-0", "actor-0", "actor-1", "actor-1"]
+
+
+def test_a_second_signal_ends_at_once(deploy: Deployment) -> None:
+    supervisor = drain_with_rows(deploy)
     started = time.monotonic()
-    deploy.supervisor.send_signal(signal.SIGTERM)
-    assert deploy.supervisor.wait(10) == 1
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(10) == 1
     assert time.monotonic() - started < 5
     deploy.server.set(blackhole=False)
 
