@@ -36,7 +36,6 @@ from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
 from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
-from etl_supervisor.monitor import logs
 from etl_supervisor.supervision.copying import Copying, no_longer
 from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
@@ -152,7 +151,9 @@ class Supervisor:
         try:
             self._settings = self._reread()
         except EtlError as error:
-            logs.error_line(log, "settings_not_read", error)
+            log.error(
+                "settings_not_read", kind=str(error.kind), place=error.place, reason=error.reason, remedy=error.remedy
+            )
 
     # -- starting
 
@@ -277,11 +278,9 @@ class Supervisor:
         monitor = self._posts.child("monitor")
         if told == self._told or monitor is None or not monitor.ready:
             return
-        try:
+        with contextlib.suppress(ConnectionError):
             monitor.connection.send(told)
             self._told = told
-        except ConnectionError:
-            return
 
     # -- ends
 
@@ -333,10 +332,8 @@ class Supervisor:
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))
         if reader is not None:
-            try:
+            with contextlib.suppress(ConnectionError):
                 reader.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
-            except ConnectionError:
-                return
 
     def _fence(self) -> None:
         """Whoever works at a source that is not ours any more is killed; with the last source the actors, too: they may have orders left."""
