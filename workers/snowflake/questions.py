@@ -9,7 +9,8 @@ SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon
 STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
 SOON_PART = 0.5  # … and later this part of the time that has passed …
 PART = 0.25  # … or this one
-REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
+REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report …
+REPORT_GROWTH = 1.5  # … so that a row is told of at most half as late again as it was loaded
 
 
 def pause(silence_seconds: float) -> float:
@@ -25,7 +26,7 @@ def soon_pause(silence_seconds: float) -> float:
 
 @dataclass(slots=True)
 class Reports:
-    """When the report of a pipe is looked at, on a monotonic clock: soon after it was told of files, then at pauses that double. Files that come
+    """When the report of a pipe is looked at, on a monotonic clock: soon after it was told of files, then at pauses that grow. Files that come
     while others are under way do not put the next look off."""
 
     at: float = 0.0
@@ -39,7 +40,7 @@ class Reports:
 
     def looked(self, now: float) -> None:
         """It is asked."""
-        self._pause = min(self._pause * 2, REPORT_SECONDS_MAX)
+        self._pause = min(self._pause * REPORT_GROWTH, REPORT_SECONDS_MAX)
         self.at = now + self._pause
 
     def through(self) -> None:
