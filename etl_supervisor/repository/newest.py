@@ -37,12 +37,10 @@ def dsn_of(settings: Settings, chain: Chain) -> str:
 def newest(chain: Chain) -> str:
     """The revision that no other one builds on, by the text of the migrations."""
     versions = resources.files("migrations") / chain / "versions"
-    links = [_LINK.findall(item.read_text()) for item in versions.iterdir() if item.name.endswith(".py")]
-    found = [link for file in links for link in file]
-    head: str
-    (head,) = {name for kind, name in found if kind == "revision"} - {
-        name for kind, name in found if kind != "revision"
-    }
+    texts = [item.read_text() for item in versions.iterdir() if item.name.endswith(".py")]
+    links = [link for text in texts for link in _LINK.findall(text)]
+    built_on = {name for kind, name in links if kind == "down_revision"}
+    (head,) = [str(name) for kind, name in links if kind == "revision" and name not in built_on]
     return head
 
 

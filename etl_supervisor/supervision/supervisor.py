@@ -167,7 +167,8 @@ class Supervisor:
         self._start_copies()
 
     def _blocked(self, post: Post) -> bool:
-        """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room."""
+        """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room,
+        or nobody is started any more."""
         return not self._is_ours(post) or not self._page.room or self._posts.makes_way(post) or self._leaving
 
     @property

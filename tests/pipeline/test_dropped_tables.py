@@ -13,18 +13,23 @@ def administer(deploy: Deployment, statement: str) -> None:
         cursor.execute(statement)
 
 
+def drop_after(deploy: Deployment, change: str, table: str, **policy: bool) -> None:
+    """Copy the tables that are there, apply a change, then drop what is in Snowflake under this name."""
+    deploy.add("one", **policy)
+    deploy.start()
+    deploy.ready("one")
+    deploy.source.execute(change)
+    deploy.caught_up("one")
+    administer(deploy, f'DROP TABLE "{deploy.destination.database}"."PUBLIC"."{table}"')
+
+
 @pytest.mark.timeout(120)
 def test_a_target_that_was_dropped_is_made_again_whole(deploy: Deployment) -> None:
     deploy.source.execute(
         "create table t (k serial primary key, v text); insert into t (v) select 'copied' from generate_series(1, 50);"
         " create publication p for table t"
     )
-    deploy.add("one")
-    deploy.start()
-    deploy.ready("one")
-    deploy.source.execute("update t set v = 'changed' where k % 3 = 0; delete from t where k % 5 = 0")
-    deploy.caught_up("one")
-    administer(deploy, f'DROP TABLE "{deploy.destination.database}"."PUBLIC"."T"')
+    drop_after(deploy, "update t set v = 'changed' where k % 3 = 0; delete from t where k % 5 = 0", "T")
     deploy.source.execute("insert into t (v) values ('after')")
     wait_for("the target", lambda: "target_made_again" in deploy.log)
     deploy.caught_up("one")
@@ -37,12 +42,7 @@ def test_a_history_that_was_dropped_begins_again_with_the_rows_of_the_target(dep
         "create table t (k int primary key, v text); insert into t select g, 'copied' from generate_series(1, 20) g;"
         " create publication p for table t"
     )
-    deploy.add("one", apply_history=True)
-    deploy.start()
-    deploy.ready("one")
-    deploy.source.execute("update t set v = 'changed' where k <= 5")
-    deploy.caught_up("one")
-    administer(deploy, f'DROP TABLE "{deploy.destination.database}"."PUBLIC"."T_HISTORY"')
+    drop_after(deploy, "update t set v = 'changed' where k <= 5", "T_HISTORY", apply_history=True)
     deploy.source.execute("update t set v = 'after' where k = 1")
     deploy.caught_up("one")
     versions = (
