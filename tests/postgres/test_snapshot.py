@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import random
+import selectors
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import psycopg
 import pytest
 
 from etl_supervisor.errors import EtlError
@@ -16,9 +21,9 @@ from etl_supervisor.model.table import TableName
 from tests.support.copying import copied
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
-from workers.reader.csv import parse_lines, text_of
+from workers.reader.csv import Converted, parse_lines, text_of
 from workers.reader.heartbeat import Access
-from workers.reader.lane import chunks
+from workers.reader.lane import Lanes, Task, chunks
 from workers.reader.ranges import Range, plan, seen_again, still_good
 from workers.reader.snapshot import Found, Snapshot
 
@@ -162,7 +167,9 @@ def test_a_table_that_is_not_there_leaves_the_snapshot_to_the_others(database: D
         )
         found = snapshot.find(TableName("public", "t"), "here")
         assert found is not None
-        with contextlib.closing(snapshot.connection()) as second:
+        second = snapshot.connection([found])
+        assert second is not None
+        with contextlib.closing(second):
             snapshot.release()
             assert second.execute("select count(*) from t").fetchone() == (1,)
         assert list(read(snapshot, found, plan(found.leaves, (), 1)[0])) == [("1",)]
@@ -239,3 +246,71 @@ def test_a_table_that_is_locked_does_not_keep_the_others_waiting(database: Datab
     with snapshot_of(database) as snapshot, database.connect() as busy, busy.transaction():
         busy.execute("lock table t")
         assert snapshot.find_all([TableName("public", "t")]) == {}
+
+
+def lanes_take(connections: list[psycopg.Connection[Any]], found: Found, seconds: float = 20.0) -> int:
+    """Read a table by one lane per connection, a page at a time; how many rows came within so long."""
+    lanes = Lanes(connections, [Task(1, found, wanted) for wanted in plan(found.leaves, (), 1)])
+    rows, left, deadline = 0, len(plan(found.leaves, (), 1)), time.monotonic() + seconds
+    with contextlib.closing(lanes), selectors.DefaultSelector() as selector:
+        selector.register(lanes, selectors.EVENT_READ)
+        while left and time.monotonic() < deadline:
+            selector.select(0.1)
+            lanes.hear()
+            while (piece := lanes.take()) is not None:
+                left -= piece.rows is None
+                rows += piece.rows.rows if isinstance(piece.rows, Converted) else 0
+    return rows
+
+
+@contextlib.contextmanager
+def waiting(database: Database, statement: str) -> Iterator[None]:
+    """Somebody's statement that waits for a lock when the block begins; it has ended after the block."""
+
+    def work() -> None:
+        with database.connect() as connection:
+            connection.execute(statement)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    while not database.execute("select pid from pg_locks where not granted"):
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        worker.join(20)
+        assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("table", ["plain", "parted"])
+@pytest.mark.parametrize("statement", ["truncate {}", "alter table {} add more int"])
+def test_who_waits_for_a_table_waits_for_its_copy_and_does_not_stop_it(
+    database: Database, table: str, statement: str
+) -> None:
+    database.execute("create table plain (id int primary key, note text)")
+    database.execute("create table parted (id int primary key, note text) partition by range (id)")
+    database.execute("create table low partition of parted for values from (1) to (200)")
+    database.execute("create table high partition of parted default")
+    database.execute("create publication p for all tables with (publish_via_partition_root = true)")
+    database.execute(f"insert into {table} select g, repeat('n', 100) from generate_series(1, {ROWS}) g")
+    with contextlib.ExitStack() as resources:
+        snapshot = resources.enter_context(snapshot_of(database))
+        found = snapshot.find(TableName("public", table), "here")
+        assert found is not None
+        second = snapshot.connection([found])
+        assert second is not None
+        resources.enter_context(waiting(database, statement.format(table)))
+        resources.callback(second.close)
+        resources.callback(snapshot.close)
+        assert snapshot.connection([found]) is None
+        assert lanes_take([snapshot.first, second], found) == ROWS
+
+
+def test_an_index_may_be_made_anew_between_two_ranges(database: Database) -> None:
+    database.execute("create table t (id int primary key, note text); create publication p for table t")
+    database.execute(f"insert into t select g, 'n' from generate_series(1, {ROWS}) g")
+    with snapshot_of(database) as snapshot:
+        found = snapshot.find(TableName("public", "t"), "here")
+        assert found is not None
+        assert lanes_take([snapshot.first], found) == ROWS
+        database.execute("set lock_timeout = '5s'; reindex index t_pkey")

@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import structlog
@@ -115,17 +117,32 @@ class CopyWorker:
             tables = self._ours(self._found(snapshot))
             tasks = [Task(table.handle, table.found, item) for table in tables for item in table.tasks]
             more = min(self._settings.copy_connections, len(tasks)) - 1
-            others = [snapshot.connection() for _ in range(more)]
-            for connection in others:
-                resources.callback(connection.close)
+            connections = [snapshot.first, *self._others(snapshot, tables, more, resources)]
             snapshot.release()
             point = snapshot.consistent_point
-            log.info("copy_started", pipeline=self._pipeline.name, tables=[str(t.name) for t in tables], copy_lsn=point)
-            lanes = Lanes([snapshot.first, *others], tasks)
+            log.info(
+                "copy_started",
+                pipeline=self._pipeline.name,
+                tables=[str(t.name) for t in tables],
+                copy_lsn=point,
+                connections=len(connections),
+            )
+            lanes = Lanes(connections, tasks)
             resources.callback(lanes.close)
             landing = Landing(self._context, self._pipeline, self._owner(), point, tables)
             resources.callback(landing.close)
             self._follow(landing, lanes, tables)
+
+    def _others(
+        self, snapshot: Snapshot, tables: list[TableCopy], count: int, resources: contextlib.ExitStack
+    ) -> Iterator[psycopg.Connection[Any]]:
+        """More connections; none when somebody waits for one of the tables."""
+        for _ in range(count):
+            connection = snapshot.connection([table.found for table in tables])
+            if connection is None:
+                return
+            resources.callback(connection.close)
+            yield connection
 
     def _follow(self, landing: Landing, lanes: Lanes, tables: list[TableCopy]) -> None:
         """Land what the lanes read, and write down how far each table is, until all have ended."""

@@ -113,7 +113,8 @@ class Lanes:
                 except IndexError:
                     return
                 try:
-                    with connection.transaction():
+                    # Rolled back, so that locks on its indexes end with a range: a REINDEX that waits for them lets the next range wait, too.
+                    with connection.transaction(force_rollback=True):
                         self._read(connection, task)
                 except EtlError as error:
                     self._put(Piece(task, error))

@@ -2,8 +2,12 @@
 
     walsender connection   CREATE_REPLICATION_SLOT … TEMPORARY (SNAPSHOT 'export')   ─► consistent point S, exported snapshot
     first connection       BEGIN REPEATABLE READ; SET TRANSACTION SNAPSHOT; LOCK … ACCESS SHARE of each table, until the end
-    more connections       BEGIN REPEATABLE READ; SET TRANSACTION SNAPSHOT; COPY
+    more connections       BEGIN REPEATABLE READ; SET TRANSACTION SNAPSHOT; LOCK … NOWAIT of the same tables; COPY
     walsender connection   ends as soon as everybody has the snapshot: the slot keeps no WAL while rows are read
+
+Every connection has its locks before the first row is read. Somebody who wants to truncate or alter a table meanwhile waits for the first
+connection; a COPY that needed a lock then would wait behind him, and the first connection for it: nobody could go on, and PostgreSQL, which
+does not know that our connections wait for one another, would see no deadlock. So a connection that can't have its locks at once is not used.
 
 A table that was rewritten between the snapshot and the lock looks empty under the snapshot, silently: its relfilenode now (and that of each of its
 partitions) is compared with the one under the snapshot; where they differ the table is left for a newer snapshot.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +76,11 @@ class Found:
         """How large it is."""
         return sum(leaf.pages or 0 for leaf in self.leaves)
 
+    @property
+    def locked(self) -> sql.Composed:
+        """What its lock names: itself, or with its partitions."""
+        return _locked(self.table.name, tree=any(leaf.tree or leaf.name != self.table.name for leaf in self.leaves))
+
     def query(self, wanted: Range) -> sql.Composed:
         """The COPY of one range."""
         leaf = wanted.leaf
@@ -110,10 +119,19 @@ class Snapshot:
             self._resources.close()
             raise
 
-    def connection(self) -> psycopg.Connection[Any]:
-        """One more connection that sees what the first one sees. The caller closes it. Not after `release`."""
+    def connection(self, tables: Iterable[Found]) -> psycopg.Connection[Any] | None:
+        """One more connection that sees what the first one sees, with locks of its own on these tables; None when somebody waits for one of
+        them. The caller closes it. Not after `release`."""
         made = connect(self._access.source, self._access.password)
-        self._join(made)
+        try:
+            self._join(made)
+            made.execute(_lock_at_once(table.locked for table in tables))
+        except psycopg.errors.LockNotAvailable:
+            made.close()
+            return None
+        except BaseException:
+            made.close()
+            raise
         return made
 
     def release(self) -> None:
@@ -193,8 +211,7 @@ def find_all(
     oids = {oid: TableName(schema, name) for oid, schema, name, _ in rows}
     if not oids:
         return {}
-    locked = sql.SQL(", ").join(_locked(TableName(schema, name), tree=tree) for _, schema, name, tree in rows)
-    reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(locked))
+    reader.execute(_lock_at_once(_locked(TableName(schema, name), tree=tree) for _, schema, name, tree in rows))
     published = published_tables(reader, sources.publications_of(source), f"source {source.name}")
     return _founds(reader, source, oids, published, forms)
 
@@ -253,6 +270,10 @@ def _leaves_among(found: list[Any], oid: int, name: TableName) -> tuple[Leaf, ..
 def _locked(name: TableName, *, tree: bool) -> sql.Composed:
     """A partitioned table is its partitions; of any other table the children are tables of their own."""
     return sql.SQL("" if tree else "ONLY ") + sql.Identifier(name.schema, name.name)
+
+
+def _lock_at_once(locked: Iterable[sql.Composed]) -> sql.Composed:
+    return sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(sql.SQL(", ").join(locked))
 
 
 def _is_tree(reader: psycopg.Connection[Any], name: TableName) -> bool:
