@@ -220,7 +220,7 @@ def _confirmed(settings: Settings, source: str) -> int:
 
 def _wal_end(dsn: str) -> int:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
     assert row is not None
     return lsn.parse(row[0])
 

@@ -141,7 +141,8 @@ def test_nobody_waits_for_the_age_of_a_file_when_memory_is_short_or_the_end_has_
     wait_for("rows that made room for others", lambda: asked(deploy, count)[0][0] > 30_000)
     deploy.source.execute("alter table items add column extra int default 7")
     deploy.source.execute("insert into items values (200001, 'last')")
-    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    deploy.source.execute("select pg_logical_emit_message(true, 'another', 'whose WAL is not for us')")
+    ((end,),) = deploy.source.execute("select pg_current_wal_flush_lsn()::text")
     wait_for("the last row to be read", lambda: received(deploy) >= lsn.parse(end))
     started = time.monotonic()
     assert deploy.stop() == 0

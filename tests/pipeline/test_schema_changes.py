@@ -57,7 +57,7 @@ def prepared(deploy: Deployment) -> None:
 
 def same(deploy: Deployment, key: str = "id", table: str = "t") -> None:
     """Wait until the table is ready and shows what the source has (a table that is copied again is ready for a moment before)."""
-    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    ((end,),) = deploy.source.execute("select pg_current_wal_flush_lsn()::text")
 
     def equal() -> bool:
         deploy.ready("shop")

@@ -283,7 +283,7 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
         "insert into late values (2)",
     ):
         deploy.source.execute(change)
-    ((end,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+    ((end,),) = deploy.source.execute("select pg_current_wal_flush_lsn()::text")
     wait_for("all of it to be confirmed", lambda: deploy.confirmed("shop") >= lsn.parse(end))
     order = "ORDER BY _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
     ops = [op for (op,) in rows_in(deploy, f"SELECT _ETL_OP FROM {{l}}.LANDING_Z {order}")]

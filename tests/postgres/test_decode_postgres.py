@@ -11,8 +11,9 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_postgres import Database
 from tests.support.streaming import rows_of, streaming
-from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.catalog import read_catalog
 from workers.reader.frame import Chunk
+from workers.reader.published import published_tables
 from workers.reader.relations import table_of
 
 TYPED = """

@@ -9,7 +9,8 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.model.table import Table, TableName
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, rows_of, streaming
-from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.catalog import read_catalog
+from workers.reader.published import published_tables
 from workers.reader.relations import table_of
 from workers.reader.snapshot import leaves_of
 

@@ -14,7 +14,8 @@ from tests.support.copying import copied
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, rows_of, source_of, streaming
 from workers.reader.batch import TableBatch
-from workers.reader.catalog import published_tables, read_catalog
+from workers.reader.catalog import read_catalog
+from workers.reader.published import published_tables
 from workers.reader.relations import table_of
 from workers.reader.transfer import BinaryForms, TextNeededError, choose
 

@@ -145,7 +145,7 @@ class Deployment:
             snowflake_host=there.host,
             snowflake_role=there.role,
             snowflake_warehouse=there.warehouse,
-            snowflake_apply_interval_seconds=0.5,
+            snowflake_apply_interval_seconds=there.apply_interval_seconds,
             settings=there.settings,
             identifier_case=there.naming.case,
             schema_mapping=there.naming.mapping,
@@ -233,7 +233,7 @@ class Deployment:
 
     def written(self, name: str) -> int:
         """The end of a source's WAL."""
-        ((text,),) = self.pipelines[name].execute("select pg_current_wal_insert_lsn()::text")
+        ((text,),) = self.pipelines[name].execute("select pg_current_wal_flush_lsn()::text")
         return lsn.parse(text)
 
     def caught_up(self, name: str, seconds: float = WAIT_SECONDS) -> None:

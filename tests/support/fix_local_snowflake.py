@@ -50,7 +50,7 @@ def destination_in(server: LocalSnowflake) -> Destination:
         private_key_passphrase=None,
         host=server.host,
         landing_schema="ETL_SCHEMA",
-        apply_interval_seconds=1.0,
+        apply_interval_seconds=0.5,
         settings={"ca_file": str(server.bundle_file)},
     )
 

@@ -31,6 +31,7 @@ binary      PostgreSQL's binary values -> the same arrays
 pgtypes     PostgreSQL types -> value types
 relations   Relation messages -> tables, by version
 catalog     what the catalog knows of a table
+published   what the publications publish, without waiting for anybody
 attnums     which column is which (pure)
 change      what a change of shape means: followed, or copied again (pure)
 membership  how a table is published, and what a change of that means (pure, but for one query)

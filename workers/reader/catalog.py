@@ -11,11 +11,7 @@ from typing import Any
 
 import psycopg
 
-from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.table import TableName
-
-COLUMN_LISTS = 150_000  # PostgreSQL versions: publications have column lists and row filters
-GENERATED_COLUMNS = 180_000  # publications may publish generated columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +84,11 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relreplident::text, COALESCE(obj_d
              WHERE k.indrelid = c.oid AND k.is_primary),
        ARRAY(SELECT a.name FROM keys k JOIN columns a ON a.attrelid = c.oid AND a.attnum = ANY(k.attnums)
              WHERE k.indrelid = c.oid AND k.is_identity),
-       ARRAY(SELECT DISTINCT a.name FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+       ARRAY(WITH RECURSIVE tree AS (  -- pg_partition_tree would wait for who alters one of them
+                 SELECT c.oid WHERE c.relkind = 'p' UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+             SELECT DISTINCT a.name FROM tree p JOIN pg_class l ON l.oid = p.oid AND l.relkind <> 'p'
              JOIN keys k ON k.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END
-             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums) WHERE p.isleaf AND l.oid <> c.oid),
+             JOIN columns a ON a.attrelid = l.oid AND a.attnum <> ALL(k.attnums)),
        ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%(oids)s::oid[])
 """
@@ -121,50 +119,3 @@ def read_catalogs(connection: psycopg.Connection[Any], oids: list[int]) -> dict[
         )
         for oid, schema, name, identity, comment, primary_key, identity_index, not_brought, attnums in tables
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A table that is published, and the names of those of its columns that are."""
-
-    oid: int
-    name: TableName
-    columns: frozenset[str]
-
-
-# A partition is published as its topmost ancestor that is published by way of its root (such an ancestor is listed).
-_PUBLISHED = """
-WITH listed AS (
-    SELECT c.oid, n.nspname, c.relname, p.pubname, ARRAY(
-        SELECT a.attname FROM pg_attribute a
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND {sent} ORDER BY a.attnum) AS columns
-    FROM pg_publication_tables p
-    JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-    WHERE p.pubname = ANY(%(publications)s) AND (c.oid = %(oid)s OR %(oid)s IS NULL)
-)
-SELECT oid::bigint, nspname::text, relname::text, columns::text[], array_agg(pubname::text ORDER BY pubname)
-FROM listed l
-WHERE NOT EXISTS (
-    SELECT FROM pg_partition_ancestors(l.oid) a WHERE a.relid <> l.oid AND a.relid IN (SELECT oid FROM listed))
-GROUP BY 1, 2, 3, 4 ORDER BY 2, 3, 5
-"""
-
-
-def published_tables(
-    connection: psycopg.Connection[Any], publications: list[str], place: str, oid: int | None = None
-) -> list[Published]:
-    """What these publications publish (of one table, if `oid` is given), by name. EtlError(SOURCE_SETUP) if they disagree."""
-    version = connection.info.server_version
-    sent = "a.attgenerated = ''" if version < GENERATED_COLUMNS else "TRUE"
-    if version >= COLUMN_LISTS:
-        sent += " AND a.attname = ANY(p.attnames)"
-    found: dict[int, tuple[Published, list[str]]] = {}
-    query = _PUBLISHED.format(sent=sent).encode()
-    for at, schema, name, columns, by in connection.execute(query, {"publications": publications, "oid": oid}):
-        table = Published(at, TableName(schema, name), frozenset(columns))
-        if at in found:
-            reason = f"table {table.name} has different column lists in publications {', '.join(found[at][1] + by)}"
-            remedy = "give it one list in all of them: PostgreSQL does not stream it otherwise"
-            raise EtlError(Kind.SOURCE_SETUP, place, reason, remedy)
-        found[at] = (table, by)
-    return [table for table, _ in found.values()]

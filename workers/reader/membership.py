@@ -17,9 +17,7 @@ from typing import Any
 
 import psycopg
 
-from workers.reader.catalog import COLUMN_LISTS
-
-GENERATED = 180_000  # PostgreSQL versions: a publication may publish generated columns
+from workers.reader.published import COLUMN_LISTS, GENERATED_COLUMNS
 
 # `related`: a partition is in a publication by its ancestors, too. Filters are compared by their trees, which no rename of a column changes.
 _WAYS = """
@@ -68,7 +66,7 @@ def read_memberships(
     """How these tables are published now; those that are not are missing."""
     version = connection.info.server_version
     parts = _NEWER if version >= COLUMN_LISTS else _OLDER
-    if version >= GENERATED:
+    if version >= GENERATED_COLUMNS:
         parts = {**parts, "generated": "CASE p.pubgencols WHEN 's' THEN 's' END"}
     found: dict[int, Membership] = {}
     query = _WAYS.format(**parts).encode()

@@ -276,9 +276,10 @@ class Reader:
         silent = now - self._stream.heard
         if silent > SILENCE_SECONDS_MAX:
             raise EtlError(Kind.STREAM, f"source {self._spec.source.stream}", "the walsender is silent", transient=True)
-        if self._intake.idle and not self._frontier.in_flight and not self._decoder.in_transaction:
-            self._frontier.idle(self._stream.wal_end)
+        if self._intake.idle and not self._decoder.in_transaction:
             self._received = max(self._received, self._stream.wal_end)
+            if not self._frontier.in_flight:
+                self._frontier.idle(self._stream.wal_end)
 
     def _decode(self, batch: list[Chunk]) -> None:
         decoded = self._decoder.decode(batch)

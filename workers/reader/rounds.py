@@ -17,8 +17,8 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.state.store import StateStore
 from workers.reader.aside import LIMITS, Aside
-from workers.reader.catalog import published_tables
 from workers.reader.heartbeat import Access
+from workers.reader.published import published_tables
 from workers.reader.roster import Roster
 from workers.reader.sight import Sight
 from workers.reader.source import wal_end

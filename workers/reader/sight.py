@@ -9,8 +9,9 @@ import psycopg
 
 from etl_supervisor.model.pipeline import Source
 from etl_supervisor.model.table import Table
-from workers.reader.catalog import CatalogTable, published_tables, read_catalog, read_catalogs
+from workers.reader.catalog import CatalogTable, read_catalog, read_catalogs
 from workers.reader.membership import read_memberships
+from workers.reader.published import published_tables
 from workers.reader.relations import table_of
 from workers.reader.source import publications_of
 from workers.reader.storage import Storage, read_storage

@@ -30,9 +30,10 @@ from etl_supervisor.model import names
 from etl_supervisor.model.pipeline import Source
 from etl_supervisor.model.table import Table, TableName
 from workers.reader import source as sources
-from workers.reader.catalog import COLUMN_LISTS, Published, published_tables, read_catalogs
+from workers.reader.catalog import read_catalogs
 from workers.reader.csv import NULL_TEXT
 from workers.reader.heartbeat import Access, nudging
+from workers.reader.published import Published, published_tables, row_filters
 from workers.reader.ranges import Leaf, Range
 from workers.reader.relations import table_of
 from workers.reader.stream import ReplicationStream, Slot, connect
@@ -227,7 +228,7 @@ def _founds(
     columns = {listed.oid: listed.columns for listed in published}
     leaves = _leaves(reader, oids)
     facts = read_catalogs(reader, list(oids))
-    conditions = _row_filters(reader, source, list(oids.values()))
+    conditions = row_filters(reader, sources.publications_of(source), list(oids))
     found: dict[TableName, Found | None] = {}
     for oid, name in oids.items():
         there = leaves[oid]
@@ -235,7 +236,7 @@ def _founds(
             found[name] = None
         elif oid in facts and oid in columns:
             table = table_of(facts[oid], columns[oid])
-            condition = conditions.get(name, "")
+            condition = conditions.get(oid, "")
             form = hashlib.sha256((wire.dump(replace(table, version=0)) + condition).encode()).hexdigest()
             found[name] = Found(table, there, condition, form, choose(source, forms, [(facts[oid], table)]))
     return found
@@ -283,22 +284,6 @@ def _is_tree(reader: psycopg.Connection[Any], name: TableName) -> bool:
         [name.schema, name.name],
     ).fetchone()
     return row is not None
-
-
-def _row_filters(reader: psycopg.Connection[Any], source: Source, names: list[TableName]) -> dict[TableName, str]:
-    """Which rows the publications publish, as SQL; without those of which it is all. The text is PostgreSQL's own rendering in its catalog."""
-    if reader.info.server_version < COLUMN_LISTS:
-        return {}
-    filters: dict[TableName, list[str | None]] = {}
-    for schema, name, text in reader.execute(
-        "SELECT p.schemaname::text, p.tablename::text, p.rowfilter FROM pg_publication_tables p"
-        " JOIN unnest(%s::text[], %s::text[]) AS wanted (schema, name) ON p.schemaname = schema AND p.tablename = name"
-        " WHERE p.pubname = ANY(%s)",
-        [[name.schema for name in names], [name.name for name in names], sources.publications_of(source)],
-    ):
-        filters.setdefault(TableName(schema, name), []).append(text)
-    # One publication without a filter publishes every row.
-    return {name: " OR ".join(f"({text})" for text in found) for name, found in filters.items() if None not in found}
 
 
 def slot_name(source: Source, incarnation: int, attempt: int) -> str:
