@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.model.position import Position
@@ -17,6 +20,7 @@ from etl_supervisor.model.types import ValueKind, ValueType
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake import ddl
 from workers.snowflake.identifiers import objects_of
+from workers.snowflake.inventory import Inventory
 
 TEXT, INT, LONG = (ValueType(kind) for kind in (ValueKind.TEXT, ValueKind.INT32, ValueKind.INT64))
 NAME = TableName("public", "things")
@@ -180,3 +184,68 @@ def test_names_change_places_whatever_statement_a_crash_falls_on(
     ddl.ensure(session, at(destination, SWAPPED, 2))
     assert columns_of(session, destination) == ["ID", "B", "A", "N"]
     assert rows(session, destination, "B, A, N") == [("x", "y", 5)]
+
+
+OLDER = shape(Column("b", TEXT, attnum=3), Column("c", TEXT, attnum=4))
+LATER = shape(Column("a", TEXT, attnum=2), Column("b", TEXT, attnum=3), Column("d", INT, attnum=5, default="5"))
+
+
+class Crossed:
+    """A connection whose cursor lets something happen before the n-th statement that changes something."""
+
+    def __init__(self, connection: Any, statements: int, happen: Callable[[], Any]) -> None:
+        self._connection, self.left, self._happen = connection, statements, happen
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[Any]:
+        cursor = self._connection.cursor()
+        original = cursor.execute
+
+        def execute(sql: str, *rest: Any) -> Any:
+            if sql.split()[0] in ("ALTER", "UPDATE", "COMMENT", "CREATE"):
+                self.left -= 1
+                if self.left == -1:
+                    self._happen()
+            return original(sql, *rest)
+
+        cursor.execute = execute
+        yield cursor
+
+
+@pytest.mark.parametrize("statements", range(0, 17, 2))
+def test_an_open_that_crosses_a_later_one_leaves_nothing_that_the_next_does_not_mend(
+    session: Any, destination: Destination, statements: int
+) -> None:
+    ddl.ensure(session, at(destination, FIRST, 1))
+    put(session, destination, "(1, 'x', 'y')")
+    crossed = Crossed(session, statements, lambda: ddl.ensure(session, at(destination, LATER, 5)))
+    with contextlib.suppress(EtlError):
+        ddl.ensure(crossed, at(destination, OLDER, 3))
+    assert crossed.left < 0
+    found = ddl.ensure(session, at(destination, OLDER, 3))
+    assert found.table == replace(LATER, version=OLDER.version)
+    ours = {"ID", "A", "B", "D"}
+    assert ours <= set(columns_of(session, destination))
+    assert rows(session, destination, "A, B, D") == [("x", "y", 5)]
+    with session.cursor() as cursor:
+        objects = objects_of(destination, FIRST)
+        assert cursor.execute(f'SELECT A, B, D FROM {objects.target_sql[:-1]}_LIVE"').fetchall() == [("x", "y", 5)]
+
+
+def test_one_actor_opens_a_table_for_one_caller_at_a_time(destination: Destination) -> None:
+    inventory, inside, most = Inventory(), 0, 0
+
+    def happen() -> None:
+        nonlocal inside, most
+        inside, most = inside + 1, max(most, inside + 1)
+        time.sleep(0.05)
+        inside -= 1
+
+    def open_at(place: int, table: Table) -> None:
+        with sql_session(destination) as connection:
+            ddl.ensure(Crossed(connection, 0, happen), at(destination, table, place), inventory)
+
+    open_at(1, FIRST)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(open_at, (2, 3, 4), (OLDER, LATER, FIRST)))
+    assert most == 1

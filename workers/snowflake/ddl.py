@@ -8,6 +8,7 @@ The watermark row is the owner mark: (pipeline, source cluster and slot, table).
 names of another case (`identifier_case` was changed). It also keeps the shape and the token from
 which it holds: a shape of an earlier place (a stream that begins again, or the catalog at a reader's start) changes nothing, and what
 the caller works with is the shape that is there.
+An actor opens a table for one caller at a time; where two actors do, what they leave between two shapes is mended by the next open.
 
 Neither table has constraints: keys are dropped and become nullable in the source, and Snowflake would refuse rows for an old one.
 """
@@ -58,13 +59,14 @@ def ensure(connection: Any, opening: OpenTable, inventory: Inventory | None = No
     try:
         with connection.cursor() as cursor:
             stock = (inventory or Inventory()).stock(cursor, opening.destination, objects)
-            found = _made(cursor, opening, objects, stock) if fresh.is_simple(opening) else None
-            if found is None:
-                found = _ensure(cursor, opening, objects, place)
-                if found.watermark.epoch < opening.epoch:
-                    take_over = partial(owner.take_over, cursor, opening, objects)
-                    stock.shut_out(opening.pipeline_id, opening.epoch, take_over)
-                stock.found(objects.landing)
+            with stock.alone(objects.landing):
+                found = _made(cursor, opening, objects, stock) if fresh.is_simple(opening) else None
+                if found is None:
+                    found = _ensure(cursor, opening, objects, place)
+                    stock.found(objects.landing)
+            if found.watermark.epoch < opening.epoch:
+                take_over = partial(owner.take_over, cursor, opening, objects)
+                stock.shut_out(opening.pipeline_id, opening.epoch, take_over)
             return found
     except Error as error:
         raise classify(error, place, Kind.DESTINATION_SETUP) from None
@@ -137,10 +139,12 @@ def _ensure(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> En
         landing = landing or _described(cursor, objects.landing_sql) or []
         target = target or (aims and _described(cursor, objects.target_sql)) or []
     known = bool(row.shape) and opening.since <= row.since
-    if not known and not alone and _stands(opening.table, row, landing, target):
-        known = _confirm(cursor, opening, objects)
     table = replace(wire.load(Table, row.shape), version=opening.table.version) if known else opening.table
-    if not known or alone:  # a target that was left alone has an older shape than the log
+    # A target that was left alone has an older shape than the log. And who was cut off, or crossed another open, leaves a shape between two.
+    stands = not alone and (known or row.shape == owner.shape_text(table)) and _stands(table, row, landing, target)
+    if stands and not known:
+        stands = known = _confirm(cursor, opening, objects)
+    if not stands:
         row = offers.withdraw(cursor, objects, row)
         for table_sql, present, landed in _shaped(cursor, opening, objects, landing, target):
             for step in plan(present, table):
@@ -177,11 +181,9 @@ def _begin_again(
 
 
 def _stands(table: Table, row: Row, landing: list[Present], target: list[Present]) -> bool:
-    """Whether the tables have this shape, and everything is offered for it."""
+    """Whether the tables have this shape, and something is offered for it."""
     tables = [landing, target] if target else [landing]
-    return (
-        bool(row.offered) and row.shape == owner.shape_text(table) and not any(plan(found, table) for found in tables)
-    )
+    return bool(row.offered) and not any(plan(found, table) for found in tables)
 
 
 def _shaped(

@@ -10,8 +10,9 @@ known is asked for anew.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,18 +23,33 @@ from workers.snowflake import dead_letter, marks
 from workers.snowflake.connection import DOES_NOT_EXIST
 from workers.snowflake.identifiers import Objects
 
+ALONE_SECONDS_MAX = 10.0  # who is altering a table then hangs, and its session may do so for minutes
+
 
 @dataclass(slots=True)
 class Stock:
     """One landing schema with one target schema. `tables` are landing tables with a watermark row, in upper
     case (a destination that keeps case now may not have done so before), None when that is not known; `described`
     is how DESCRIBE spells the types that we ask for (Snowflake chooses the length of a VARCHAR by the account and the day). `epochs` are those
-    up to which older readers of a pipeline are shut out."""
+    up to which older readers of a pipeline are shut out; `rooms` has a lock for each table that was opened."""
 
     tables: set[str] | None = None
     described: dict[str, str] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    rooms: dict[str, threading.Lock] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def alone(self, landing: str) -> Iterator[None]:
+        """Nobody else of this actor opens the table meanwhile (a copy and the stream have shapes of two places, and a job of an earlier life may
+        still be altering it), unless they hang."""
+        room = self.rooms.setdefault(landing, threading.Lock())
+        entered = room.acquire(timeout=ALONE_SECONDS_MAX)
+        try:
+            yield
+        finally:
+            if entered:
+                room.release()
 
     def shut_out(self, pipeline_id: int, epoch: int, update: Callable[[], None]) -> None:
         """Run `update` once for each epoch of a pipeline; who comes meanwhile waits for it."""
