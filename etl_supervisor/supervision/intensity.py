@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 RESTARTS_MAX = 6  # in WINDOW_SECONDS; a child that dies more often is not cured by starting it
 WINDOW_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 0.1  # the first restart is nearly at once: most deaths are singular
-DELAY_SECONDS_MAX = 15.0
+DELAY_GROWTH = 2.0  # gentle: the breaker ends a row of short lives, and what broke off from outside is back soon
+DELAY_SECONDS_MAX = 5.0
 STEADY_SECONDS = (
     5.0  # after so long the delay begins anew: it did not die of starting, and a poisonous batch kills sooner
 )
@@ -35,7 +36,7 @@ class Intensity:
         self._ends.append(now)
         if len(self._ends) > self.restarts_max:
             return None
-        delay = min(DELAY_SECONDS_MAX, FIRST_DELAY_SECONDS * 4.0 ** (self._in_a_row - 1))
+        delay = min(DELAY_SECONDS_MAX, FIRST_DELAY_SECONDS * DELAY_GROWTH ** (self._in_a_row - 1))
         return delay * (0.5 + chance / 2)
 
     def forget(self) -> None:

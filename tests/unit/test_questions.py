@@ -1,20 +1,39 @@
-"""When a pipe's report is looked at."""
+"""When Snowflake is asked what is committed, and when a pipe's report is looked at."""
 
 from __future__ import annotations
 
 import pytest
 
-from workers.snowflake.questions import REPORT_SECONDS_MAX, REPORT_SECONDS_MIN, Reports
+from workers.snowflake.questions import (
+    REPORT_GROWTH,
+    REPORT_SECONDS_MAX,
+    REPORT_SECONDS_MIN,
+    SOON_SECONDS,
+    SOON_SECONDS_MAX,
+    Reports,
+    soon_pause,
+)
 
 
-def test_a_report_is_looked_at_soon_after_the_offer_and_then_at_pauses_that_double() -> None:
+def test_rows_that_are_wanted_soon_are_asked_for_at_once_and_then_at_pauses_that_grow_with_the_silence() -> None:
+    assert [soon_pause(silence) for silence in (0.0, 0.05, 1.0, 60.0)] == [
+        SOON_SECONDS,
+        SOON_SECONDS,
+        0.5,
+        SOON_SECONDS_MAX,
+    ]
+
+
+def test_a_report_is_looked_at_soon_after_the_offer_and_then_at_pauses_that_grow() -> None:
     reports, now, pauses = Reports(), 100.0, []
     reports.offered(now)
-    for _ in range(7):
+    for _ in range(10):
         pauses.append(reports.at - now)
         now = reports.at
         reports.looked(now)
-    assert pauses == pytest.approx([REPORT_SECONDS_MIN, 1, 2, 4, 8, REPORT_SECONDS_MAX, REPORT_SECONDS_MAX])
+    assert pauses == pytest.approx(
+        [*(REPORT_SECONDS_MIN * REPORT_GROWTH**look for look in range(8)), REPORT_SECONDS_MAX, REPORT_SECONDS_MAX]
+    )
 
 
 def test_after_a_rest_the_first_look_waits_for_the_load() -> None:

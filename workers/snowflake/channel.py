@@ -51,12 +51,14 @@ class ChannelStatus:
 @dataclass(frozen=True, slots=True)
 class Underway:
     """A segment whose rows are with the SDK or in the dead letter; durable once `needs` is committed. `fd` is an oversize segment's;
-    `since` is when its first row was committed in the source (Unix seconds; None: a copy's rows, or none of it was sent)."""
+    `since` is when its first row was committed in the source (Unix seconds; None: a copy's rows, or none of it was sent), `at` when it was taken
+    (monotonic seconds)."""
 
     segment: Segment
     fd: int | None
     needs: str
     since: float | None = None
+    at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -103,13 +105,13 @@ class Channel:
         assert not self.undurable
         self.committed, self.appended, self.handed = self.reached or None, None, None
 
-    def took(self, handed: str, since: float | None = None) -> Underway:
+    def took(self, handed: str, since: float | None = None, now: float = 0.0) -> Underway:
         """The next waiting segment is with the SDK (or was before), or in the dead letter; `handed` is the SDK's token now ("": none)."""
         segment, fd = self.waiting.popleft()
         self.handed = max(self.handed or "", handed) or None
         self.appended = max(self.appended or "", segment.last)
         self.accepted_seq = segment.seq
-        taken = Underway(segment, fd, min(segment.last, handed), since)
+        taken = Underway(segment, fd, min(segment.last, handed), since, now)
         self.undurable.append(taken)
         return taken
 

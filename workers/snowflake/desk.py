@@ -304,8 +304,9 @@ class Desk:
 
     def status_due(self, now: float) -> float:
         """When to ask again."""
-        oldest = self.channel.undurable[0].since if self.channel.undurable else None
-        return now + (soon_pause(oldest, time.time()) if self.soon else pause(now - self.used_at))
+        if self.soon and self.gathering is None and self.channel.undurable:
+            return now + soon_pause(now - self.channel.undurable[0].at)
+        return now + pause(now - self.used_at)
 
     def status_job(self, sdk: LoadChannel) -> ChannelStatus:
         """What Snowflake has committed."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import requests
+import tenacity
 from cryptography.hazmat.primitives import serialization
 from snowflake.ingest.error import IngestResponseError
 from snowflake.ingest.simple_ingest_manager import SimpleIngestManager, StagedFile
@@ -30,6 +31,8 @@ from workers.snowflake.stage import Stage
 FILES_PER_COPY_MAX = 1000  # Snowflake's limit of FILES = (…)
 UNAUTHORIZED = 401
 REQUEST_SECONDS = (10.0, 30.0)  # connect, read: snowflake-ingest has no limits of its own
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.5, 5.0  # between two tries of a request that may pass …
+PATIENCE_SECONDS = 60.0  # … for so long; then the channel is opened again
 REPORT_SECONDS = 540  # the report tells of ten minutes; what is older stands in the history, which is asked seldom
 HISTORY_SECONDS = 60.0
 SILENCE_SECONDS_MAX = 1800.0  # a pipe that loads takes a minute or two
@@ -158,16 +161,26 @@ def _pipes(files: Sequence[File]) -> list[str]:
     return sorted({file.pipe for file in files})
 
 
+def _may_pass(error: BaseException) -> bool:
+    """Nobody answered, or the answer asks for patience."""
+    code = error.http_error_code if isinstance(error, IngestResponseError) else None
+    return isinstance(error, requests.RequestException) or code in (408, 429) or (code is not None and code >= 500)
+
+
 class _Restful(SnowflakeRestful):  # type: ignore[misc]
-    """With time limits."""
+    """With time limits. Its own pauses double up to half a minute, which rows waited for when Snowflake was back long since."""
 
-    @staticmethod
-    def _can_retry(http_code: int) -> bool:
-        """Its own rule leaves out the answer that asks for patience."""
-        return http_code in (408, 429) or http_code >= 500
-
-    def _exec_request(self, url: str, method: str, headers: Any = None, json: Any = None) -> requests.Response:
-        return requests.request(method=method, url=url, headers=headers, json=json, timeout=REQUEST_SECONDS)
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception(_may_pass),
+        wait=tenacity.wait_random_exponential(PAUSE_SECONDS, PAUSE_SECONDS_MAX, min=PAUSE_SECONDS),
+        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
+        reraise=True,
+    )
+    def _exec_request_with_retry(self, url: str, method: str, headers: Any = None, json: Any = None) -> Any:
+        response = requests.request(method, url, headers=headers, json=json, timeout=REQUEST_SECONDS)
+        if not response.ok:
+            raise IngestResponseError(response)
+        return response.json()
 
 
 def snowpipe(opening: OpenTable, stage: Stage, decrypt: Decrypt, directory: Path) -> Snowpipe:

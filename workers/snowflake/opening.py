@@ -76,26 +76,22 @@ def _is_landed(cursor: Any, opening: OpenTable) -> bool:
     return cursor.execute(f"SELECT 1 FROM {landing} WHERE {where} LIMIT 1").fetchone() is not None
 
 
-def landed_up_to(cursor: Any, opening: OpenTable) -> str | None:
-    """The token of the newest row of the stream that is landed in this generation, purged rows included; None when there is none."""
+def landed_up_to(cursor: Any, opening: OpenTable) -> tuple[str, str]:
+    """Tokens of this generation: of the newest row of the stream that is landed, purged rows included, and one below which every row was landed
+    because it is applied. "" where there is none."""
     objects = objects_of(opening.destination, opening.table)
     ours = f"_ETL_GENERATION = {opening.generation} AND _ETL_OP <> 'R'"
     newest = cursor.execute(
         f"SELECT _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX FROM {objects.landing_sql} WHERE {ours}"
         " ORDER BY _ETL_COMMIT_LSN DESC, _ETL_LSN DESC, _ETL_INDEX DESC LIMIT 1"
     ).fetchone()
-    landed = Position(opening.generation, *map(int, newest)).token if newest else ""
-    return max(landed, applied_up_to(cursor, opening)) or None
-
-
-def applied_up_to(cursor: Any, opening: OpenTable) -> str:
-    """A token below which every row was landed, in this generation; "" when nothing was applied."""
-    objects = objects_of(opening.destination, opening.table)
     found = cursor.execute(
         f"SELECT APPLIED FROM {objects.watermark_sql} WHERE LANDING_TABLE = {literal(objects.landing)}"
         f" AND GENERATION = {opening.generation} AND APPLIED > 0"
     ).fetchone()
-    return Position(opening.generation, int(found[0]), 0, 0).token if found else ""
+    landed = Position(opening.generation, *map(int, newest)).token if newest else ""
+    applied = Position(opening.generation, int(found[0]), 0, 0).token if found else ""
+    return max(landed, applied), applied
 
 
 def _remembering(opening: OpenTable, tools: Tools) -> StreamingChannel:
@@ -103,11 +99,11 @@ def _remembering(opening: OpenTable, tools: Tools) -> StreamingChannel:
     channel = _streaming(opening, tools)
     if channel.opened.committed is None and not names.is_copy(opening.channel):
         try:
-            landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
+            landed, _ = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
         except BaseException:
             channel.close(flush=False)
             raise
-        channel.opened = replace(channel.opened, committed=landed)
+        channel.opened = replace(channel.opened, committed=landed or None)
     return channel
 
 
@@ -120,11 +116,10 @@ def _sharded(opening: OpenTable, tools: Tools) -> ShardedChannel:
     opened = [client.open(name) for name in channels]
     try:
         landed = _in_session(opening, tools, lambda cursor: landed_up_to(cursor, opening))
-        applied = _in_session(opening, tools, lambda cursor: applied_up_to(cursor, opening))
     except BaseException:
         client.close()
         raise
-    return ShardedChannel(client, dict(zip(channels, opened, strict=True)), opening, tools, (landed or "", applied))
+    return ShardedChannel(client, dict(zip(channels, opened, strict=True)), opening, tools, landed)
 
 
 def _streaming(opening: OpenTable, tools: Tools, committed: str | None = None) -> StreamingChannel:

@@ -309,7 +309,7 @@ class Actor:
         desk.sdk_busy = False
         desk.dead = desk.dead if taken.dead is None else taken.dead
         for handed, since in taken.handed:
-            desk.took(desk.channel.took(handed, since))
+            desk.took(desk.channel.took(handed, since, time.monotonic()))
         if len(taken.handed) < wanted:
             desk.append_at = time.monotonic() + AGAIN_SECONDS
         if taken.handed:

@@ -7,25 +7,26 @@ from dataclasses import dataclass
 STATUS_SECONDS = 0.25  # between two questions to the SDK, which answers from a cache that is a second old at most …
 SOON_SECONDS = 0.03  # … or to Snowflake itself, for rows that are wanted soon …
 STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
-SOON_PART = 0.25  # … and later this part of the time that has passed
-REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report
+SOON_PART = 0.5  # … and later this part of the time that has passed …
+PART = 0.25  # … or this one
+REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report …
+REPORT_GROWTH = 1.5  # … so that a row is told of at most half as late again as it was loaded
 
 
 def pause(silence_seconds: float) -> float:
     """So long after the channel was last used."""
-    return min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, silence_seconds * SOON_PART))
+    return min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, silence_seconds * PART))
 
 
-def soon_pause(committed_at: float | None, now: float) -> float:
-    """For rows that are wanted soon; the oldest was committed in the source then (Unix seconds; None: not known). Both are wall clocks, which may
-    differ by anything: the pause has its limits."""
-    age = STATUS_SECONDS if committed_at is None else now - committed_at
-    return min(SOON_SECONDS_MAX, max(SOON_SECONDS, age * SOON_PART))
+def soon_pause(silence_seconds: float) -> float:
+    """For rows that are wanted soon; so long ago the oldest of them was appended. How old they were by then does not matter: what waited for an actor
+    to start is not to wait for a question, too."""
+    return min(SOON_SECONDS_MAX, max(SOON_SECONDS, silence_seconds * SOON_PART))
 
 
 @dataclass(slots=True)
 class Reports:
-    """When the report of a pipe is looked at, on a monotonic clock: soon after it was told of files, then at pauses that double. Files that come
+    """When the report of a pipe is looked at, on a monotonic clock: soon after it was told of files, then at pauses that grow. Files that come
     while others are under way do not put the next look off."""
 
     at: float = 0.0
@@ -39,7 +40,7 @@ class Reports:
 
     def looked(self, now: float) -> None:
         """It is asked."""
-        self._pause = min(self._pause * 2, REPORT_SECONDS_MAX)
+        self._pause = min(self._pause * REPORT_GROWTH, REPORT_SECONDS_MAX)
         self.at = now + self._pause
 
     def through(self) -> None:
