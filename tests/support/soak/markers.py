@@ -1,6 +1,6 @@
 """Marker rows: how long it takes until a row that is committed now is in every target.
 
-Markers are numbered, and each is written in every source. The targets are asked past the proxies, by sessions that are made again when the local
+Markers are numbered, and each is written in every source. The targets are asked past the proxies, by a session that is made again when the local
 Snowflake was started again.
 """
 
@@ -16,7 +16,7 @@ from snowflake.connector.errors import Error
 from snowflake.connector.vendored.requests import RequestException
 
 from tests.support.fix_deployment import POLL_SECONDS
-from tests.support.fix_local_snowflake import sql_session
+from tests.support.fix_local_snowflake import destination_in, sql_session
 from tests.support.soak.world import SOURCES, World
 from workers.snowflake.failure import SnowflakeError
 
@@ -45,8 +45,8 @@ class Markers:
     world: World
     waiting: list[Marker] = field(default_factory=list)
     written: int = 0
-    _sessions: dict[str, contextlib.ExitStack] = field(default_factory=dict)
-    _cursors: dict[str, Any] = field(default_factory=dict)
+    _session: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _cursor: Any = None
 
     def write(self) -> Marker:
         """Commit the next one in every source."""
@@ -66,12 +66,9 @@ class Markers:
         connector would try for a minute, and the same thread has to start the server again."""
         if not self.world.snowflake.running:
             return []
-        for name in SOURCES:
-            first = min((marker.number for marker in self.waiting if name in marker.missing), default=None)
-            if first is not None:
-                shown = self._shown(name, first)
-                for marker in self.waiting:
-                    marker.missing -= {name} if marker.number in shown else set()
+        shown = self._shown()
+        for marker in self.waiting:
+            marker.missing = {name for name in marker.missing if (name, marker.number) not in shown}
         arrived = [marker for marker in self.waiting if not marker.missing]
         self.waiting = [marker for marker in self.waiting if marker.missing]
         late = next((m for m in self.waiting if time.monotonic() > m.written + MARKER_SECONDS_MAX), None)
@@ -80,9 +77,9 @@ class Markers:
         return arrived
 
     def close(self) -> None:
-        """End the sessions."""
-        for name in list(self._sessions):
-            self._forget(name)
+        """End the session."""
+        with contextlib.suppress(*NOT_NOW):
+            self._session.close()
 
     def _insert(self, name: str) -> bool:
         try:
@@ -93,21 +90,24 @@ class Markers:
             return False
         return True
 
-    def _shown(self, name: str, first: int) -> set[int]:
-        there = self.world.direct(name)
-        question = f'SELECT N FROM "{there.database}"."{there.schema}"."MARKERS" WHERE N >= {first}'
-        try:
-            if name not in self._cursors:
-                stack = contextlib.ExitStack()
-                session = stack.enter_context(sql_session(there))
-                self._sessions[name], self._cursors[name] = stack, stack.enter_context(session.cursor())
-            return {int(row[0]) for row in self._cursors[name].execute(question).fetchall()}
-        except NOT_NOW:  # no such table yet, or the server was started again
-            self._forget(name)
+    def _shown(self) -> set[tuple[str, int]]:
+        """Sources with the markers that their targets show. One question for all: it takes a core's time from those who are looked at."""
+        questions = []
+        for name in SOURCES:
+            first = min((marker.number for marker in self.waiting if name in marker.missing), default=None)
+            if first is not None:
+                there = self.world.deployment.others[name]
+                questions.append(
+                    f"""SELECT '{name}', N FROM "{there.database}"."{there.schema}"."MARKERS" WHERE N >= {first}"""
+                )
+        if not questions:
             return set()
-
-    def _forget(self, name: str) -> None:
-        self._cursors.pop(name, None)
-        if stack := self._sessions.pop(name, None):
-            with contextlib.suppress(*NOT_NOW):
-                stack.close()
+        try:
+            if self._cursor is None:
+                session = self._session.enter_context(sql_session(destination_in(self.world.snowflake)))
+                self._cursor = self._session.enter_context(session.cursor())
+            return {(name, int(number)) for name, number in self._cursor.execute(" UNION ALL ".join(questions))}
+        except NOT_NOW:  # no such table yet, or the server was started again
+            self._cursor = None
+            self.close()
+            return set()

@@ -28,7 +28,6 @@ from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.embedded.valkey import EmbeddedValkey
-from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.repository.migrations import migrate
 from tests.support import least
 from tests.support.fix_deployment import SECRET_KEY, Deployment, wait_for
@@ -42,6 +41,7 @@ from tests.support.wall_clock import WallClock
 SOURCES = ("shop", "depot")
 LOOPBACK = "127.0.0.1"
 COMMIT_DELAY_SECONDS = 0.2  # between append and commit there is time to die in
+APPLY_SECONDS = 1.0  # (60 by default) rows that come seldom are applied at once; the others leave the local Snowflake some of its time
 SOAK_VARIABLE = "ETL_SOAK"  # in the environment of every process that is started here: who is left over is found by it
 SETTINGS = {
     "PIPELINE_POLL_INTERVAL_SECS": "1",
@@ -85,11 +85,6 @@ class World:
         if supervisor is not None and supervisor.poll() is None:
             self.deployment.kill()
         self.stack.close()
-
-    def direct(self, source: str) -> Destination:
-        """The destination of a source, past the proxy."""
-        there = self.deployment.others.get(source, self.deployment.destination)
-        return replace(there, host=self.snowflake.host)
 
     @property
     def scratch(self) -> Path:
@@ -196,7 +191,7 @@ class World:
         there = {}
         for name in SOURCES:
             allowed = least.snowflake_role(destination_in(self.snowflake), self.folder / f"keys of {name}")
-            there[name] = replace(allowed, name=name, host=host)
+            there[name] = replace(allowed, name=name, host=host, apply_interval_seconds=APPLY_SECONDS)
         config, shop = databases["config"], databases["shop"]
         self.deployment = Deployment(
             config, shop, self.snowflake, there["shop"], there["shop"], settings, environment, self.folder
