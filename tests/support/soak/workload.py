@@ -26,7 +26,11 @@ STEP_ROWS = 60
 BAND = 10_000  # ids of the large session's rows
 ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 4, 2
 RECONNECT_SECONDS = 0.2
-PAUSES = {"small": 0.15, "large": 4.0, "shape": 6.0}  # seconds; the local Snowflake has to keep up on two cores
+PAUSES = {
+    "small": 0.3,
+    "large": 4.0,
+    "shape": 6.0,
+}  # seconds; the local Snowflake, which does one statement at a time, has to keep up
 
 MADE = f"""
 create table items (id int primary key, n int, note varchar(40), big text, at timestamptz default now());
