@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from tests.support import least
@@ -153,4 +156,21 @@ def test_another_publication_beside_costs_no_copy(deploy: Deployment) -> None:
     deploy.caught_up("shop")
     deploy.same("shop", a=("id",), b=("id",))
     assert reasons(deploy) == []
+    assert deploy.stop() == 0
+
+
+def test_a_reader_starts_and_streams_while_a_table_is_locked_for_long(deploy: Deployment) -> None:
+    prepared(deploy, "for all tables")
+    with deploy.source.connect() as busy, busy.transaction():
+        busy.execute("lock table a in access exclusive mode")  # as VACUUM FULL and many an ALTER do
+        os.kill(deploy.children()["etl-reader-shop"], signal.SIGKILL)
+        deploy.source.execute(
+            "update b set n = n + 1; alter table b add more text; insert into b values (31, 31, 'n', 'm')"
+        )
+        end = deploy.written("shop")
+        wait_for("the rows of another table", lambda: deploy.confirmed("shop") >= end)
+        busy.execute("update a set n = n + 1")
+    deploy.caught_up("shop")
+    same(deploy, a=("id",), b=("id",))
+    assert not deploy.events("child_silent")
     assert deploy.stop() == 0

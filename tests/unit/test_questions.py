@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from workers.snowflake.questions import (
-    REPORT_GROWTH,
     REPORT_SECONDS_MAX,
     REPORT_SECONDS_MIN,
     SOON_SECONDS,
@@ -31,9 +30,9 @@ def test_a_report_is_looked_at_soon_after_the_offer_and_then_at_pauses_that_grow
         pauses.append(reports.at - now)
         now = reports.at
         reports.looked(now)
-    assert pauses == pytest.approx(
-        [*(REPORT_SECONDS_MIN * REPORT_GROWTH**look for look in range(8)), REPORT_SECONDS_MAX, REPORT_SECONDS_MAX]
-    )
+    assert pauses == pytest.approx([0.5, 0.5, 0.5, 0.75, 1.125, 1.6875, 2.53125, 3.796875, 5.6953125, 8.54296875])
+    reports.looked(now + 60)
+    assert reports.at == now + 60 + REPORT_SECONDS_MAX
 
 
 def test_after_a_rest_the_first_look_waits_for_the_load() -> None:

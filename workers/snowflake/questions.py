@@ -10,7 +10,9 @@ STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
 SOON_PART = 0.5  # … and later this part of the time that has passed …
 PART = 0.25  # … or this one
 REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report …
-REPORT_GROWTH = 1.5  # … so that a row is told of at most half as late again as it was loaded
+REPORT_PART = (
+    0.5  # … this part of the time since it was told of files: a load is seen at most half as late again as it ended
+)
 
 
 def pause(silence_seconds: float) -> float:
@@ -30,18 +32,17 @@ class Reports:
     while others are under way do not put the next look off."""
 
     at: float = 0.0
-    _pause: float = REPORT_SECONDS_MIN
+    _told: float = 0.0
     _idle: bool = True
 
     def offered(self, now: float) -> None:
         """The pipe was told of files."""
         due = now + REPORT_SECONDS_MIN
-        self.at, self._pause, self._idle = due if self._idle else min(self.at, due), REPORT_SECONDS_MIN, False
+        self.at, self._told, self._idle = due if self._idle else min(self.at, due), now, False
 
     def looked(self, now: float) -> None:
         """It is asked."""
-        self._pause = min(self._pause * REPORT_GROWTH, REPORT_SECONDS_MAX)
-        self.at = now + self._pause
+        self.at = now + min(REPORT_SECONDS_MAX, max(REPORT_SECONDS_MIN, (now - self._told) * REPORT_PART))
 
     def through(self) -> None:
         """It has told that no file is under way any more."""
