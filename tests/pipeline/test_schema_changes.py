@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from etl_supervisor.model import lsn
 from tests.support.fix_deployment import Deployment, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -57,11 +56,11 @@ def prepared(deploy: Deployment) -> None:
 
 def same(deploy: Deployment, key: str = "id", table: str = "t") -> None:
     """Wait until the table is ready and shows what the source has (a table that is copied again is ready for a moment before)."""
-    ((end,),) = deploy.source.execute("select pg_current_wal_flush_lsn()::text")
+    end = deploy.written("shop")
 
     def equal() -> bool:
         deploy.ready("shop")
-        confirmed = deploy.confirmed("shop") >= lsn.parse(end)
+        confirmed = deploy.confirmed("shop") >= end
         return confirmed and not any(difference.total for difference in deploy.differences("shop", **{table: (key,)}))
 
     wait_for("source and target to be the same", equal)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 from psycopg import sql
 
-from etl_supervisor.model import lsn
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 from workers.snowflake.identifiers import quoted
@@ -283,8 +282,8 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
         "insert into late values (2)",
     ):
         deploy.source.execute(change)
-    ((end,),) = deploy.source.execute("select pg_current_wal_flush_lsn()::text")
-    wait_for("all of it to be confirmed", lambda: deploy.confirmed("shop") >= lsn.parse(end))
+    end = deploy.written("shop")
+    wait_for("all of it to be confirmed", lambda: deploy.confirmed("shop") >= end)
     order = "ORDER BY _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
     ops = [op for (op,) in rows_in(deploy, f"SELECT _ETL_OP FROM {{l}}.LANDING_Z {order}")]
     assert ops == ["R", "R", "I", "D", "D", "D", "I"]

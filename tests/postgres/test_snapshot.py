@@ -19,6 +19,7 @@ from etl_supervisor.errors import EtlError
 from etl_supervisor.model.copy_state import CopiedRange, merged
 from etl_supervisor.model.table import TableName
 from tests.support.copying import copied
+from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
 from workers.reader.csv import Converted, parse_lines, text_of
@@ -250,8 +251,9 @@ def test_a_table_that_is_locked_does_not_keep_the_others_waiting(database: Datab
 
 def lanes_take(connections: list[psycopg.Connection[Any]], found: Found, seconds: float = 20.0) -> int:
     """Read a table by one lane per connection, a page at a time; how many rows came within so long."""
-    lanes = Lanes(connections, [Task(1, found, wanted) for wanted in plan(found.leaves, (), 1)])
-    rows, left, deadline = 0, len(plan(found.leaves, (), 1)), time.monotonic() + seconds
+    tasks = [Task(1, found, wanted) for wanted in plan(found.leaves, (), 1)]
+    lanes = Lanes(connections, tasks)
+    rows, left, deadline = 0, len(tasks), time.monotonic() + seconds
     with contextlib.closing(lanes), selectors.DefaultSelector() as selector:
         selector.register(lanes, selectors.EVENT_READ)
         while left and time.monotonic() < deadline:
@@ -273,8 +275,7 @@ def waiting(database: Database, statement: str) -> Iterator[None]:
 
     worker = threading.Thread(target=work)
     worker.start()
-    while not database.execute("select pid from pg_locks where not granted"):
-        time.sleep(0.01)
+    wait_for("him to wait", lambda: database.execute("select pid from pg_locks where not granted"))
     try:
         yield
     finally:

@@ -38,11 +38,24 @@ class Cut(Exception):  # noqa: N818 - not an error
     """The process died here."""
 
 
-class Dying:
-    """A connection whose cursor dies before the n-th statement that changes something."""
+def die() -> None:
+    raise Cut
 
-    def __init__(self, connection: Any, statements: int) -> None:
-        self._connection, self.left = connection, statements
+
+CHANGING = ("ALTER", "UPDATE", "COMMENT")
+
+
+class Crossed:
+    """A connection whose cursor lets something happen before the n-th statement of these kinds; `left` is negative then."""
+
+    def __init__(
+        self,
+        connection: Any,
+        statements: int,
+        happen: Callable[[], Any],
+        kinds: tuple[str, ...] = (*CHANGING, "CREATE"),
+    ) -> None:
+        self._connection, self.left, self._happen, self._kinds = connection, statements, happen, kinds
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[Any]:
@@ -50,10 +63,10 @@ class Dying:
         original = cursor.execute
 
         def execute(sql: str, *rest: Any) -> Any:
-            if sql.split()[0] in ("ALTER", "UPDATE", "COMMENT"):
-                if self.left == 0:
-                    raise Cut
+            if sql.split()[0] in self._kinds:
                 self.left -= 1
+                if self.left == -1:
+                    self._happen()
             return original(sql, *rest)
 
         cursor.execute = execute
@@ -177,10 +190,10 @@ def test_names_change_places_whatever_statement_a_crash_falls_on(
 ) -> None:
     ddl.ensure(session, at(destination, FIRST, 1))
     put(session, destination, "(1, 'x', 'y')")
-    dying = Dying(session, statements)
+    dying = Crossed(session, statements, die, CHANGING)
     with contextlib.suppress(Cut):
         ddl.ensure(dying, at(destination, SWAPPED, 2))
-    assert dying.left == 0
+    assert dying.left < 0
     ddl.ensure(session, at(destination, SWAPPED, 2))
     assert columns_of(session, destination) == ["ID", "B", "A", "N"]
     assert rows(session, destination, "B, A, N") == [("x", "y", 5)]
@@ -188,28 +201,6 @@ def test_names_change_places_whatever_statement_a_crash_falls_on(
 
 OLDER = shape(Column("b", TEXT, attnum=3), Column("c", TEXT, attnum=4))
 LATER = shape(Column("a", TEXT, attnum=2), Column("b", TEXT, attnum=3), Column("d", INT, attnum=5, default="5"))
-
-
-class Crossed:
-    """A connection whose cursor lets something happen before the n-th statement that changes something."""
-
-    def __init__(self, connection: Any, statements: int, happen: Callable[[], Any]) -> None:
-        self._connection, self.left, self._happen = connection, statements, happen
-
-    @contextlib.contextmanager
-    def cursor(self) -> Iterator[Any]:
-        cursor = self._connection.cursor()
-        original = cursor.execute
-
-        def execute(sql: str, *rest: Any) -> Any:
-            if sql.split()[0] in ("ALTER", "UPDATE", "COMMENT", "CREATE"):
-                self.left -= 1
-                if self.left == -1:
-                    self._happen()
-            return original(sql, *rest)
-
-        cursor.execute = execute
-        yield cursor
 
 
 @pytest.mark.parametrize("statements", range(0, 17, 2))

@@ -28,16 +28,11 @@ UNKNOWN = 190_000  # the first one whose catalog is not known here
 
 # Each gives: oid, pubname, attnums (NULL: all), kinds of generated columns, filter (NULL: none).
 _VIEW = """
-    SELECT c.oid, p.pubname, NULL::int2[], ARRAY[''], NULL::text
+    SELECT c.oid, p.pubname, {attnums}, {generated}, {filter}
     FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = ANY(%(publications)s)
 """
-_LATER_VIEW = """
-    SELECT c.oid, p.pubname, ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY(p.attnames)),
-        {generated}, p.rowfilter
-    FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
-    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = ANY(%(publications)s)
-"""
+_LISTED = "ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY(p.attnames))"
 # A list or a filter counts where nothing else of the publication names the table. 16384: what came with the server is never published.
 _CATALOG = """
     WITH RECURSIVE tree AS (
@@ -117,7 +112,10 @@ def row_filters(connection: psycopg.Connection[Any], publications: list[str], oi
 def _found(connection: psycopg.Connection[Any]) -> str:
     version = connection.info.server_version
     if version < COLUMN_LISTS:
-        return _VIEW
+        return _VIEW.format(attnums="NULL::int2[]", generated=_BEFORE, filter="NULL::text")
+    newer = version >= GENERATED_COLUMNS
     if version >= UNKNOWN:
-        return _LATER_VIEW.format(generated="ARRAY['', 's', 'v']" if version >= GENERATED_COLUMNS else _BEFORE)
-    return _CATALOG.format(generated=_GENERATED if version >= GENERATED_COLUMNS else _BEFORE)
+        return _VIEW.format(
+            attnums=_LISTED, generated="ARRAY['', 's', 'v']" if newer else _BEFORE, filter="p.rowfilter"
+        )
+    return _CATALOG.format(generated=_GENERATED if newer else _BEFORE)

@@ -10,20 +10,18 @@ STATUS_SECONDS_MAX, SOON_SECONDS_MAX = 2.0, 1.0
 SOON_PART = 0.5  # … and later this part of the time that has passed …
 PART = 0.25  # … or this one
 REPORT_SECONDS_MIN, REPORT_SECONDS_MAX = 0.5, 10.0  # between two looks at a pipe's report …
-REPORT_PART = (
-    0.5  # … this part of the time since it was told of files: a load is seen at most half as late again as it ended
-)
+REPORT_PART = 0.5  # … or this part: a load is seen at most half as late again as it ended
 
 
 def pause(silence_seconds: float) -> float:
     """So long after the channel was last used."""
-    return min(STATUS_SECONDS_MAX, max(STATUS_SECONDS, silence_seconds * PART))
+    return _growing(silence_seconds, PART, STATUS_SECONDS, STATUS_SECONDS_MAX)
 
 
 def soon_pause(silence_seconds: float) -> float:
     """For rows that are wanted soon; so long ago the oldest of them was appended. How old they were by then does not matter: what waited for an actor
     to start is not to wait for a question, too."""
-    return min(SOON_SECONDS_MAX, max(SOON_SECONDS, silence_seconds * SOON_PART))
+    return _growing(silence_seconds, SOON_PART, SOON_SECONDS, SOON_SECONDS_MAX)
 
 
 @dataclass(slots=True)
@@ -42,8 +40,12 @@ class Reports:
 
     def looked(self, now: float) -> None:
         """It is asked."""
-        self.at = now + min(REPORT_SECONDS_MAX, max(REPORT_SECONDS_MIN, (now - self._told) * REPORT_PART))
+        self.at = now + _growing(now - self._told, REPORT_PART, REPORT_SECONDS_MIN, REPORT_SECONDS_MAX)
 
     def through(self) -> None:
         """It has told that no file is under way any more."""
         self._idle = True
+
+
+def _growing(passed_seconds: float, part: float, least: float, most: float) -> float:
+    return min(most, max(least, passed_seconds * part))

@@ -78,6 +78,7 @@ class Markers:
 
     def close(self) -> None:
         """End the session."""
+        self._cursor = None
         with contextlib.suppress(*NOT_NOW):
             self._session.close()
 
@@ -108,6 +109,5 @@ class Markers:
                 self._cursor = self._session.enter_context(session.cursor())
             return {(name, int(number)) for name, number in self._cursor.execute(" UNION ALL ".join(questions))}
         except NOT_NOW:  # no such table yet, or the server was started again
-            self._cursor = None
             self.close()
             return set()

@@ -26,11 +26,8 @@ STEP_ROWS = 60
 BAND = 10_000  # ids of the large session's rows
 ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 4, 2
 RECONNECT_SECONDS = 0.2
-PAUSES = {
-    "small": 0.3,
-    "large": 4.0,
-    "shape": 6.0,
-}  # seconds; the local Snowflake, which does one statement at a time, has to keep up
+# Seconds; the local Snowflake, which does one statement at a time, has to keep up.
+PAUSES = {"small": 0.3, "large": 4.0, "shape": 6.0}
 
 MADE = f"""
 create table items (id int primary key, n int, note varchar(40), big text, at timestamptz default now());
