@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from workers.reader.retired import Retired
 SECONDS_MAX = 5.0
 FAILED = Failed(1, "append", Kind.CHANNEL, "a table", "broken", "", True)
 CLOSED = TableClosed(1)
+TABLE = (1, 16384)
 NOWHERE = Destination(
     1, "none", "snowflake", "A", "U", "D", "S", None, None, "", None, None, landing_schema="L", apply_interval_seconds=1
 )
@@ -32,7 +34,7 @@ def answers_taken(answers: list[ToPublisher], *, keep: bool) -> tuple[Publisher,
     publisher.open(opening(NOWHERE))
     frontier.sealed(200, [(1, 1)])
     retired = Retired(publisher, frontier)
-    retired.add(1, keep=keep)
+    retired.add(1, TABLE, keep=keep)
     actor = mailbox.accept(listener)
     assert actor is not None
     for answer in answers:
@@ -62,3 +64,17 @@ def test_a_handle_that_is_dropped_is_forgotten_whatever_its_actor_answers_at_onc
 def test_a_handle_that_fails_while_its_rows_must_be_kept_holds_the_source() -> None:
     _, frontier, _ = answers_taken([FAILED, CLOSED], keep=True)
     assert frontier.durable == 100
+
+
+def test_what_is_kept_of_a_table_is_let_go_when_the_table_begins_anew() -> None:
+    publisher, frontier, retired = answers_taken([FAILED], keep=True)
+    publisher.open(replace(opening(NOWHERE), handle=2), held=True)
+    frontier.hold(2)
+    retired.add(2, TABLE, keep=True)  # held, and held again with another shape
+    assert frontier.durable == 100
+    publisher.open(replace(opening(NOWHERE), handle=3), held=True)
+    retired.add(3, (1, TABLE[1] + 1), keep=False)
+    assert frontier.durable == 100, "another table's new beginning is no reason"
+    publisher.open(replace(opening(NOWHERE), handle=4), held=True)
+    retired.add(4, TABLE, keep=False)
+    assert frontier.durable == 200

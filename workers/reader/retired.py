@@ -3,7 +3,8 @@
     works    ──CloseTable──► rows become durable ──TableClosed──► forgotten
     failed   ──────────────────────────────────────────────────► forgotten, with the rows that its actor does not have
 
-Where rows must not be lost (the table goes on in the same generation) a handle that fails holds the source's position at its last complete row.
+Where rows must not be lost (the table goes on in the same generation) a handle that fails holds the source's position at its last complete row, until
+the table begins anew or is gone: from then on nobody needs them.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from etl_supervisor.ipc.messages import Durable, Failed, TableClosed, ToPublishe
 from workers.reader.frontier import Frontier
 from workers.reader.publisher import Publisher
 
+Whose = tuple[int, int]  # pipeline id, oid of the table
+
 
 class Retired:
     """The handles of one reader that get no more rows."""
 
     def __init__(self, publisher: Publisher, frontier: Frontier) -> None:
         self._publisher, self._frontier = publisher, frontier
-        self._keep: dict[int, bool] = {}  # handle -> must its rows become durable?
+        self._whose: dict[int, Whose] = {}  # those that have not ended
+        self._kept: dict[Whose, set[int]] = {}  # those whose rows must become durable: under way, or holding the source
 
     def __contains__(self, handle: int) -> bool:
-        return handle in self._keep
+        return handle in self._whose
 
-    def add(self, handle: int, *, keep: bool) -> None:
-        """This handle gets no more rows; with `keep` those under way must become durable."""
-        self._keep[handle] = keep
+    def add(self, handle: int, whose: Whose, *, keep: bool) -> None:
+        """This handle gets no more rows. With `keep` those under way must become durable; without, none of the table that came before them."""
+        self._whose[handle] = whose
+        if keep:
+            self._kept.setdefault(whose, set()).add(handle)
+        else:
+            for earlier in self._kept.pop(whose, ()):
+                self._frontier.forget(earlier)
         if self._publisher.works(handle):
             self._publisher.close_table(handle, drop=not keep)
         else:
@@ -33,7 +42,7 @@ class Retired:
 
     def received(self, handle: int, message: ToPublisher) -> None:
         """A word from an actor."""
-        if handle not in self._keep:
+        if handle not in self._whose:
             return
         match message:
             case Durable(seq=seq):
@@ -46,10 +55,11 @@ class Retired:
                 pass
 
     def _ended(self, handle: int, *, failed: bool) -> None:
-        keep = self._keep.pop(handle)
+        kept = self._kept.get(self._whose.pop(handle), set())
         if failed:
             self._publisher.abandon(handle)
-        if failed and keep:
+        if failed and handle in kept:
             self._frontier.hold(handle)
         else:
+            kept.discard(handle)
             self._frontier.forget(handle)

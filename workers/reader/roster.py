@@ -243,7 +243,7 @@ class Roster:
     def _retire(self, follower: Follower, *, keep: bool) -> None:
         self._open_begun()
         self._followers.remove(follower)
-        self._retired.add(follower.handle, keep=keep)
+        self._retired.add(follower.handle, (follower.pipeline.id, follower.table.oid), keep=keep)
 
     def _let_go(self) -> None:
         """Tables that are gone from the source, once the stream has told all of them; their targets stay."""
