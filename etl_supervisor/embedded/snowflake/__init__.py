@@ -9,7 +9,7 @@ warehouse     DuckDB files, one per Snowflake database; one statement at a time
 gaps          where fakesnow's ways lose what we need
 passes        its translation of statements, without the passes that have nothing to do
 templates     statements that differ in names and literals only are translated once
-answers       status lines and counts, without asking DuckDB for them
+answers       what DuckDB need not be asked for: status lines, counts, results that are known
 sql           the connector's protocol, over fakesnow
 describe      what every open of a table asks, without fakesnow
 statements    statements that fakesnow does not know: left out, rewritten, or run here

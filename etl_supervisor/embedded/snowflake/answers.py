@@ -1,4 +1,4 @@
-"""fakesnow asks DuckDB for each status line and each count that it answers with. These are made here."""
+"""Answers that DuckDB is not asked for: the status lines and counts for which fakesnow would, and results that are known as rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ _COUNT = re.compile(
     r"SELECT (?P<count>\d{1,9}) as 'number of rows (?P<done>inserted|updated|deleted)'(?P<joined>, 0 as 'number of multi-joined rows updated')?"
 )
 
+TEXT_LENGTH = 16777216  # of a VARCHAR that was made without one
+_TITLE = {
+    "type": "text",
+    "nullable": True,
+    "length": TEXT_LENGTH,
+    "byteLength": TEXT_LENGTH,
+    "precision": None,
+    "scale": None,
+}
+
 
 def of(sql: str) -> pa.Table | None:
     """The result of a statement that only says what was done; None for any other."""
@@ -23,6 +33,26 @@ def of(sql: str) -> pa.Table | None:
             counts["number of multi-joined rows updated"] = pa.array([0], pa.int32())
         return pa.table(counts)
     return None
+
+
+def texts(titles: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
+    """A result of texts."""
+    return {
+        "rowtype": [{**_TITLE, "name": title} for title in titles],
+        "rowset": rows,
+        "total": len(rows),
+        "returned": len(rows),
+        "queryResultFormat": "json",
+        "parameters": [],
+    }
+
+
+def value(title: str, found: Any) -> dict[str, Any]:
+    """A result of one value: a whole number, or a text."""
+    told = texts((title,), [[None if found is None else str(found)]])
+    if isinstance(found, int):
+        told["rowtype"] = [{**_TITLE, "name": title, "type": "fixed", "precision": 38, "scale": 0}]
+    return told
 
 
 class Answering:

@@ -1,4 +1,4 @@
-"""What every open of a table asks, answered without fakesnow: DESCRIBE TABLE, CREATE … IF NOT EXISTS of what is there, and what a block returns.
+"""What every open of a table asks, answered without fakesnow: DESCRIBE TABLE and CREATE … IF NOT EXISTS of what is there.
 
 fakesnow's view of all columns of all tables takes longer the more tables there are; DuckDB finds one by its name. Only comments have to be looked for
 among all columns, and only those of a table that is there.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from etl_supervisor.embedded.snowflake.answers import TEXT_LENGTH, texts
 from etl_supervisor.embedded.snowflake.stages import NAME, parts_of
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
 
@@ -27,7 +28,6 @@ _KINDS = {
     "TIME": "TIME(9)",
     "JSON": "VARIANT",
 }
-_LENGTH = 16777216  # of a VARCHAR that was made without one
 _TITLES = (
     "name",
     "type",
@@ -42,7 +42,6 @@ _TITLES = (
     "policy name",
     "privacy domain",
 )
-_TITLE = {"type": "text", "nullable": True, "length": _LENGTH, "byteLength": _LENGTH, "precision": None, "scale": None}
 
 
 def answer(warehouse: Warehouse, sql: str) -> dict[str, Any] | None:
@@ -86,30 +85,10 @@ def _table(warehouse: Warehouse, table: list[str]) -> dict[str, Any]:
     )
     rows = []
     for name, kind, nullable, default in columns:
-        spelled = f"VARCHAR({lengths.get(name) or _LENGTH})" if kind == "VARCHAR" else _spelled(kind)
+        spelled = f"VARCHAR({lengths.get(name) or TEXT_LENGTH})" if kind == "VARCHAR" else _spelled(kind)
         null = "Y" if nullable else "N"
         rows.append([name, spelled, "COLUMN", null, default, "N", "N", None, None, comments.get(name), None, None])
     return texts(_TITLES, rows)
-
-
-def texts(titles: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
-    """A result of texts."""
-    return {
-        "rowtype": [{**_TITLE, "name": title} for title in titles],
-        "rowset": rows,
-        "total": len(rows),
-        "returned": len(rows),
-        "queryResultFormat": "json",
-        "parameters": [],
-    }
-
-
-def value(title: str, found: Any) -> dict[str, Any]:
-    """A result of one value: a whole number, or a text."""
-    told = texts((title,), [[None if found is None else str(found)]])
-    if isinstance(found, int):
-        told["rowtype"] = [{**_TITLE, "name": title, "type": "fixed", "precision": 38, "scale": 0}]
-    return told
 
 
 def _spelled(kind: str) -> str:

@@ -55,6 +55,9 @@ class Pipes:
         self.loader, self.users, self.delay_seconds = loader, users, delay_seconds
         self.warehouse = loader.warehouse
         self._made: set[str] = set()
+        self._queued: dict[
+            str, float
+        ] = {}  # database -> when the oldest of its files that are not loaded yet was received
 
     def routes(self) -> list[Route]:
         """What `snowflake-ingest` calls."""
@@ -90,9 +93,10 @@ class Pipes:
             self._cursor(database)
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for database in list(self._made):
-                async with self.warehouse.lock:
-                    await run_in_threadpool(self._load_due, database)
+            for database, received in list(self._queued.items()):
+                if received <= time.time() - self.delay_seconds():
+                    async with self.warehouse.lock:
+                        await run_in_threadpool(self._load_due, database)
 
     # -- requests
 
@@ -103,6 +107,7 @@ class Pipes:
                 return pipe
             database, schema, name, _ = pipe
             now = time.time()
+            self._queued.setdefault(database, now)
             for file in json.loads(await request.body())["files"]:
                 self._cursor(database).execute(
                     f"INSERT OR IGNORE INTO {quoted(database)}._streaming._pipe_files VALUES (?, ?, ?, ?, ?, NULL, NULL, 0, 0, NULL)",
@@ -168,12 +173,16 @@ class Pipes:
 
     def _load_due(self, database: str) -> None:
         cursor = self._cursor(database)
-        due = cursor.execute(
-            f"SELECT f.schema_name, f.pipe_name, f.path, p.definition FROM {quoted(database)}._streaming._pipe_files f"
-            f" JOIN {quoted(database)}._streaming._pipes p USING (schema_name, pipe_name) WHERE ended IS NULL AND received <= ? ORDER BY received",
-            [time.time() - self.delay_seconds()],
+        until = time.time() - self.delay_seconds()
+        queued = cursor.execute(
+            f"SELECT f.received, f.schema_name, f.pipe_name, f.path, p.definition FROM {quoted(database)}._streaming._pipe_files f"
+            f" JOIN {quoted(database)}._streaming._pipes p USING (schema_name, pipe_name) WHERE ended IS NULL ORDER BY received"
         ).fetchall()
-        for schema, name, path, definition in due:
+        del self._queued[database]
+        for received, schema, name, path, definition in queued:
+            if received > until:
+                self._queued[database] = received
+                break
             load = self._load(definition, path, f"{schema}.{name}")
             cursor.execute(
                 f"UPDATE {quoted(database)}._streaming._pipe_files SET ended = ?, status = ?, parsed = ?, loaded = ?, error = ?"
@@ -199,6 +208,7 @@ class Pipes:
                 raise StageError("002003", f"Database '{database}' does not exist or not authorized.")
             cursor.execute(_MADE.format(db=quoted(database)))
             self._made.add(database)
+            self._queued[database] = 0.0  # an earlier server may have left some
         return cursor
 
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import describe, parquetload, scripting, shows, statements
+from etl_supervisor.embedded.snowflake import answers, describe, parquetload, scripting, shows, statements
 from etl_supervisor.embedded.snowflake.grants import Grants
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
@@ -79,9 +79,13 @@ def routes(warehouse: Warehouse, tasks: Tasks, pipes: Pipes, users: Users) -> li
                     asked["sqlText"] = statements.SUCCESS
                 role, warehouse_ = (login.role, login.warehouse) if login else ("", "")
                 asked["sqlText"] = grants.answer(role, warehouse_, asked["sqlText"])
-                done, asked["sqlText"] = await run_in_threadpool(_own_statements, pipes, request, asked["sqlText"])
+                done, asked["sqlText"] = await run_in_threadpool(
+                    _own_statements, pipes, tasks, request, asked["sqlText"]
+                )
             except StageError as error:
                 return _failure(error.code, str(error), "02000")
+            except LookupError as missing:
+                return _failure(DOES_NOT_EXIST, f"Table '{missing.args[0]}' does not exist or not authorized.", "42S02")
             except RefusedError as error:
                 return _failure(error.code, str(error))
             except fakesnow.ServerError as error:
@@ -108,9 +112,9 @@ def _plain(request: Request, body: bytes) -> bytes:
     return gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body
 
 
-def _own_statements(pipes: Pipes, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
-    """Run a statement about stages, pipes, files, error tables, or SHOW: the query that gives its result, or the result; None for any other
-    statement. And the statement, which may read error tables."""
+def _own_statements(pipes: Pipes, tasks: Tasks, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
+    """Run a statement about stages, pipes, files, error tables, streams, tasks, what is there, or SHOW: the query that gives its result, or the
+    result; None for any other statement. And the statement, which may read error tables. LookupError: there is no such table."""
     stages, errors = pipes.loader.stages, pipes.loader.errors
     connection = fakesnow.to_conn(fakesnow.to_token(request))
     where = (connection.database, connection.schema)
@@ -118,19 +122,16 @@ def _own_statements(pipes: Pipes, request: Request, sql: str) -> tuple[str | dic
         return run(where, f"{request.url.scheme}://{request.url.netloc}"), sql
     if (copy := parquetload.copy_of(sql)) is not None:
         return parquetload.answer(pipes.loader.load(copy, where)), sql
-    told = pipes.statement(sql) or shows.answer(pipes.warehouse, sql, where) or errors.statement(sql, where)
-    return told, errors.rewritten(sql, where)
+    told: str | dict[str, Any] | None = (
+        pipes.statement(sql) or shows.answer(pipes.warehouse, sql, where) or errors.statement(sql, where)
+    )
+    sql = errors.rewritten(sql, where)
+    told = told or describe.answer(pipes.warehouse, sql) or (statements.SUCCESS if tasks.take(sql) else None)
+    return told, sql
 
 
 async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: dict[str, Any]) -> Response:
     sql = asked["sqlText"]
-    try:
-        if (known := await run_in_threadpool(describe.answer, warehouse, sql)) is not None:
-            return _success(known)
-    except LookupError as missing:
-        return _failure(DOES_NOT_EXIST, f"Table '{missing.args[0]}' does not exist or not authorized.", "42S02")
-    if await run_in_threadpool(tasks.take, sql):
-        sql = asked["sqlText"] = statements.SUCCESS
     block = statements.block_of(sql)
     comments = statements.comments_of(sql)
     if block is None and not statements.is_merge(sql):
@@ -139,7 +140,7 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
         try:
             execute = _executor(fakesnow.to_conn(fakesnow.to_token(request)), tasks, warehouse)
             title, outcome = await run_in_threadpool(_outcome, sql, block, execute)
-            return _success(describe.value(title, outcome))
+            return _success(answers.value(title, outcome))
         except fakesnow.ServerError as error:
             return _failure(error.code, error.message)
         except Error as error:

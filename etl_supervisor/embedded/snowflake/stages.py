@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from etl_supervisor.embedded.snowflake.answers import texts
 from etl_supervisor.embedded.snowflake.quoting import literal
 from etl_supervisor.embedded.snowflake.statements import SUCCESS
 
@@ -130,12 +131,12 @@ class Stages:
             rows.append(f"({literal(name)}, {facts.st_size}, '{digest}', '{changed}')")
         return table_of(rows, ("name", "size", "md5", "last_modified"))
 
-    def _remove(self, found: re.Match[str], where: tuple[str | None, str | None]) -> str:
+    def _remove(self, found: re.Match[str], where: tuple[str | None, str | None]) -> dict[str, Any]:
         rows = []
         for path, name in self._files(self._named(found, where)):
             path.unlink()
-            rows.append(f"({literal(name)}, 'removed')")
-        return table_of(rows, ("name", "result"))
+            rows.append([name, "removed"])
+        return texts(("name", "result"), rows)
 
     def _put(self, found: re.Match[str], where: tuple[str | None, str | None], us: str) -> dict[str, Any]:
         place = self._named(found, where)
@@ -190,7 +191,8 @@ class Stages:
     def _files(self, place: Place) -> list[tuple[Path, str]]:
         """The files whose path begins with a place's, and their names as LIST tells them: `stage/path`."""
         prefix = place.full.as_posix()
-        files = (path for path in sorted(place.stage.rglob("*")) if path.is_file() and path.suffix != ".part")
+        below = place.full.parent if place.path else place.stage  # not through the whole stage for one file
+        files = (path for path in sorted(below.rglob("*")) if path.is_file() and path.suffix != ".part")
         name = place.stage.name.lower()
         return [
             (path, f"{name}/{path.relative_to(place.stage).as_posix()}")

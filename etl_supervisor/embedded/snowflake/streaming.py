@@ -44,6 +44,7 @@ WORDS_MAX = 200  # of an error in the log
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
 )
+_KEY = "schema_name = ? AND pipe_name = ? AND channel_name = ?"
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -303,8 +304,7 @@ class Streaming:
         row = (
             self.warehouse.cursor()
             .execute(
-                f'SELECT {_COUNTERS} FROM "{key[0]}".{CHANNELS_TABLE}'
-                " WHERE schema_name = ? AND pipe_name = ? AND channel_name = ?",
+                f'SELECT {_COUNTERS} FROM "{key[0]}".{CHANNELS_TABLE} WHERE {_KEY}',
                 key[1:],
             )
             .fetchone()
@@ -315,22 +315,27 @@ class Streaming:
         return Channel(key, created, committed, sequencer, 0, parsed, inserted, errors, offset, message, at)
 
     def _save(self, connection: Any, channel: Channel) -> None:
-        connection.execute(
-            f'INSERT OR REPLACE INTO "{channel.key[0]}".{CHANNELS_TABLE} (schema_name, pipe_name, channel_name, {_COUNTERS})'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                *channel.key[1:],
-                channel.committed,
-                channel.sequencer,
-                channel.created_ms,
-                channel.rows_parsed,
-                channel.rows_inserted,
-                channel.rows_error,
-                channel.error_offset,
-                channel.error_message,
-                channel.error_ms,
-            ],
-        )
+        counters = [
+            channel.committed,
+            channel.sequencer,
+            channel.created_ms,
+            channel.rows_parsed,
+            channel.rows_inserted,
+            channel.rows_error,
+            channel.error_offset,
+            channel.error_message,
+            channel.error_ms,
+        ]
+        table, mine = f'"{channel.key[0]}".{CHANNELS_TABLE}', channel.key[1:]
+        # An UPDATE of what is not indexed takes a third of the time of an INSERT OR REPLACE.
+        ((known,),) = connection.execute(
+            f"UPDATE {table} SET {_COUNTERS.replace(',', ' = ?,')} = ? WHERE {_KEY}", [*counters, *mine]
+        ).fetchall()
+        if not known:
+            connection.execute(
+                f"INSERT INTO {table} (schema_name, pipe_name, channel_name, {_COUNTERS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [*mine, *counters],
+            )
 
 
 def _bearer(request: Request) -> str:

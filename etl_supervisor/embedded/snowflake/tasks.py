@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 from starlette.concurrency import run_in_threadpool
 
 from etl_supervisor.embedded.snowflake.quoting import literal, quoted
@@ -58,6 +59,7 @@ class Tasks:
         self.minute_seconds = 60.0
         self._warehouse, self._run = warehouse, run
         self._next: dict[str, float] = {}
+        self._databases: set[str] = set()  # those with definitions
 
     def take(self, sql: str) -> bool:
         """Carry out a statement about streams and tasks; False: it is another."""
@@ -105,8 +107,11 @@ class Tasks:
 
     async def run_forever(self) -> None:
         """Run what is due, for ever."""
+        self._databases.update(self._warehouse.databases())
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            if not self._databases:
+                continue
             async with self._warehouse.lock:
                 due = await run_in_threadpool(self._due, time.monotonic())
                 for name, body in due:
@@ -114,23 +119,22 @@ class Tasks:
 
     def _due(self, now: float) -> list[tuple[str, str]]:
         found = []
-        for (database,) in (
-            self._warehouse.cursor()
-            .execute(
-                f"SELECT database_name FROM duckdb_tables() WHERE schema_name = '{SCHEMA}' AND table_name = '_tasks'"
-            )
-            .fetchall()
-        ):
-            for name, minutes, stream, body in (
-                self._warehouse.cursor()
-                .execute(f"SELECT name, minutes, stream, body FROM {_in(database, 'tasks')} WHERE runs")
-                .fetchall()
-            ):
+        for database in list(self._databases):
+            for name, minutes, stream, body in self._running(database):
                 if now >= self._next.setdefault(name, now):
                     self._next[name] = now + minutes * self.minute_seconds
                     if stream is None or self._has_data(stream):
                         found.append((name, body))
         return found
+
+    def _running(self, database: str) -> list[tuple[str, int, str | None, str]]:
+        query = f"SELECT name, minutes, stream, body FROM {_in(database, 'tasks')} WHERE runs"
+        try:
+            found: list[tuple[str, int, str | None, str]] = self._warehouse.cursor().execute(query).fetchall()
+            return found
+        except (duckdb.CatalogException, duckdb.BinderException):
+            self._databases.discard(database)  # it was dropped
+            return []
 
     def _has_data(self, stream: str) -> bool:
         database = _parts(stream)[0]
@@ -162,6 +166,7 @@ class Tasks:
 
     def _defined(self, database: str) -> Any:
         """A cursor; the tables of definitions are there."""
+        self._databases.add(database)
         cursor = self._warehouse.cursor()
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(database)}.{SCHEMA}")
         cursor.execute(

@@ -43,6 +43,7 @@ class Warehouse:
         self.lock = asyncio.Lock()
         self.snow = FakeSnow(db_path=directory)
         self._root: Any = self.snow.duck_conn
+        self._with_channels: set[int] = set()  # databases (their oid) whose channels table is there
         self._root.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         self._root.execute(f"SET threads = {THREADS}")
         self._root.execute(f"SET checkpoint_threshold = '{CHECKPOINT_BYTES}'")
@@ -63,9 +64,12 @@ class Warehouse:
 
     def has_database(self, name: str) -> bool:
         """True if a database is there; its channels table is made on the way."""
-        rows = self._root.execute("SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [name]).fetchall()
-        if rows:
-            self._root.execute(_CHANNELS.format(db=quoted(name)))
+        query = "SELECT database_oid FROM duckdb_databases() WHERE database_name = ?"
+        rows = self._root.execute(query, [name]).fetchall()
+        for (oid,) in rows:
+            if oid not in self._with_channels:
+                self._root.execute(_CHANNELS.format(db=quoted(name)))
+                self._with_channels.add(oid)
         return bool(rows)
 
     def has_schema(self, database: str, schema: str) -> bool:
