@@ -339,11 +339,12 @@ class Supervisor:
     def _fence(self) -> None:
         """Whoever works at a source that is not ours any more is killed; with the last source the actors, too: they may have orders left."""
         now = clock()
-        lost = [child for child in self._posts.children() if child.spec.source is not None]
-        lost = [child for child in lost if not self._tenure.holds(child.spec.source.source.id, now)]  # type: ignore[union-attr]
-        if lost and len(lost) == len(self._posts.children(ChildKind.READER, ChildKind.COPY)):
-            lost += self._posts.children(ChildKind.ACTOR)
-        for child in (child for child in lost if not child.fenced):
+        working = [child for child in self._posts.children() if child.spec.source is not None]
+        lost = [child for child in working if not self._tenure.holds(child.spec.source.source.id, now)]  # type: ignore[union-attr]
+        told = [child for child in lost if not child.fenced]
+        if told and len(lost) == len(working):  # once: an actor that starts while they end has no orders of theirs
+            told += self._posts.children(ChildKind.ACTOR)
+        for child in told:
             log.error("child_fenced", child=child.spec.name, pid=child.pid)
             child.fenced = child.stopping = True
             child.signal(signal.SIGKILL)

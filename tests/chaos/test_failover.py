@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,8 @@ def test_a_supervisor_that_hangs_is_followed_and_changes_nothing_when_it_goes_on
         wait_for("load", lambda: done[0] > before + 100)
         assert first.reader is None, "the old owner runs nothing"
         assert deploy.source.execute(READERS) == streaming, "the new owner's stream goes on"
+        fenced = re.findall(r'"child":"([^"]+)","pid":\d+,"event":"child_fenced"', first.log)
+        assert sorted(fenced) == ["actor-0", "actor-1", "reader-shop"], "each once, not those that started meanwhile"
     check_equal(deploy)
     assert "walsender_ended" in second.log
 
