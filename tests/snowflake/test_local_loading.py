@@ -54,6 +54,18 @@ def test_a_line_that_is_too_long_is_refused_and_the_others_are_read(
     assert load(b"\n".join(lines), tmp_path) == (Loaded(3, 2), (2, 4, 5.0))
 
 
+@pytest.mark.parametrize("limit", [16 << 20, 30])
+def test_a_text_that_is_too_long_is_refused_and_one_that_is_missing_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """The limit is looked at only where a text could be beyond it; then it says nothing of NULLs either."""
+    monkeypatch.setattr(loading, "WIDTHS", {"VARCHAR": ("length", limit)})
+    lines = [b'{"ID":1}', b'{"ID":2,"S":null}', b'{"ID":4,"S":"' + b"z" * 40 + b'"}', b'{"ID":8,"F":"x"}', b'{"S":"s"}']
+    total = 7 if limit > 40 else 3
+    rows = total.bit_count()
+    assert load(b"\n".join(lines), tmp_path) == (Loaded(5, rows), (rows, total, None))
+
+
 def test_all_frames_of_a_body_are_read_and_half_a_one_is_an_error() -> None:
     frames = b"".join(zstandard.ZstdCompressor().compress(text) for text in (b"one\n", b"two\n"))
     assert unzstd(frames) == b"one\ntwo\n"

@@ -182,11 +182,10 @@ def _cast(name: str, kind: str) -> str:
     return f"try_cast({value} AS {kind})"
 
 
-def _bad(name: str, kind: str, nullable: bool, size: int) -> str | None:
-    """When a value is refused; None: never. What can't be, in lines of this size, is left out: most of a small load's time goes into planning it."""
+def _bad(name: str, kind: str, nullable: bool, size: int) -> str:
+    """When a value is refused; "": never. What can't be, in lines of this size, is left out: most of a small load's time goes into planning it."""
     value = _cast(name, kind)
     wide = f"{WIDTHS[kind][0]}({value}) > {WIDTHS[kind][1]}" if kind in WIDTHS and size > WIDTHS[kind][1] else ""
-    if kind in ("JSON", "VARCHAR") and nullable:
-        return wide or None
-    missing = f"({value} IS NULL OR {wide})" if wide else f"{value} IS NULL"
-    return f"(raw.{quoted(name)} IS NOT NULL AND {missing})" if nullable else missing
+    always = nullable and kind in ("JSON", "VARCHAR")  # whatever it is, it is one of these
+    bad = " OR ".join(filter(None, ["" if always else f"{value} IS NULL", wide]))
+    return f"(raw.{quoted(name)} IS NOT NULL AND ({bad}))" if bad and nullable else bad
