@@ -55,9 +55,7 @@ class Pipes:
         self.loader, self.users, self.delay_seconds = loader, users, delay_seconds
         self.warehouse = loader.warehouse
         self._made: set[str] = set()
-        self._queued: dict[
-            str, float
-        ] = {}  # database -> when the oldest of its files that are not loaded yet was received
+        self._queued: dict[str, float] = {}  # database -> when the oldest file that waits was received
 
     def routes(self) -> list[Route]:
         """What `snowflake-ingest` calls."""
