@@ -33,6 +33,7 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 PART_BYTES_MAX = 8 << 20  # of what is read at once: a fragment of the SDK can be 70 MB
 LINE_BYTES_MAX = 48 << 20  # DuckDB reads a document in several times its size, within warehouse.MEMORY_LIMIT
+DOCUMENTS = "SELECT _document FROM _arriving WHERE _bad"
 WIDTHS = {"VARCHAR": ("length", 16 << 20), "BLOB": ("octet_length", 8 << 20)}  # characters, bytes
 
 
@@ -103,12 +104,19 @@ def _load(
         bad = " OR ".join(filter(None, conditions)) or "FALSE"
         document = f", CASE WHEN {bad} THEN to_json(raw) END AS _document" if keep else ""
         arriving = f"SELECT {casts}, ({bad}) AS _bad{document} FROM {source} AS raw"
-        ((parsed,),) = connection.execute(f"CREATE OR REPLACE TEMP TABLE _arriving AS {arriving}").fetchall()
-    names = ", ".join(quoted(name) for name, _, _ in columns)
-    insert = f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad"
-    ((fit,),) = connection.execute(insert).fetchall()
-    if keep and fit < parsed:
-        keep("SELECT _document FROM _arriving WHERE _bad")
+        loaded = insert(connection, target, [name for name, _, _ in columns], arriving)
+    if keep and loaded.inserted < loaded.parsed:
+        keep(DOCUMENTS)
+    return loaded
+
+
+def insert(connection: Any, target: str, columns: Sequence[str], arriving: str) -> Loaded:
+    """Insert what fits of a query that gives these columns and `_bad`; `DOCUMENTS` reads the `_document` of the others, if it gives that."""
+    ((parsed,),) = connection.execute(f"CREATE OR REPLACE TEMP TABLE _arriving AS {arriving}").fetchall()
+    names = ", ".join(map(quoted, columns))
+    ((fit,),) = connection.execute(
+        f"INSERT INTO {target} ({names}) SELECT {names} FROM _arriving WHERE NOT _bad"
+    ).fetchall()
     return Loaded(int(parsed), int(fit))
 
 

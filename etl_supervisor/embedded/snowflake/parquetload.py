@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from etl_supervisor.embedded.snowflake.errortables import ErrorTables
-from etl_supervisor.embedded.snowflake.loading import WIDTHS
+from etl_supervisor.embedded.snowflake.loading import DOCUMENTS, WIDTHS, Loaded, insert
 from etl_supervisor.embedded.snowflake.quoting import literal, quoted
 from etl_supervisor.embedded.snowflake.stages import NAME, STAGE_PATH, StageError, Stages, parts_of
 from etl_supervisor.embedded.snowflake.warehouse import Warehouse
@@ -135,18 +135,19 @@ class FileLoader:
             return FileLoad(name, "LOAD_FAILED", error="the file is no Parquet file")
         connection.execute("BEGIN")
         try:
-            parsed, loaded = self._rows(connection, copy, path, columns, loader)
-            if loaded or not parsed:
+            loaded = self._rows(connection, copy, path, columns, loader)
+            if loaded.inserted or not loaded.parsed:
                 values = [*key, changed]
                 connection.execute(f"INSERT OR REPLACE INTO {quoted(database)}.{_LOADS} VALUES (?, ?, ?, ?, ?)", values)
             connection.execute("COMMIT")
         except (duckdb.Error, StageError):
             connection.execute("ROLLBACK")
             raise
-        status = "LOADED" if loaded == parsed else "PARTIALLY_LOADED" if loaded else "LOAD_FAILED"
-        return FileLoad(name, status, parsed, loaded, None if loaded == parsed else REFUSED)
+        whole = loaded.inserted == loaded.parsed
+        status = "LOADED" if whole else "PARTIALLY_LOADED" if loaded.inserted else "LOAD_FAILED"
+        return FileLoad(name, status, loaded.parsed, loaded.inserted, None if whole else REFUSED)
 
-    def _rows(self, connection: Any, copy: Copy, path: Path, there: set[str], loader: str) -> tuple[int, int]:
+    def _rows(self, connection: Any, copy: Copy, path: Path, there: set[str], loader: str) -> Loaded:
         database, schema, table = copy.names
         kinds = {name: (kind, nullable) for name, kind, nullable in self.warehouse.columns(database, schema, table)}
         if unknown := [name for name in copy.columns if name not in kinds]:
@@ -167,19 +168,15 @@ class FileLoader:
         rules = [rule for rule in self._refused() if rule["table"] == table]
         bad += [f"coalesce(raw.{quoted(rule['column'])} LIKE {literal(rule['like'])}, FALSE)" for rule in rules]
         document = ", to_json(raw) AS _document" if self.errors.logs(database, schema, table) else ""
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE _copying AS SELECT {', '.join(casts)}, ({' OR '.join(bad)}) AS _bad{document}"
+        arriving = (
+            f"SELECT {', '.join(casts)}, ({' OR '.join(bad)}) AS _bad{document}"
             f" FROM read_parquet({literal(str(path))}) AS raw"
         )
-        parsed, fit = connection.execute("SELECT count(*), count(*) FILTER (NOT _bad) FROM _copying").fetchone()
-        names = ", ".join(map(quoted, copy.columns))
-        target = ".".join(map(quoted, copy.names))
-        connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM _copying WHERE NOT _bad")
-        if document and fit < parsed:
+        loaded = insert(connection, ".".join(map(quoted, copy.names)), copy.columns, arriving)
+        if document and loaded.inserted < loaded.parsed:
             told = {"service": "snowpipe" if loader else "copy", "file_name": path.name}
-            self.errors.keep(connection, (database, schema, table), told, "SELECT _document FROM _copying WHERE _bad")
-        connection.execute("DROP TABLE _copying")
-        return int(parsed), int(fit)
+            self.errors.keep(connection, (database, schema, table), told, DOCUMENTS)
+        return loaded
 
 
 def answer(loads: list[FileLoad]) -> str:
