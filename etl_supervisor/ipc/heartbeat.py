@@ -39,6 +39,10 @@ class HeartbeatPage:
         heartbeat.beat()
         return heartbeat
 
+    def of(self, slot: int) -> Heartbeat:
+        """The heartbeat of a slot that was given out."""
+        return Heartbeat(self._memory, slot)
+
     def give_back(self, heartbeat: Heartbeat) -> None:
         """The child is dead; its slot may be used again."""
         self._free.append(heartbeat.slot)

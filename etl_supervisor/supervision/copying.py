@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted
 from etl_supervisor.model.pipeline import SourceSpec
+from etl_supervisor.supervision.births import Child
 from etl_supervisor.supervision.decide import copies, table_of
-from etl_supervisor.supervision.spawn import Child
 
 # Tables become known one after the other, and a worker takes a second of CPU to start. So copies wait until none was asked for for so long, or the
 # oldest has waited for as long as the second number says.

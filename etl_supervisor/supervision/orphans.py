@@ -1,15 +1,13 @@
-"""What PID 1 owes: processes whose parent has died come to it, and stay zombies until it looks at them.
+"""What a subreaper owes: processes whose parent has died come to it, and stay zombies until it looks at them.
 
-In a container the supervisor is often PID 1. Its own children are buried by their posts, which want their exit codes; everything else is
-looked at here and forgotten. Elsewhere the machine's init does this.
+The supervisor is one (see `nursery`), and in a container it is often PID 1 as well. Its own children are buried by their posts, which want their exit
+codes; everything else is looked at here and forgotten.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
-
-INIT_PID = 1
 
 
 def reap_orphans(ours: Collection[int]) -> int:

@@ -11,9 +11,9 @@ from etl_supervisor.ipc.messages import CopyWanted
 from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.policy import DIRECTIVES, Directive
+from etl_supervisor.supervision.births import Child
 from etl_supervisor.supervision.breaker import Breaker, State
 from etl_supervisor.supervision.intensity import FIRST_DELAY_SECONDS, STEADY_SECONDS, Intensity
-from etl_supervisor.supervision.spawn import Child
 from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
 # Exit codes after which starting again at once can't help.

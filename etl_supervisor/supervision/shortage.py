@@ -14,7 +14,7 @@ from pathlib import Path
 
 from etl_supervisor.exits import Exit, crashed_by_itself
 from etl_supervisor.ipc.messages import ActorEnded
-from etl_supervisor.supervision.spawn import Child
+from etl_supervisor.supervision.births import Child
 
 CGROUPS = Path("/sys/fs/cgroup")
 OURS = Path("/proc/self/cgroup")

@@ -1,8 +1,9 @@
-"""The fork, and what a child does before its own code runs.
+"""What a child does before its own code runs.
 
-Order in the child: the parent's descriptors are closed, die with the parent (PR_SET_PDEATHSIG, then a look whether it is still there), a name for
+In order: the parent's descriptors are closed, die with the parent (PR_SET_PDEATHSIG, then a look whether it is still there), a name for
 `ps`, signals reset (Ctrl-C is the parent's business; what came since the fork arrives now), logs and metrics under the child's own name, then the
-entry is imported and called. Heavy libraries and threads begin only there, so the parent can fork for ever.
+entry is imported and called. Heavy libraries and threads begin only there, so the parent can fork for ever; a child from the nursery finds the
+libraries imported.
 
 An EtlError that leaves the entry is the child's last word: one log line, a Trouble message to the parent, and the exit code of its kind. Anything
 else is a traceback in the log and exit code 70.
@@ -17,12 +18,10 @@ import importlib
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import multiprocess
 import structlog
 
 from etl_supervisor.errors import EtlError
@@ -32,7 +31,7 @@ from etl_supervisor.ipc.heartbeat import Heartbeat
 from etl_supervisor.ipc.messages import CopyWanted, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.monitor import logs
-from etl_supervisor.supervision.signals import SIGNALS, held
+from etl_supervisor.supervision.signals import SIGNALS
 from etl_supervisor.supervision.spec import ChildSpec
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _libc = ctypes.CDLL(None, use_errno=True)
-_incarnation = 0  # the newest
-_fork = multiprocess.get_context("fork")
 
 log = structlog.get_logger()
 
@@ -64,99 +61,8 @@ class ChildContext:
     until: float = float("inf")
 
 
-@dataclass(slots=True)
-class Child:
-    """A child that runs: its process, the descriptor that tells its end, our end of its connection.
-
-    `copying` are the tables that a copy worker has not reported yet; `fenced`: killed, because its source is not ours any more.
-    """
-
-    spec: ChildSpec
-    process: multiprocess.Process
-    pid: int
-    pidfd: int
-    connection: mailbox.Connection
-    heartbeat: Heartbeat
-    started: float
-    ready: bool = False
-    stopping: bool = False
-    fenced: bool = False
-    kill_at: float = float("inf")
-    copying: list[CopyWanted] = field(default_factory=list)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal; one to a child that has just ended goes nowhere."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            return
-
-    def close_in_child(self) -> None:
-        """In a sibling that was forked later: this child is none of its business."""
-        os.close(self.pidfd)
-        self.connection.close()
-
-    def reap(self) -> int:
-        """The exit code of a child that has ended (negative: the signal); gives everything back."""
-        self.process.join()
-        code = int(self.process.exitcode)
-        self.process.close()
-        os.close(self.pidfd)
-        self.connection.close()
-        return code
-
-
-def _next_incarnation() -> int:
-    """The Unix nanosecond, or later than the one before where the clock was set back: an actor refuses an older incarnation."""
-    global _incarnation
-    _incarnation = max(_incarnation + 1, time.time_ns())
-    return _incarnation
-
-
-def spawn(
-    spec: ChildSpec,
-    settings: Settings,
-    heartbeat: Heartbeat,
-    listeners: list[socket.socket],
-    forget_parent: Callable[[], None],
-) -> Child:
-    """Fork a child. `forget_parent` runs in the child and closes what only the parent may hold."""
-    ours, theirs = mailbox.pair()
-    listener = listeners[spec.actor] if spec.actor >= 0 else None
-    context = ChildContext(
-        name=spec.name,
-        slot=heartbeat.slot,
-        incarnation=_next_incarnation(),
-        parent=theirs,
-        heartbeat=heartbeat,
-        settings=settings,
-        listener=listener,
-        actor=spec.actor,
-        actor_addresses=tuple(mailbox.address(item) for item in listeners),
-        spec=spec.source,
-        copies=spec.copies,
-        until=spec.until,
-    )
-    parent = os.getpid()
-
-    def body() -> None:
-        forget_parent()
-        ours.close()
-        for item in listeners:
-            if item is not listener:
-                item.close()
-        os._exit(_run(spec, context, parent))
-
-    process = _fork.Process(target=body, name=spec.name, daemon=False)
-    with held(SIGNALS):
-        process.start()
-    theirs.close()
-    pid = int(process.pid)
-    started = time.monotonic()
-    return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, started, copying=list(spec.copies))
-
-
-def _run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
+def run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
+    """A child's life, in its own process; its exit code. `parent` is the supervisor's pid."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return Exit.UNEXPECTED  # it died between the fork and the prctl

@@ -45,6 +45,12 @@ ENTRIES: dict[ChildKind, str] = {
     ChildKind.API: "etl_supervisor.api.process:main",
 }
 
+HEAVY = (
+    ChildKind.READER,
+    ChildKind.COPY,
+    ChildKind.ACTOR,
+)  # they come from the nursery: there may be many, and they must be back soon
+
 
 def reader_name(source: str) -> str:
     """The name of a source's reader."""

@@ -16,8 +16,6 @@ If this process dies, the kernel kills every child (PR_SET_PDEATHSIG). The paren
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import selectors
 import signal
@@ -36,14 +34,14 @@ from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
 from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
+from etl_supervisor.supervision.births import Births, Child
 from etl_supervisor.supervision.copying import Copying, no_longer
 from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
-from etl_supervisor.supervision.orphans import INIT_PID, reap_orphans
+from etl_supervisor.supervision.orphans import reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
 from etl_supervisor.supervision.shortage import Shortage
 from etl_supervisor.supervision.signals import SIGNALS, SignalInbox
-from etl_supervisor.supervision.spawn import Child, spawn
 from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reader_name
 
 if TYPE_CHECKING:
@@ -94,6 +92,7 @@ class Supervisor:
         self._inbox = SignalInbox(SIGNALS)
         self._listeners = [mailbox.listen() for _ in range(self._settings.snowflake_actor_pool_size)]
         self._selector.register(self._inbox, selectors.EVENT_READ, None)
+        self._births = Births(self._listeners, self._page, self._selector, self._entries, self._forget_in_child)
         self._posts.add(ChildSpec("monitor", ChildKind.MONITOR, self._entries[ChildKind.MONITOR]))
         for number in range(len(self._listeners)):
             self._posts.add(ChildSpec(f"actor-{number}", ChildKind.ACTOR, self._entries[ChildKind.ACTOR], actor=number))
@@ -112,12 +111,13 @@ class Supervisor:
         for key, _ in self._selector.select(self._seconds_to_wait()):
             if key.data is None:
                 self._take_signals()
+            elif key.data is self._births.nursery:
+                self._births.nursery.heard()
             elif key.fd == key.data.pidfd:
                 self._bury(key.data)
             else:
                 self._hear(key.data)
-        if os.getpid() == INIT_PID:
-            reap_orphans({child.pid for child in self._posts.children()})
+        reap_orphans({child.pid for child in self._posts.children()} | {self._births.nursery.pid or 0})
         now = time.monotonic()
         if now - self._turned > FROZEN_SECONDS:
             self._awake_since = now
@@ -161,6 +161,8 @@ class Supervisor:
         if not self._page.room and not self._crowded:
             log.error("children_max", children=SLOTS_MAX, remedy="run some sources at another supervisor")
         self._crowded = not self._page.room
+        if not self._draining:
+            self._births.nursery.keep()
         for post in list(self._posts.values()):
             if not self._blocked(post) and post.may_start(now):
                 self._spawn(post)
@@ -169,7 +171,8 @@ class Supervisor:
     def _blocked(self, post: Post) -> bool:
         """Whether its child waits for something else than the clock: its source is not ours, another has to end first, there is no room,
         or nobody is started any more."""
-        return not self._is_ours(post) or not self._page.room or self._posts.makes_way(post) or self._leaving
+        waits = self._posts.makes_way(post) or self._births.wait(post.spec)
+        return waits or not self._is_ours(post) or not self._page.room or self._leaving
 
     @property
     def _leaving(self) -> bool:
@@ -182,7 +185,7 @@ class Supervisor:
 
     def _spawn(self, post: Post) -> None:
         spec = post.spec if self._tenure.always else replace(post.spec, until=self._tenure.until)
-        child = spawn(spec, self._settings, self._page.allot(), self._listeners, self._forget_in_child)
+        child = self._births.spawn(spec, self._settings)
         post.child = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
         self._selector.register(child.connection, selectors.EVENT_READ, child)
@@ -279,8 +282,7 @@ class Supervisor:
         monitor = self._posts.child("monitor")
         if told == self._told or monitor is None or not monitor.ready:
             return
-        with contextlib.suppress(ConnectionError):
-            monitor.connection.send(told)
+        if monitor.tell(told):
             self._told = told
 
     # -- ends
@@ -327,14 +329,12 @@ class Supervisor:
 
     def _tell_all(self, message: ActorEnded, *kinds: ChildKind) -> None:
         for child in self._posts.children(*kinds):
-            with contextlib.suppress(ConnectionError):
-                child.connection.send(message)
+            child.tell(message)
 
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))
         if reader is not None:
-            with contextlib.suppress(ConnectionError):
-                reader.connection.send(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
+            reader.tell(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
 
     def _fence(self) -> None:
         """Whoever works at a source that is not ours any more is killed; with the last source the actors, too: they may have orders left."""
@@ -412,6 +412,7 @@ class Supervisor:
             child.reap()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # we are ending: one more signal must not cut that short
+        self._births.nursery.close()
         signal.set_wakeup_fd(-1)
         self._inbox.close_in_child()
         self._selector.close()
