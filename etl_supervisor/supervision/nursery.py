@@ -9,8 +9,8 @@ are the nursery's memory, as long as nobody writes there. The supervisor stays a
 
 The supervisor is a subreaper (PR_SET_CHILD_SUBREAPER): who loses his parent below it becomes its child, with its exit code, and dies with it. A child
 that it does not know of (it had given up, or died) finds its connection closed, and ends before it has begun.
-The nursery runs nothing but imports: no thread, no connection, no secret. If it dies, or does not answer, children are forked by the supervisor
-and import for themselves, and another nursery is made a while later.
+The nursery runs nothing but imports: no thread, no connection. If it dies, or does not answer, children are forked by the supervisor and import for
+themselves, until there is another nursery.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from etl_supervisor.supervision.signals import SIGNALS, held
 NAME = "etl-nursery"
 ANSWER_SECONDS_MAX = 2.0  # for two forks: it is stopped or hangs then, and the supervisor has others to look after
 IMPORT_SECONDS_MAX = 30.0  # a second of a core's time, usually; children wait for it
-AGAIN_SECONDS = 30.0  # after its end, until there is another
+AGAIN_SECONDS = 30.0  # from one to the next, and after imports that failed: what runs needs the cores, too
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 # Threads of libraries that nobody needs here; a fork would lose them. They are read when the libraries are imported.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -168,9 +168,10 @@ class Nursery:
         self._selector.register(ours, selectors.EVENT_READ, self)
 
     def _lose(self, reason: str) -> None:
-        log.warning("nursery_lost", pid=self.pid, reason=reason, again_seconds=AGAIN_SECONDS)
+        now = time.monotonic()
+        self._again_at = max(now, (self._begun if self.ready else now) + AGAIN_SECONDS)
+        log.warning("nursery_lost", pid=self.pid, reason=reason, again_seconds=round(self._again_at - now, 1))
         self.close()
-        self._again_at = time.monotonic() + AGAIN_SECONDS
 
 
 def _serve(pipe: multiprocess.connection.Connection, modules: Collection[str], live: Live, parent: int) -> int:

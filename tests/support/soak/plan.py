@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from etl_supervisor.failpoints import NAMES
 
 EDGES = ("source", "config", "store", "snowflake")
-CHILDREN = ("reader", "actor", "monitor", "copy")
+CHILDREN = ("reader", "actor", "monitor", "copy", "nursery")
 BURST_SIZES, BURST_WEIGHTS = (1, 2, 3), (5, 3, 2)
 SECONDS = (0.3, 1.0, 2.5, 5.0)
 STOP_SECONDS = (0.3, 1.0, 2.5, 5.0, 22.0)  # the last is longer than a heartbeat may be silent
