@@ -10,6 +10,7 @@ intensity   how often a child may be restarted, and how long to wait before it
 breaker     closed, open, half-open
 decide      what is wanted against what runs: start, stop, restart, copy (pure)
 copying     copies that wait for a worker
+kills       whom the supervisor kills: silent, overdue, fenced
 shortage    whether a child died for want of memory
 signals     signals as bytes on a socket
 notify      systemd's READY, WATCHDOG and STOPPING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -74,6 +75,11 @@ class Child:
             return False
         return True
 
+    def push(self) -> None:
+        """Send what it has not taken yet."""
+        with contextlib.suppress(ConnectionError):
+            self.connection.flush()
+
     def close_in_child(self) -> None:
         """In a sibling that was forked later: this child is none of its business."""
         os.close(self.pidfd)
@@ -122,25 +128,39 @@ class Births:
         return self.nursery.importing and self.nursery.knows(_module(spec.entry))
 
     def spawn(self, spec: ChildSpec, settings: Settings) -> Child:
-        """A child that begins now."""
+        """A child that begins now. OSError when the machine has no process, descriptor or memory for it."""
         heartbeat = self._page.allot()
-        order = Order(spec, settings, heartbeat.slot, _next_incarnation(), tuple(map(mailbox.address, self._listeners)))
-        process: multiprocess.Process | Forked | None = None
-        if self.nursery.ready and self.nursery.knows(_module(spec.entry)):
-            ours, theirs = mailbox.pair()
-            process = self.nursery.fork(order, ours, theirs)
-            if process is None:
-                ours.close()
-                theirs.close()
-        if process is None:
-            ours, theirs = mailbox.pair()
-            process = self._fork(order, ours, theirs)
-        theirs.close()
-        pid = int(process.pid)
-        started = time.monotonic()
-        return Child(spec, process, pid, os.pidfd_open(pid), ours, heartbeat, started, copying=list(spec.copies))
+        try:
+            return self._begin(spec, settings, heartbeat)
+        except OSError:
+            self._page.give_back(heartbeat)
+            raise
 
-    def _fork(self, order: Order, ours: mailbox.Connection, theirs: mailbox.Connection) -> multiprocess.Process:
+    def _begin(self, spec: ChildSpec, settings: Settings, heartbeat: Heartbeat) -> Child:
+        order = Order(spec, settings, heartbeat.slot, _next_incarnation(), tuple(map(mailbox.address, self._listeners)))
+        process, ours = self._from_nursery(order) or self._from_here(order)
+        pid = int(process.pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            ours.close()
+            os.kill(pid, signal.SIGKILL)  # nobody would see its end
+            raise
+        return Child(spec, process, pid, pidfd, ours, heartbeat, time.monotonic(), copying=list(spec.copies))
+
+    def _from_nursery(self, order: Order) -> tuple[Forked, mailbox.Connection] | None:
+        if not self.nursery.ready or not self.nursery.knows(_module(order.spec.entry)):
+            return None
+        ours, theirs = mailbox.pair()
+        with contextlib.closing(theirs):
+            child = self.nursery.fork(order, ours, theirs)
+        if child is None:
+            ours.close()
+            return None
+        return child, ours
+
+    def _from_here(self, order: Order) -> tuple[multiprocess.Process, mailbox.Connection]:
+        ours, theirs = mailbox.pair()
         parent = os.getpid()
 
         def body() -> None:
@@ -149,9 +169,13 @@ class Births:
             os._exit(self._live(order, theirs, parent))
 
         process = _fork.Process(target=body, name=order.spec.name, daemon=False)
-        with held(SIGNALS):
-            process.start()
-        return process
+        try:
+            with contextlib.closing(theirs), held(SIGNALS):
+                process.start()
+        except OSError:
+            ours.close()
+            raise
+        return process, ours
 
     def _forgotten(self) -> None:
         self._forget()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
+
 from etl_supervisor.exits import Exit, code_of
-from etl_supervisor.ipc.messages import CopyWanted
+from etl_supervisor.ipc.messages import ActorEnded, CopyWanted
 from etl_supervisor.model.child import ChildStatus
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.policy import DIRECTIVES, Directive
@@ -18,6 +21,10 @@ from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
 # Exit codes after which starting again at once can't help.
 NEEDS_A_PERSON = frozenset(code_of(kind) for kind, what in DIRECTIVES.items() if what is Directive.PERSON)
+UNBORN_SECONDS = 5.0  # until a machine that had no room for a child is asked again
+UNBORN_REMEDY = "raise the limit of processes, descriptors or memory of the service (TasksMax, pids.max, ulimit), or run fewer sources here"
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -58,6 +65,13 @@ class Post:
         else:
             self.start_at = now + delay
 
+    def unborn(self, now: float, error: OSError) -> None:
+        """There was no process, descriptor or memory for the child: it is tried again, and the trial of a breaker was none."""
+        if self.breaker.state is State.HALF_OPEN:
+            self.breaker.trip(now)
+        self.start_at = max(self.breaker.retry_at, now + UNBORN_SECONDS)
+        log.error("child_not_started", child=self.spec.name, reason=error.strerror, remedy=UNBORN_REMEDY)
+
     def status(self) -> ChildStatus:
         """For the metrics."""
         return ChildStatus(self.spec.name, self.child is not None, self.restarts, self.breaker.state.value)
@@ -86,6 +100,21 @@ class Posts(dict[str, Post]):
         """The children that run: all of them, or those of some kinds."""
         running = (post.child for post in self.values() if not kinds or post.spec.kind in kinds)
         return [child for child in running if child is not None]
+
+    def signal(self, number: signal.Signals, *kinds: ChildKind) -> None:
+        """Send a signal to all of them, or to those of some kinds."""
+        for child in self.children(*kinds):
+            child.signal(number)
+
+    def tell(self, message: ActorEnded, *kinds: ChildKind) -> None:
+        """Send a message to those of some kinds."""
+        for child in self.children(*kinds):
+            child.tell(message)
+
+    def push(self) -> None:
+        """Send what was told to children and did not fit into their sockets."""
+        for child in self.children():
+            child.push()
 
     def close(self, *kept: ChildKind) -> None:
         """Nobody is wanted any more where nobody is, these kinds apart."""

@@ -58,13 +58,14 @@ class Shortage:
         self._known = self._count()
 
     def took(self, code: int) -> bool:
-        """Whether a child with this exit code (negative: a signal) died for want of memory; asked once for each that ends."""
+        """Whether a child with this exit code (negative: a signal) died for want of memory; asked once for each that ends, whoever it is:
+        the next one's kill by hand would be taken for that of the kernel."""
         known, self._known = self._known, self._count()
         return code == Exit.MEMORY or (code == -signal.SIGKILL and self._known > known)
 
-    def word_of_end(self, actor: Child, code: int) -> ActorEnded:
-        """Whether the rows that a dead actor had in hand may be why it is dead."""
-        memory = self.took(code)
+    @staticmethod
+    def word_of_end(actor: Child, code: int, *, memory: bool) -> ActorEnded:
+        """Whether the rows that a dead actor had in hand may be why it is dead. `memory`: it `took` too much."""
         ours = actor.stopping or actor.kill_at != float("inf")
         return ActorEnded(actor.spec.actor, (crashed_by_itself(code) or memory) and not ours, memory)
 

@@ -31,12 +31,13 @@ from etl_supervisor.exits import Exit
 from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc import mailbox
 from etl_supervisor.ipc.heartbeat import SLOTS_MAX, HeartbeatPage
-from etl_supervisor.ipc.messages import ActorEnded, CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
+from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Desired, Leased, Ready, Supervised, Trouble
 from etl_supervisor.model.pipeline import SourceSpec
 from etl_supervisor.model.tenure import Tenure, clock
 from etl_supervisor.supervision.births import Births, Child
 from etl_supervisor.supervision.copying import Copying, no_longer
 from etl_supervisor.supervision.decide import changes
+from etl_supervisor.supervision.kills import ABORT_GRACE_SECONDS, fence, kill_overdue, kill_silent
 from etl_supervisor.supervision.notify import notify, watchdog_seconds
 from etl_supervisor.supervision.orphans import reap_orphans
 from etl_supervisor.supervision.post import Post, Posts
@@ -47,9 +48,9 @@ from etl_supervisor.supervision.spec import ENTRIES, ChildKind, ChildSpec, reade
 if TYPE_CHECKING:
     from etl_supervisor.config.settings import Settings
 
-ABORT_GRACE_SECONDS = 2.0  # between SIGABRT (a traceback, if somebody wants one) and SIGKILL
 DRAIN_MARGIN_SECONDS = 5.0  # the readers end by themselves at the end of the grace; then actors close channels
 TURN_SECONDS_MAX = 1.0  # the longest sleep: silence and the watchdog are looked at this often
+BIRTH_SECONDS_MAX = 0.3  # of a turn; each takes some 0.02. The others' are in the next turn, and who is not ours any more must not wait for them
 FROZEN_SECONDS = 5 * TURN_SECONDS_MAX  # a longer turn: the machine or our whole group stood still, children too
 DRAIN_ORDER = ((ChildKind.READER, ChildKind.COPY), (ChildKind.ACTOR,), (ChildKind.MONITOR, ChildKind.API))
 
@@ -113,6 +114,7 @@ class Supervisor:
                 self._take_signals()
             elif key.data is self._births.nursery:
                 self._births.nursery.heard()
+                self._shortage.took(0)  # if it has ended: not the next one's
             elif key.fd == key.data.pidfd:
                 self._bury(key.data)
             else:
@@ -122,13 +124,14 @@ class Supervisor:
         if now - self._turned > FROZEN_SECONDS:
             self._awake_since = now
         self._turned = now
-        self._fence()
-        self._kill_overdue(now)
-        self._kill_silent(now)
+        fence(self._posts, self._tenure)
+        kill_overdue(self._posts.children(), now)
+        kill_silent(self._posts.children(), now, self._awake_since, self._settings.heartbeat_timeout_seconds)
         if self._draining:
             self._drain(now)
         self._start_due(now)
         self._tell_monitor()
+        self._posts.push()
         if now >= self._next_watchdog:
             notify("WATCHDOG=1")
             self._next_watchdog = now + watchdog_seconds()
@@ -144,7 +147,7 @@ class Supervisor:
                 self._stop()
             elif number == signal.SIGHUP:
                 self._read_settings()
-                self._signal(signal.SIGHUP, ChildKind.MONITOR)
+                self._posts.signal(signal.SIGHUP, ChildKind.MONITOR)
 
     def _read_settings(self) -> None:
         """Settings that can't be read change nothing."""
@@ -164,6 +167,8 @@ class Supervisor:
         if not self._draining:
             self._births.nursery.keep()
         for post in list(self._posts.values()):
+            if time.monotonic() > now + BIRTH_SECONDS_MAX:
+                return
             if not self._blocked(post) and post.may_start(now):
                 self._spawn(post)
         self._start_copies()
@@ -183,14 +188,20 @@ class Supervisor:
         spec = post.spec.source
         return spec is None or self._tenure.holds(spec.source.id, clock())
 
-    def _spawn(self, post: Post) -> None:
+    def _spawn(self, post: Post) -> bool:
+        """False where the machine has no room for a child."""
         spec = post.spec if self._tenure.always else replace(post.spec, until=self._tenure.until)
-        child = self._births.spawn(spec, self._settings)
+        try:
+            child = self._births.spawn(spec, self._settings)
+        except OSError as error:
+            post.unborn(time.monotonic(), error)
+            return False
         post.child = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
         self._selector.register(child.connection, selectors.EVENT_READ, child)
         log.info("child_started", child=post.spec.name, pid=child.pid)
         failpoint("supervisor.after_spawn")
+        return True
 
     def _forget_in_child(self) -> None:
         """What only the parent may hold; runs in the child after the fork."""
@@ -209,7 +220,9 @@ class Supervisor:
             name, entry = self._posts.copy_name(wanted[0].source), self._entries[ChildKind.COPY]
             source = readers[wanted[0].source]
             spec = ChildSpec(name, ChildKind.COPY, entry, permanent=False, source=source, copies=wanted)
-            self._spawn(self._posts.add(spec))
+            if not self._spawn(self._posts.add(spec)):
+                del self._posts[name]
+                self._copying.ask(*wanted)
 
     # -- what children say
 
@@ -293,6 +306,7 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         self._unwatch(child)
         code = child.reap()
+        memory = self._shortage.took(code)
         failpoint("supervisor.after_reap")
         self._page.give_back(child.heartbeat)
         post = self._posts[child.spec.name]
@@ -301,7 +315,7 @@ class Supervisor:
         event = log.info if expected and code in (0, -signal.SIGTERM) else log.warning
         event("child_ended", child=child.spec.name, pid=child.pid, code=code)
         if child.spec.kind is ChildKind.ACTOR:
-            self._tell_all(self._shortage.word_of_end(child, code), ChildKind.READER, ChildKind.COPY)
+            self._posts.tell(self._shortage.word_of_end(child, code, memory=memory), ChildKind.READER, ChildKind.COPY)
         if child.spec.kind is ChildKind.MONITOR:
             self._told = None
         if child.spec.kind is ChildKind.READER and child.spec.source is not None:
@@ -327,43 +341,10 @@ class Supervisor:
             if child.spec.copies and child.spec.copies[0].source == source:
                 self._end(child)
 
-    def _tell_all(self, message: ActorEnded, *kinds: ChildKind) -> None:
-        for child in self._posts.children(*kinds):
-            child.tell(message)
-
     def _tell_copy_ended(self, wanted: CopyWanted, *, ok: bool) -> None:
         reader = self._posts.child(reader_name(wanted.source))
         if reader is not None:
             reader.tell(CopyEnded(wanted.pipeline_id, wanted.schema, wanted.table, ok))
-
-    def _fence(self) -> None:
-        """Whoever works at a source that is not ours any more is killed; with the last source the actors, too: they may have orders left."""
-        now = clock()
-        working = [child for child in self._posts.children() if child.spec.source is not None]
-        lost = [child for child in working if not self._tenure.holds(child.spec.source.source.id, now)]  # type: ignore[union-attr]
-        told = [child for child in lost if not child.fenced]
-        if told and len(lost) == len(working):  # once: an actor that starts while they end has no orders of theirs
-            told += self._posts.children(ChildKind.ACTOR)
-        for child in told:
-            log.error("child_fenced", child=child.spec.name, pid=child.pid)
-            child.fenced = child.stopping = True
-            child.signal(signal.SIGKILL)
-
-    def _kill_silent(self, now: float) -> None:
-        for child in self._posts.children():
-            silent = now - max(child.heartbeat.last, self._awake_since)
-            if silent > self._settings.heartbeat_timeout_seconds and child.kill_at == float("inf"):
-                log.error("child_silent", child=child.spec.name, pid=child.pid, seconds=round(silent, 1))
-                child.signal(signal.SIGABRT)
-                child.kill_at = now + ABORT_GRACE_SECONDS
-
-    def _kill_overdue(self, now: float) -> None:
-        """Who was asked to end and has not."""
-        for child in self._posts.children():
-            if now >= child.kill_at:
-                log.warning("child_killed", child=child.spec.name, pid=child.pid)
-                child.signal(signal.SIGKILL)
-                child.kill_at = now + ABORT_GRACE_SECONDS
 
     # -- the end
 
@@ -371,7 +352,7 @@ class Supervisor:
         """The first word to stop drains; the second kills."""
         if self._draining:
             self._killed = True
-            self._signal(signal.SIGKILL)
+            self._posts.signal(signal.SIGKILL)
             return
         self._draining = True
         self._drain_until = time.monotonic() + self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
@@ -390,7 +371,7 @@ class Supervisor:
                 break
         if now >= self._drain_until:
             log.warning("drain_cut_short", children=[child.spec.name for child in self._posts.children()])
-            self._signal(signal.SIGKILL)
+            self._posts.signal(signal.SIGKILL)
             self._drain_until = now + ABORT_GRACE_SECONDS
 
     def _end(self, child: Child) -> None:
@@ -400,10 +381,6 @@ class Supervisor:
             child.signal(signal.SIGTERM)
             allowed = self._settings.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS
             child.kill_at = min(child.kill_at, time.monotonic() + allowed)
-
-    def _signal(self, number: signal.Signals, *kinds: ChildKind) -> None:
-        for child in self._posts.children(*kinds):
-            child.signal(number)
 
     def _close(self) -> None:
         """Only when something of ours went wrong are there children left; the kernel would end them with us anyway."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -65,17 +66,20 @@ def test_children_are_forked_by_it_and_are_the_supervisors_own(deploy: Deploymen
 def test_without_it_children_import_for_themselves(deploy: Deployment, number: signal.Signals) -> None:
     children = running(deploy)
     nursery = children["etl-nursery"]
+    shared = libraries(nursery)
     os.kill(nursery, number)
     reader = replaced(deploy, "etl-reader-shop", children["etl-reader-shop"])
     (lost,) = wait_for("the log to tell", lambda: deploy.events("nursery_lost"))
     assert lost["pid"] == nursery
     wait_for("the nursery's end", lambda: not Path(f"/proc/{nursery}").exists())
-    wait_for("its own libraries", lambda: libraries(reader))
+    wait_for("its libraries", lambda: libraries(reader))
+    if number == signal.SIGSTOP:  # it was found out by this birth; one that was killed may have had a successor in time
+        assert libraries(reader) != shared, "they are its own"
     rows_flow(deploy, 1000)
     assert all(deploy.children()[name] == children[name] for name in HEAVY[1:]), "nobody else is disturbed"
     wait_for("another nursery", lambda: "etl-nursery" in deploy.children())
     actor = replaced(deploy, "etl-actor-0", children["etl-actor-0"])
-    wait_for("its libraries", lambda: libraries(actor))
+    wait_for("its libraries", lambda: libraries(actor) == libraries(deploy.children()["etl-nursery"]))
     rows_flow(deploy, 2000)
     assert deploy.stop() == 0
 
@@ -85,3 +89,20 @@ def test_it_dies_with_a_killed_supervisor_and_so_do_its_children(deploy: Deploym
     os.kill(children["etl-nursery"], signal.SIGSTOP)  # it can't even notice
     deploy.kill()
     wait_for("all to end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()))
+
+
+def test_a_machine_without_room_for_a_child_disturbs_nobody_else(deploy: Deployment) -> None:
+    children = running(deploy)
+    assert deploy.supervisor is not None
+    limits = resource.prlimit(deploy.supervisor.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(deploy.supervisor.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(children["etl-reader-shop"], signal.SIGKILL)
+    failed = wait_for("the log to tell", lambda: deploy.events("child_not_started"))
+    assert failed[0]["child"] == "reader-shop"
+    assert "TasksMax" in failed[0]["remedy"]
+    others = {name: pid for name, pid in children.items() if "reader" not in name}
+    assert {name: pid for name, pid in deploy.children().items() if "reader" not in name} == others
+    resource.prlimit(deploy.supervisor.pid, resource.RLIMIT_NOFILE, limits)
+    wait_for("another reader", lambda: "etl-reader-shop" in deploy.children())
+    rows_flow(deploy, 1000)
+    assert deploy.stop() == 0

@@ -11,7 +11,7 @@ from etl_supervisor.policy import DIRECTIVES
 from etl_supervisor.supervision.breaker import COOL_DOWN_SECONDS, TRANSITIONS, Breaker, Event, State
 from etl_supervisor.supervision.decide import changes
 from etl_supervisor.supervision.intensity import RESTARTS_MAX, STEADY_SECONDS, WINDOW_SECONDS, Intensity
-from etl_supervisor.supervision.post import Post
+from etl_supervisor.supervision.post import UNBORN_SECONDS, Post
 from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 
 
@@ -94,6 +94,18 @@ def test_a_trial_that_fails_opens_the_breaker_again():
     assert it.may_start(COOL_DOWN_SECONDS)
     it.ended(1, COOL_DOWN_SECONDS, 0.0)
     assert it.breaker.state is State.OPEN
+
+
+def test_a_child_for_which_there_is_no_room_is_tried_again_and_its_breaker_too():
+    it = post()
+    error = OSError(11, "Resource temporarily unavailable")
+    it.unborn(100.0, error)
+    assert not it.may_start(100.0 + UNBORN_SECONDS - 0.1)
+    assert it.may_start(100.0 + UNBORN_SECONDS)
+    it.breaker.trip(200.0)
+    assert it.may_start(200.0 + COOL_DOWN_SECONDS)
+    it.unborn(200.0 + COOL_DOWN_SECONDS, error)
+    assert it.may_start(200.0 + 2 * COOL_DOWN_SECONDS), "a trial that never began is not the only one"
 
 
 def test_a_child_killed_once_comes_back_nearly_at_once():
