@@ -158,6 +158,26 @@ def test_kill_9_of_actor_reader_and_supervisor_under_load(deploy: Deployment) ->
     assert len(deploy.copied) == 2, "a restart must not copy again"
 
 
+def test_an_actor_that_is_renewed_under_load(deploy: Deployment) -> None:
+    """As it does by itself when it has held too much for hours: it ends in order."""
+    make_tables(deploy.source)
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop", 2)
+    with load_on(deploy.source, change) as done:
+        for name in ("etl-actor-0", "etl-actor-1"):
+            before, pid = done[0], deploy.children()[name]
+            os.kill(pid, signal.SIGTERM)
+            wait_for(f"a new {name}", lambda n=name, p=pid: deploy.children().get(n, p) != p)  # type: ignore[misc]
+            wait_for("load in the meantime", lambda b=before: done[0] > b + 30)  # type: ignore[misc]
+    deploy.caught_up("shop")
+    deploy.same("shop", **KEYS)
+    ended = {event["child"]: event["code"] for event in deploy.events("child_ended")}
+    assert (ended["actor-0"], ended["actor-1"]) == (0, 0)
+    assert "table_trouble" not in deploy.log
+    assert deploy.stop() == 0
+
+
 def test_a_cut_replication_connection_is_made_again(deploy: Deployment) -> None:
     make_tables(deploy.source)
     proxy = Proxy(("127.0.0.1", deploy.source.server.port))
