@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from etl_supervisor.failpoints import NAMES
 from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.load import load_on
+from workers.snowflake import loaders, streaming
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -70,4 +72,26 @@ def test_answers_that_are_lost_or_wrong_double_nothing(deploy: Deployment) -> No
                 before = done[0]
                 wait_for("load", lambda b=before: done[0] > b + 60)  # type: ignore[misc]
     deploy.server.set(faults=[])
+    finish(deploy)
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "limit"),
+    [("streaming", "/rows$", streaming.REQUEST_SECONDS), ("snowpipe", "insertFiles", loaders.REQUEST_SECONDS[1])],
+)
+def test_a_request_that_is_worked_off_after_its_time(
+    deploy: Deployment, path: str, request_: str, limit: float
+) -> None:
+    """The client has given it up and has sent it again; then the first one is worked off, too."""
+    add(deploy, path)
+    deploy.start()
+    deploy.ready("shop", 2)
+    late = limit + 20
+    deploy.server.set(faults=[{"path": request_, "count": 1, "delay_s": late}])
+    begun = time.monotonic()
+    deploy.source.execute("insert into items select g, g from generate_series(9001, 9010) g")
+    deploy.caught_up("shop", late)
+    assert limit <= time.monotonic() - begun < late, "its limit ended it"
+    wait_for("the late one", lambda: time.monotonic() > begun + late + 1, late)
+    deploy.source.execute("update items set n = 0 where id > 9000")
     finish(deploy)
