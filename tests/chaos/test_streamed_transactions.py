@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from etl_supervisor.errors import Kind
+from etl_supervisor.state.choose import open_store
 from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
@@ -105,3 +109,57 @@ def test_transactions_that_come_in_pieces_survive_the_death_of_reader_and_actors
     assert deploy.stop() == 0
     assert len(deploy.copied) == 2, "a restart must not copy again"
     assert '"in_progress":false' not in deploy.log, "the stream went on with whole transactions"
+
+
+def give_room(deploy: Deployment, disk_mb: int) -> None:
+    """For the readers that start from now on."""
+    (deploy.folder / ".env").write_text(f"SPOOL_MEMORY_MB=1\nSPOOL_DISK_MB={disk_mb}\n")
+    if deploy.supervisor is not None:
+        deploy.supervisor.send_signal(signal.SIGHUP)
+
+
+def trouble(deploy: Deployment, source: str) -> str:
+    """What `status` says of it."""
+    with contextlib.closing(open_store(deploy.settings)) as store:
+        report = store.report(source)
+    return report.trouble if report is not None and report.trouble else ""
+
+
+def test_a_transaction_beyond_the_disk_stops_its_source_alone_until_there_is_room(
+    deploy: Deployment, second_source: Database
+) -> None:
+    make_tables(deploy.source)
+    deploy.source.execute("create table bulk (id int primary key, body text)")
+    deploy.source.execute(f"alter database {deploy.source.name} set logical_decoding_work_mem = '{LITTLE_MEMORY}'")
+    second_source.execute("create table others (id int primary key, note text); create publication p for all tables")
+    deploy.add("shop")
+    deploy.add("depot", second_source)
+    give_room(deploy, 1)
+    deploy.start()
+    deploy.ready("shop", 3)
+    deploy.ready("depot")
+    with psycopg.connect(deploy.source.dsn) as connection:
+        connection.execute("insert into bulk select g, repeat('x', 1000) from generate_series(1, 5000) g")
+        behind = deploy.written("shop")
+        deploy.source.execute("update items set n = n + 1 where id < 100")
+        wait_for("two tries", lambda: len(refusals(deploy)) > 1)
+        wait_for("its status", lambda: trouble(deploy, "shop").startswith("spool at source shop: more than 1 MiB"))
+        second_source.execute("insert into others values (1, 'goes on')")
+        deploy.caught_up("depot")
+        assert deploy.confirmed("shop") < behind, "what lies behind pieces that were not kept was confirmed"
+        connection.commit()
+    assert deploy.confirmed("shop") < behind
+    give_room(deploy, 20)
+    deploy.caught_up("shop", 120)
+    assert {(line["place"], line["remedy"].partition(",")[0]) for line in refusals(deploy)} == {
+        ("source shop", "raise SPOOL_DISK_MB")
+    }
+    deploy.same("shop", bulk=("id",), **KEYS)
+    deploy.same("depot", others=("id",))
+    wait_for("an end of the trouble", lambda: not trouble(deploy, "shop"))
+    assert deploy.stop() == 0
+
+
+def refusals(deploy: Deployment) -> list[dict[str, str]]:
+    """Readers that ended for want of room for transactions in progress."""
+    return [line for line in deploy.events("child_failed") if line["kind"] == Kind.SPOOL]

@@ -126,6 +126,24 @@ def test_an_oversize_batch_travels_in_a_sealed_memfd():
     assert segment.oversize_batch(fd, length).equals(rows)
 
 
+def test_rows_in_flight_are_not_in_dev_shm():
+    rows, writer = batch(5000), segment.SlabWriter(1 << 20)
+    fd, _ = segment.oversize(rows, arrow.ipc_size(rows))
+    assert os.stat("/dev/shm").st_dev not in {os.fstat(writer.fd).st_dev, os.fstat(fd).st_dev}
+    os.close(fd)
+    writer.close()
+
+
+def test_a_slab_takes_pages_when_they_are_written_and_nobody_can_take_them_away():
+    rows, writer = batch(100), segment.SlabWriter(64 << 20)
+    assert os.fstat(writer.fd).st_blocks == 0
+    run, _ = writer.write(rows, arrow.ipc_size(rows))
+    assert 0 < os.fstat(writer.fd).st_blocks * 512 <= run.count * writer.slot_bytes
+    with pytest.raises(PermissionError):
+        os.ftruncate(writer.fd, 0)
+    writer.close()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=80))
 def test_runs_never_overlap_and_all_slots_come_back(steps):

@@ -13,7 +13,7 @@ Relation messages are taken in the order of commits, like rows: a shape that a r
 sends shapes again after a roll-back.
 
 Memory is bounded: beyond `memory_max` bytes the largest spool goes to disk. Disk is bounded by `disk_max` and by itself; then the stream ends with
-an error, and nothing is lost. A crash leaves nothing: spool files have no names.
+an error (kind `spool`), and nothing is lost. A crash leaves nothing: spool files have no names.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from etl_supervisor.errors import EtlError, Kind
 from workers.reader.frame import BODY, KIND, Chunk, Octets, broken
-from workers.reader.spool import Spool
+from workers.reader.spool import Spool, no_room, unusable
 
 _CONTROL = np.zeros(256, dtype=bool)
 _CONTROL[list(b"SEcA")] = True
@@ -100,13 +99,10 @@ class Assembler:
         try:
             largest.spool.spill()
         except OSError as error:
-            raise self._full(error.strerror or "the disk can't be written") from None
+            raise unusable(error, self._directory, self._place) from None
         if self.disk_bytes > self._disk_max:
-            raise self._full(f"more than {self._disk_max >> 20} MiB of transactions in progress")
-
-    def _full(self, reason: str) -> EtlError:
-        remedy = "give SPOOL_DIRECTORY more room, or set the source's stream_in_progress to false: PostgreSQL then keeps them until their commit"
-        return EtlError(Kind.SPOOL, self._place, reason, remedy, transient=True)
+            reason = f"more than {self._disk_max >> 20} MiB of transactions in progress (SPOOL_DISK_MB)"
+            raise no_room(self._place, reason, "raise SPOOL_DISK_MB")
 
     # -- control messages
 
@@ -160,7 +156,7 @@ class Assembler:
                 if len(kept):
                     yield kept
         except OSError as error:
-            raise self._full(error.strerror or "a spool file can't be read") from None
+            raise unusable(error, self._directory, self._place) from None
         finally:
             transaction.spool.close()
         yield Chunk.of([header + _PLAIN_COMMIT.pack(b"C", flags, commit_lsn, end_lsn, clock)])

@@ -16,6 +16,7 @@ from etl_supervisor.model.pipeline import SourceSpec
 from workers.reader.assembler import Assembler
 from workers.reader.batcher import Batcher
 from workers.reader.frame import Chunk
+from workers.reader.spool import check_directory
 from workers.reader.stream import ReplicationStream
 
 
@@ -88,9 +89,12 @@ class Intake:
 
 
 def intake_of(stream: ReplicationStream, spec: SourceSpec, settings: Settings) -> Intake:
-    """The intake of a source. One slot feeds all its pipelines, so the most eager of them decides when a batch is sealed."""
+    """The intake of a source. One slot feeds all its pipelines, so the most eager of them decides when a batch is sealed. EtlError(SPOOL) when
+    SPOOL_DIRECTORY can't be written."""
     directory = Path(settings.spool_directory) if settings.spool_directory else None
     place = f"source {spec.source.name}"
+    if spec.source.stream_in_progress:
+        check_directory(directory, place)
     return Intake(
         stream,
         Assembler(settings.spool_memory_mb << 20, settings.spool_disk_mb << 20, directory, place),
