@@ -6,7 +6,8 @@
     hold, slow          an edge is a black hole, which heals or is cut at the end; every piece waits
     answer              the local Snowflake answers requests wrongly, late or not at all, with the work done or not
     end                 PostgreSQL ends sessions of ours
-    full                as good as no room for spilled transactions, or for rows in flight, while Snowflake does not answer
+    full                a transaction of 5 MB meets a disk of 1 MiB, or a budget of 4 MiB, while Snowflake does not answer; struck when the
+                        reader has ended for want of room, or has filled three quarters of the budget
     flush               the state store forgets everything
     clock               the wall clock of the supervisor and its children is 50 minutes ahead or behind, and right again at the end
 
@@ -18,14 +19,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import redis
 
+from tests.support.fix_deployment import POLL_SECONDS
 from tests.support.soak.plan import Fault
-from tests.support.soak.world import World
+from tests.support.soak.world import SOURCES, World
 
 SLOW_SECONDS = (0.02, 0.1, 0.3)  # of each piece of up to 64 KiB
 HITS_MAX = 8  # requests that one fault of the local Snowflake hits
@@ -45,6 +49,14 @@ SESSIONS = {
 }
 JUMPS = {"ahead": 3000, "behind": -3000}  # seconds; less than tokens live
 TIGHT = {"spill": {"SPOOL_DISK_MB": "1"}, "memory": {"SHARED_MEMORY_BUDGET_MB": "4"}}
+BULK = """
+insert into bulk select g, repeat(md5(g::text || clock_timestamp()), 32) from generate_series(1, 5000) g
+on conflict (id) do update set body = excluded.body
+"""  # 5 MB, more than either; rows of 1 kB are not compressed
+NO_ROOM = '"kind":"spool"'
+SLAB, SLAB_BYTES, BLOCK_BYTES = "memfd:etl-slab", 4 << 20, 512
+NEAR = 0.75  # of the budget: a piece may be as large as the last quarter
+REACH_SECONDS_MAX = 20.0  # a reader has started again, and has read the transaction
 
 
 class NobodyError(Exception):
@@ -157,14 +169,51 @@ def _end(world: World, fault: Fault) -> Striking:
 
 
 def _full(world: World, fault: Fault) -> Striking:
-    """The readers begin again with less room: settings are read by children that start."""
-    world.write_settings(TIGHT[fault.target])
-    _kill_readers(world)
+    """The readers begin again with less room: settings are read by children that start. Nothing becomes durable meanwhile, so whoever reads the
+    transaction has to keep it."""
     world.proxies["snowflake"].hold()
+    logged = len(world.deployment.log)
+    reached = {"spill": lambda: NO_ROOM in world.deployment.log[logged:], "memory": lambda: _in_flight(world)}
+    try:
+        world.deployment.pipelines[SOURCES[int(fault.choice * len(SOURCES))]].execute(BULK)
+        world.write_settings(TIGHT[fault.target])
+        _kill_readers(world)
+        _await(world, reached[fault.target])
+    except (NobodyError, psycopg.OperationalError):  # it was not reached; PostgreSQL is down just now
+        _give_room(world)
+        raise NobodyError from None
     yield fault.seconds
+    _give_room(world)
+
+
+def _give_room(world: World) -> None:
     world.proxies["snowflake"].release()
     world.write_settings({})
     _kill_readers(world)
+
+
+def _await(world: World, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + REACH_SECONDS_MAX
+    while not reached():
+        if time.monotonic() > deadline:
+            raise NobodyError
+        world.revive()
+        time.sleep(POLL_SECONDS)
+
+
+def _in_flight(world: World) -> bool:
+    """Whether a reader with the small budget has most of it in use. Its slab tells, also while the monitor is dead or the clock is wrong: a page is
+    taken when it is first written."""
+    readers = [pid for name, pid in world.deployment.children().items() if name.startswith("etl-reader")]
+    slabs = [slab for pid in readers for slab in _slabs(pid)]
+    return any(slab.st_size == SLAB_BYTES and slab.st_blocks * BLOCK_BYTES >= NEAR * SLAB_BYTES for slab in slabs)
+
+
+def _slabs(pid: int) -> list[os.stat_result]:
+    try:
+        return [fd.stat() for fd in Path(f"/proc/{pid}/fd").iterdir() if SLAB in os.readlink(fd)]
+    except OSError:  # it has ended, or has closed one meanwhile
+        return []
 
 
 def _flush(world: World, fault: Fault) -> Striking:

@@ -199,6 +199,9 @@ class World:
         source = {"pg_host": LOOPBACK, "pg_port": self.proxies["source"].port}
         for name in SOURCES:
             prepare(databases[name])
+            databases[name].execute(
+                "create table bulk (id int primary key, body text)"
+            )  # of transactions that need room
             self.deployment.add(name, databases[name], there[name], **source, **PIPELINE, **PATHS[name])
         self.behave()
 
