@@ -2,6 +2,7 @@
 
 logs      JSON lines, or pretty on a terminal; never a secret
 metrics   every metric there is; files named by the child, so that restarts neither lose nor leak
+counting  the files that they are counted in: a full disk ends no process
 collectors  metrics that are read from what the monitor knows when somebody asks
 tracing   spans of batches, when a collector is set; nothing without one
 otel      the same by OpenTelemetry's SDK: sampled, queued, delivered beside

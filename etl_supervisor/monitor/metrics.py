@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.verified import Verified
+from etl_supervisor.monitor.counting import ReservedDict
 
 TABLE_LABELS_MAX = 1000  # a series costs Prometheus some kB, in each metric; nobody looks at a thousand lines
 OTHER_TABLES = "(others)"
@@ -44,6 +45,7 @@ def _value_class() -> type:
     return made
 
 
+values.MmapedDict = ReservedDict  # type: ignore[attr-defined]
 values.ValueClass = _value_class()  # prometheus_client.metrics looks it up in this module at each use
 
 READER_ROWS = Counter("etl_reader_rows", "Change-log rows decoded", ["source"])
