@@ -4,8 +4,8 @@ Each process configures itself once, after the fork. Every line has `ts`, `level
 opened with O_APPEND, so the lines of several processes never mix. LOG_FILE is turned over by size, by the process that finds it too large and
 gets the lock on it; the others notice that the name leads elsewhere and open it anew.
 
-Values whose key looks like a secret are replaced, whatever they are; so are passwords in URLs and connection strings, in tracebacks too.
-Tracebacks never show the values of variables.
+Values whose key looks like a secret are replaced, whatever they are and however deep they lie; so is, in every text and in tracebacks, what has the
+shape of one (`_SHAPES`). A secret without a shape (SECRET_KEY is any text) is known by its key alone. Tracebacks never show the values of variables.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
+from datetime import date
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -31,9 +35,26 @@ if TYPE_CHECKING:
 FILE_BYTES_MAX = 50 << 20
 FILES_KEPT = 3
 REDACTED = "***"
-_SECRET = re.compile(r"passw|passphrase|secret|token|private_key$|credential|authorization|dsn$|_url$", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
-_DSN_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s']+)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"passw|passphrase|secret|token|private_key$|credential|authorization|api[_-]?key$|dsn$|_url$", re.IGNORECASE
+)
+_NAME = r"(?:passw(?:or)?d|passphrase|passcode|pwd|secret(?:_access)?(?:_key)?(?:_previous)?|api[_-]?key|access_token)"
+_VALUE = r"""(?:'(?:[^'\\]|\\.|'')*'?|"(?:[^"\\]|\\.)*"?|\S+)"""  # a quote that is never closed hides the rest
+_SCHEME = r"(?:basic|bearer|digest|snowflake token=)"
+_KEPT = rf"\g<1>{REDACTED}"
+_SHAPES = (
+    (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", REDACTED),  # or to its cut end
+    (
+        r"(://[^:/@\s]*:)(?!\d{1,5}(?:[/?#,;]|\Z))\S{1,4096}@",
+        f"{_KEPT}@",
+    ),  # no port; to the last @: a password may have one
+    (rf"""({_NAME}(?:["']?\s*=\s*|["']\s*:\s*|\s+(?=')))""" + _VALUE, _KEPT),
+    (rf"""(authorization["']?\s*[:=]\s*["']?{_SCHEME}\s*["']?)[^\s"',;]+""", _KEPT),
+    (r"(\bbearer\s+)[\w.~+/-]{16,}=*", _KEPT),
+    (r"\beyJ[\w-]+\.eyJ[\w-]+(?:\.[\w-]*)?", REDACTED),  # a JWT: its header and its claims begin with {"
+    (r"\b(etl_\w{8}_)[\w-]{20,}", _KEPT),  # a key of the REST API; its prefix is no secret
+)
+_PATTERNS = tuple((re.compile(shape, re.IGNORECASE | re.DOTALL), instead) for shape, instead in _SHAPES)
 _QUIET = ("snowflake", "botocore", "boto3", "urllib3", "asyncio", "alembic", "sqlalchemy", "uvicorn.access")
 # One line for each try of each request, with its whole URL: a destination that is away for seconds would fill the log. Those who asked say it once.
 _SILENT_RETRIES = ("urllib3", "snowflake.connector.vendored.urllib3")
@@ -78,13 +99,26 @@ def flush() -> None:
 
 
 def redact(_: Any, __: str, event: Event) -> Event:
-    """Replace what looks like a secret, by its key, and passwords inside URLs and connection strings."""
+    """Replace what looks like a secret, by its key or by its shape."""
     for key, value in event.items():
-        if _SECRET.search(key):
-            event[key] = REDACTED
-        elif isinstance(value, str):
-            event[key] = _DSN_PASSWORD.sub(rf"\g<1>{REDACTED}", _URL_PASSWORD.sub(rf"\g<1>{REDACTED}@", value))
+        event[key] = _redacted(key, value)
     return event
+
+
+def _redacted(key: str, value: Any) -> Any:
+    if _SECRET.search(key):
+        return REDACTED
+    if isinstance(value, str):
+        for pattern, instead in _PATTERNS:
+            value = pattern.sub(instead, value)
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _redacted(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted("", item) for item in value]
+    if value is None or isinstance(value, int | float | Enum | date | UUID):  # the renderers' own
+        return value
+    return _redacted("", str(value))
 
 
 def _name(process: str) -> Any:
@@ -140,36 +174,45 @@ class _Terminal:
 
 
 class _File:
-    """JSON lines to a file that is turned over by size."""
+    """JSON lines to a file that is turned over by size. Used by all threads of a process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = -1
-        self._open()
-
-    def _open(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()  # the descriptor is another one after a turn
+        self._fd = self._opened()
 
     def write(self, _: Any, __: str, event: Event) -> None:
-        with contextlib.suppress(OSError):
-            self._turn_over()
-            os.write(self._fd, orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        with self._lock:
+            with contextlib.suppress(OSError):  # the file that we have takes the line
+                self._turn_over()
+            with contextlib.suppress(OSError):
+                os.write(self._fd, line)
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def _turn_over(self) -> None:
         """Make way for a new file when ours is full; open it when somebody has done so."""
         if self._is_ours():
             if os.fstat(self._fd).st_size < FILE_BYTES_MAX:
                 return
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # until we close it; who waited for it finds another file there
-            if self._is_ours():
-                for number in range(FILES_KEPT - 1, 0, -1):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
-                os.replace(self._path, f"{self._path}.1")
-        self._open()
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                if self._is_ours():  # else somebody was first
+                    self._rename()
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)  # to close it is not enough: our forks have it, too
+        opened = self._opened()
+        os.close(self._fd)
+        self._fd = opened
+
+    def _rename(self) -> None:
+        for number in range(FILES_KEPT - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+        os.replace(self._path, f"{self._path}.1")
 
     def _is_ours(self) -> bool:
         """True while the name leads to the file that we have open."""
