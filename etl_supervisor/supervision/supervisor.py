@@ -284,7 +284,7 @@ class Supervisor:
         """READY once the monitor and all actors have booted."""
         if not self._announced and self._posts.booted():
             self._announced = True
-            notify("READY=1\nSTATUS=running")
+            notify("READY=1", "STATUS=running")
             log.info("supervisor_ready", actors=len(self._listeners))
             self._on_ready()
 
