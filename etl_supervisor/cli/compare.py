@@ -1,6 +1,9 @@
 """Source against target, row by row, by two readers that are not ours: psql's text and the connector's values.
 
 Nothing of the program's own type code takes part: each psql text is read as the Python type that the connector gave for the same cell.
+
+Rows are counted by key on both sides, so a row that the target has once too often is found. The rows of a table without a key are compared so, too,
+if all its columns are given as the key.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import datetime as dt
 import json
 import os
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -24,10 +28,13 @@ FIELD, RECORD, NULL = "\x1f<field>\x1f", "\x1f<record>\x1f", "\x1f<null>\x1f"  #
 VARIANT = 5  # the connector's type code
 SAMPLES_MAX = 3
 
+Key = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One table's verdict: rows on both sides, keys that differ (never values), positions landed twice."""
+    """One table's verdict: rows on both sides, keys that differ (never values). `doubled` rows are there more often than in the source, whose key is
+    there as well; `landed_twice` counts positions of the change log."""
 
     table: str
     source_rows: int
@@ -36,39 +43,48 @@ class Difference:
     extra: int
     unequal: int
     doubled: int
+    landed_twice: int
     samples: tuple[str, ...]
 
     @property
     def total(self) -> int:
         """How many rows are not as they should be."""
-        return self.missing + self.extra + self.unequal + self.doubled
+        return self.missing + self.extra + self.unequal + self.doubled + self.landed_twice
 
 
 def compare_table(
     psql: Path, url: str, session: Any, table: TableName, key: tuple[str, ...], there: Destination
 ) -> Difference:
     """Compare a table with what the destination has of it."""
-    columns, source = _source(psql, url, table, key)
+    columns, source, expected = _source(psql, url, table, key)
     naming, database = there.naming, there.database.upper()
     schema = naming.target_schema(table, there.schema)
-    target = _target(session, _quoted(database, schema, naming.target_table(table)), naming.case, columns, key)
+    name = _quoted(database, schema, naming.target_table(table))
+    target, found = _target(session, name, naming.case, columns, key)
     landing = _quoted(database, there.landing_schema.upper(), naming.landing_table(table))
     position = "_ETL_GENERATION, _ETL_COMMIT_LSN, _ETL_LSN, _ETL_INDEX"
     with session.cursor() as cursor:
         twice = f"SELECT COUNT(*) FROM (SELECT 1 AS x FROM {landing} GROUP BY {position} HAVING COUNT(*) > 1) q"
-        doubled = int(cursor.execute(twice).fetchone()[0])
-    missing, extra = source.keys() - target.keys(), target.keys() - source.keys()
+        landed_twice = int(cursor.execute(twice).fetchone()[0])
+    missing, surplus = expected - found, found - expected
+    extra = Counter({k: rows for k, rows in surplus.items() if k not in expected})
+    doubled = surplus - extra
     unequal = [k for k in source.keys() & target.keys() if not _equal(source[k], target[k])]
-    samples = [f"missing {k}" for k in sorted(missing)] + [f"extra {k}" for k in sorted(extra)]
-    samples += [f"unequal {k}: column {_first(columns, source[k], target[k])}" for k in sorted(unequal)]
+    samples = [
+        f"{word} {'/'.join(k)}"
+        for word, keys in (("missing", missing), ("extra", extra), ("doubled", doubled))
+        for k in sorted(keys)
+    ]
+    samples += [f"unequal {'/'.join(k)}: column {_first(columns, source[k], target[k])}" for k in sorted(unequal)]
     return Difference(
         str(table),
-        len(source),
-        len(target),
-        len(missing),
-        len(extra),
+        expected.total(),
+        found.total(),
+        missing.total(),
+        extra.total(),
         len(unequal),
-        doubled,
+        doubled.total(),
+        landed_twice,
         tuple(samples[:SAMPLES_MAX]),
     )
 
@@ -79,7 +95,7 @@ def _quoted(*parts: str) -> str:
 
 def _source(
     psql: Path, url: str, table: TableName, key: tuple[str, ...]
-) -> tuple[list[str], dict[str, list[str | None]]]:
+) -> tuple[list[str], dict[Key, list[str | None]], Counter[Key]]:
     command = [
         str(psql),
         "-XAqw",
@@ -107,19 +123,23 @@ def _source(
     head, *records = done.stdout.decode().removesuffix("\n").split(RECORD)
     columns = head.split(FIELD)
     places = [columns.index(name) for name in key]
-    rows: dict[str, list[str | None]] = {}
+    rows: dict[Key, list[str | None]] = {}
+    counts: Counter[Key] = Counter()
     for record in records:
         cells = [None if cell == NULL else cell for cell in record.split(FIELD)]
-        rows["/".join(str(cells[place]) for place in places)] = cells
-    return columns, rows
+        found = tuple(str(cells[place]) for place in places)
+        rows[found] = cells
+        counts[found] += 1
+    return columns, rows, counts
 
 
 def _target(
     session: Any, table: str, case: IdentifierCase, columns: list[str], key: tuple[str, ...]
-) -> dict[str, list[Any]]:
+) -> tuple[dict[Key, list[Any]], Counter[Key]]:
     wanted = ", ".join(_quoted(name if case is IdentifierCase.KEEP else name.upper()) for name in columns)
     places = [columns.index(name) for name in key]
-    rows: dict[str, list[Any]] = {}
+    rows: dict[Key, list[Any]] = {}
+    counts: Counter[Key] = Counter()
     with session.cursor() as cursor:
         cursor.execute(f"SELECT {wanted}, _ETL_SPECIAL FROM {table}")
         variants = [item.type_code == VARIANT for item in cursor.description]
@@ -129,8 +149,10 @@ def _target(
                 _Text(special[name]) if name in special else _Json(value) if variant and value is not None else value
                 for name, value, variant in zip(columns, row[:-1], variants[:-1], strict=True)
             ]
-            rows["/".join(str(cells[place]) for place in places)] = cells
-    return rows
+            found = tuple(str(cells[place]) for place in places)
+            rows[found] = cells
+            counts[found] += 1
+    return rows, counts
 
 
 class _Text(str):

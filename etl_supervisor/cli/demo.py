@@ -284,9 +284,10 @@ def _write(settings: Settings, figures: Figures) -> None:
 
 
 def _show(differences: list[Difference], figures: Figures) -> None:
-    table = Table("table", "source", "target", "missing", "extra", "unequal", "landed twice")
+    table = Table("table", "source", "target", "missing", "extra", "unequal", "doubled", "landed twice")
     for item in differences:
-        counts = (item.source_rows, item.target_rows, item.missing, item.extra, item.unequal, item.doubled)
+        rows = (item.source_rows, item.target_rows, item.missing, item.extra, item.unequal, item.doubled)
+        counts = (*rows, item.landed_twice)
         table.add_row(item.table, *(f"{count:,}" for count in counts))
     if differences:
         console.print(table)

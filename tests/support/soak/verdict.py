@@ -54,7 +54,7 @@ def judge(world: World) -> Verdict:
             verdict.tables += 1
             verdict.rows += found.source_rows
             verdict.rows_lost += found.missing + found.unequal
-            verdict.rows_doubled += found.doubled + found.extra
+            verdict.rows_doubled += found.doubled + found.landed_twice + found.extra
             if found.total:
                 verdict.differences.append(f"{name}: {found}")
     code = deployment.stop(CALM_SECONDS_MAX)
