@@ -37,6 +37,13 @@ BACKLOG = 128  # publishers that may wait for a dead actor: far above one reader
 CONNECT_SECONDS_MAX = 5.0  # an abstract socket connects at once or, with a full backlog, waits
 
 
+class PeerGoneError(ConnectionError):
+    """The process at the other end has ended, or has closed its end."""
+
+    def __init__(self) -> None:
+        super().__init__("the peer of this mailbox is gone")
+
+
 class Connection:
     """One end of a connection. Owns its socket; not for use by several threads."""
 
@@ -58,14 +65,14 @@ class Connection:
         return bool(self._outgoing)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send or queue a message; `fds` are duplicated, the caller keeps its own. ConnectionError when the peer is gone."""
+        """Send or queue a message; `fds` are duplicated, the caller keeps its own. PeerGoneError when the peer is gone."""
         data = wire.encode(message)
         frame = memoryview(_HEADER.pack(len(data), len(fds)) + data)
         self._outgoing.append((frame, tuple(os.dup(fd) for fd in fds)))
         self.flush()
 
     def flush(self) -> bool:
-        """Send what is queued; True when nothing is left. ConnectionError when the peer is gone."""
+        """Send what is queued; True when nothing is left. PeerGoneError when the peer is gone."""
         while self._outgoing:
             frame, fds = self._outgoing[0]
             try:
@@ -73,7 +80,7 @@ class Connection:
             except BlockingIOError:
                 return False
             except OSError as error:
-                raise ConnectionError("the peer of this mailbox is gone") from error
+                raise PeerGoneError from error
             for fd in fds:
                 os.close(fd)
             if sent == len(frame):
@@ -85,11 +92,11 @@ class Connection:
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors (now the caller's); None when none is there yet.
 
-        ConnectionError at the end of the stream, ValueError for bytes that are no message.
+        PeerGoneError at the end of the stream, ValueError for bytes that are no message.
         """
         while (message := self._next()) is None:
             if self._ended:
-                raise ConnectionError("the peer of this mailbox is gone")
+                raise PeerGoneError
             if not self._read():
                 return None
         return message

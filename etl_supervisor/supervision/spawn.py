@@ -82,6 +82,9 @@ def run(spec: ChildSpec, context: ChildContext, parent: int) -> int:
         logs.error_line(log, "child_failed", error)
         _last_word(context, error)
         return code_of(error.kind)
+    except mailbox.PeerGoneError:  # the parent: whom a child has other mailboxes with, it parts with there
+        log.info("parent_gone")  # the kernel's word for it (prctl) was about to come
+        return Exit.UNEXPECTED
     except MemoryError:
         log.exception("child_out_of_memory")
         return Exit.MEMORY

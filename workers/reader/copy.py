@@ -37,6 +37,7 @@ from etl_supervisor.failpoints import failpoint
 from etl_supervisor.ipc.messages import CopyEnded, CopyWanted, Ready
 from etl_supervisor.model.copy_state import PAGE_BYTES, CopyState
 from etl_supervisor.model.pipeline import Pipeline
+from etl_supervisor.model.progress import Progress
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import TableState
 from etl_supervisor.monitor import logs, metrics
@@ -227,17 +228,22 @@ class CopyWorker:
         source, keyring = self._source, self._settings.keyring()
         password = keyring.decrypt(source.pg_password) if source.pg_password is not None else None
         primary_url = keyring.decrypt(source.primary_url) if source.primary_url is not None else None
-        progress = self._store.progress(source.stream)
-        assert progress is not None
-        return Access(source, password, primary_url, progress.system_identifier)
+        return Access(source, password, primary_url, self._progress().system_identifier)
 
     def _place(self, wanted: CopyWanted) -> str:
         return f"pipeline {self._pipeline.name}, table {TableName(wanted.schema, wanted.table)}"
 
     def _owner(self) -> str:
+        return self._progress().owner
+
+    def _progress(self) -> Progress:
+        """Where the source stands. EtlError, transient, when the state store was emptied and the reader has not written it again yet."""
         progress = self._store.progress(self._source.stream)
-        assert progress is not None
-        return progress.owner
+        if progress is None:
+            place, reason = f"source {self._source.stream}", "the state store was emptied while a copy began"
+            remedy = "the reader writes it again, then the copy begins again by itself"
+            raise EtlError(Kind.STATE_STORE, place, reason, remedy, transient=True)
+        return progress
 
     def _save(self, states: list[CopyState]) -> None:
         asked = self._context.copies[0]  # by one reader, all of them
