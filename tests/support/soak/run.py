@@ -5,7 +5,7 @@ every fault of the burst. A failpoint that kills meanwhile is one more fault of 
 takes when nothing has happened is measured before the first burst (`usual_s`). The next burst begins when the
 marker has arrived, or after PATIENCE_SECONDS: then it meets a system that is still recovering, and both recoveries take longer. (Half a minute lets a
 breaker's cool-down pass.) Where a breaker had opened, its cool-down is by design, and the recovery is listed apart. A marker that does not come at
-all is a hang: the soak has failed.
+all is a hang: the soak has failed. So it has when the workload did not contain what it is there for (in a run that is long enough for all of it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.soak.faults import NobodyError, Striking, strike
 from tests.support.soak.markers import Marker, Markers
 from tests.support.soak.plan import Fault, bursts
 from tests.support.soak.verdict import Verdict, judge
-from tests.support.soak.workload import Workload
+from tests.support.soak.workload import ACTS, Workload
 from tests.support.soak.world import SOURCES, World
 
 PATIENCE_SECONDS = 60.0
@@ -29,17 +29,28 @@ USUAL_MARKERS = 5
 BETWEEN_SECONDS = 0.5  # rows flow before the next burst
 LOOK_SECONDS = 0.2  # what is measured is that much too long at most; each look takes 10 ms of the local Snowflake
 BREAKER = '"event":"breaker_opened"'
+WHOLE_MINUTES = 10.0  # each of the workload's acts is a matter of seconds to minutes
+RECOVERY_SECONDS_GOAL, FAULTS_GOAL, GOAL_MINUTES = 5.0, 200, 15.0
 
 
 @dataclass
 class Burst:
-    """One that is recovering. `logged` is where the log was when it began, `fired` how many failpoints have killed meanwhile."""
+    """One that is recovering. `logged` is where the log was when it began, `fired` are the failpoints that have killed meanwhile."""
 
     number: int
     faults: tuple[Fault, ...]
     marker: Marker
     logged: int
-    fired: int = 0
+    fired: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How long a burst's marker took; `cooled`: a breaker had opened. Seconds count for each of its faults."""
+
+    faults: tuple[str, ...]
+    seconds: float
+    cooled: bool
 
 
 @dataclass
@@ -49,11 +60,10 @@ class Soak:
     world: World
     say: Callable[[str], None]
     struck: Counter[str] = field(default_factory=Counter)
-    recoveries: list[float] = field(default_factory=list)  # seconds, one for each fault
-    cooled: list[float] = field(default_factory=list)  # the same where a breaker had opened
-    usual: list[float] = field(default_factory=list)  # the same without any fault
+    recoveries: list[Recovery] = field(default_factory=list)
+    usual: list[float] = field(default_factory=list)  # seconds of a marker without any fault
     missed: int = 0
-    fired: int = 0  # failpoints that have killed
+    fired: Counter[str] = field(default_factory=Counter)  # failpoints that have killed
     striking: bool = False  # the faults of a burst are under way: what has to be written waits
     workloads: list[Workload] = field(default_factory=list)
     recovering: list[Burst] = field(default_factory=list)
@@ -83,16 +93,24 @@ class Soak:
         for burst in list(self.recovering):
             self._await(burst)
         self.markers.close()
-        return judge(world)
+        verdict = judge(world, self.faults)
+        if minutes >= WHOLE_MINUTES:
+            verdict.absent = [f"the workload did not contain: {act}" for act in ACTS if not self.acts[act]]
+        return verdict
 
     @property
     def faults(self) -> Counter[str]:
         """Kind and target -> how many; failpoints that fired among them."""
         return self.struck + self.world.landed()
 
+    @property
+    def acts(self) -> Counter[str]:
+        """What the workload contained."""
+        return sum((workload.acts for workload in self.workloads), Counter())
+
     def report(self, minutes: float, verdict: Verdict) -> dict[str, Any]:
         """For `.local/results/soak.json`."""
-        every = sorted(self.recoveries)
+        every, cooled = self._seconds(cooled=False), self._seconds(cooled=True)
         return {
             "seed": self.world.seed,
             "minutes": minutes,
@@ -104,15 +122,37 @@ class Soak:
             "recovery_p50_s": _quantile(every, 0.5),
             "recovery_p95_s": _quantile(every, 0.95),
             "recovery_max_s": _quantile(every, 1.0),
-            "recoveries_after_cool_down": len(self.cooled),
-            "recovery_after_cool_down_p95_s": _quantile(sorted(self.cooled), 0.95),
+            "recoveries_after_cool_down": len(cooled),
+            "recovery_after_cool_down_p95_s": _quantile(cooled, 0.95),
+            "goals_missed": self.goals_missed(minutes),
             "tables": verdict.tables,
             "rows": verdict.rows,
             "transactions": sum(workload.done.total() for workload in self.workloads),
+            "workload": {act: self.acts[act] for act in ACTS},
             "supervisors_ended": {str(code): count for code, count in sorted(self.world.ends.items())},
             "differences": verdict.differences,
             "leftovers": verdict.leftovers,
+            "crashes": verdict.crashes,
+            "absent": verdict.absent,
+            "recoveries": [
+                {"faults": list(one.faults), "seconds": round(one.seconds, 2), "cooled": one.cooled}
+                for one in self.recoveries
+            ],
         }
+
+    def goals_missed(self, minutes: float) -> list[str]:
+        """Lines about what is to be better; the soak has not failed."""
+        seconds, count = _quantile(self._seconds(cooled=False), 0.95), self.faults.total()
+        missed = []
+        if seconds is not None and seconds > RECOVERY_SECONDS_GOAL:
+            missed.append(f"95 % of the recoveries took up to {seconds:g} s; the goal is {RECOVERY_SECONDS_GOAL:g} s")
+        if minutes >= GOAL_MINUTES and count < FAULTS_GOAL:
+            missed.append(f"{count} faults in {minutes:g} minutes; the goal is {FAULTS_GOAL}")
+        return missed
+
+    def _seconds(self, *, cooled: bool) -> list[float]:
+        """Of each fault, in order of length."""
+        return sorted(one.seconds for one in self.recoveries if one.cooled == cooled for _ in one.faults)
 
     def _measure_usual(self) -> None:
         """While rows change, and before anything is done to anybody."""
@@ -178,29 +218,30 @@ class Soak:
         """Those that have killed since the last look are faults of what is recovering: that is over when a marker of now has arrived."""
         fired = self._fired()
         if fired and not self.recovering:
-            self._write(0, (), len(self.world.deployment.log)).fired += fired
+            self._write(0, (), len(self.world.deployment.log)).fired.extend(fired)
         elif fired:
-            self.recovering[-1].fired += fired
+            self.recovering[-1].fired.extend(fired)
             marker = self.markers.write()
             for burst in self.recovering:
                 burst.marker = marker
 
-    def _fired(self) -> int:
-        """How many failpoints have killed since the last call."""
-        before, self.fired = self.fired, self.world.landed().total()
-        return self.fired - before
+    def _fired(self) -> list[str]:
+        """The failpoints that have killed since the last call."""
+        before, self.fired = self.fired, self.world.landed()
+        return list((self.fired - before).elements())
 
     def _recovered(self, burst: Burst) -> None:
         seconds = time.monotonic() - burst.marker.written
         self.recovering.remove(burst)
         cooled = BREAKER in self.world.deployment.log[burst.logged :]
-        (self.cooled if cooled else self.recoveries).extend([seconds] * (len(burst.faults) + burst.fired))
+        faults = (*(str(fault) for fault in burst.faults), *burst.fired)
+        if faults:
+            self.recoveries.append(Recovery(faults, seconds, cooled))
         self.say(f"{burst.number}: {_names(burst)}: {seconds:.1f} s{', a breaker was open' if cooled else ''}")
 
 
 def _names(burst: Burst) -> str:
-    fired = [f"{burst.fired} failpoints"] if burst.fired else []
-    return ", ".join([*(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults), *fired]) or "start"
+    return ", ".join([*(f"{fault} ({fault.seconds:g} s)" for fault in burst.faults), *burst.fired]) or "start"
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

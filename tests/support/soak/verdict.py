@@ -1,20 +1,26 @@
-"""What has to be true at the end: every target equals its source, no position is landed twice, nothing is left over."""
+"""What has to be true at the end: every target equals its source, no position is landed twice, nothing is left over, nobody of ours has crashed."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import signal
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 import psycopg
 
 from etl_supervisor.cli.compare import Difference
+from etl_supervisor.exits import Exit
 from etl_supervisor.ipc.scratch import FILES, METRICS, remove_unused
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.soak.world import SOAK_VARIABLE, SOURCES, World
 
+CRASH = '"event":"child_crashed"'
+KILLS_SUPERVISOR = "failpoint supervisor."
 CALM_SECONDS_MAX = 240.0  # for what has piled up, and for copies of tables that were changed last
 KEYS = """
 select c.relname::text, array_agg(a.attname::text order by a.attnum) from pg_class c join pg_index i on i.indrelid = c.oid and i.indisprimary
@@ -24,7 +30,8 @@ join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey) where c.r
 
 @dataclass
 class Verdict:
-    """`differences` and `leftovers` are lines for people; both are empty where all is well."""
+    """The lists are lines for people; all are empty where all is well. `crashes` are children and supervisors that ended by a fault of ours, `absent`
+    is what the workload should have contained."""
 
     tables: int = 0
     rows: int = 0
@@ -32,11 +39,14 @@ class Verdict:
     rows_doubled: int = 0
     differences: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Nothing lost, nothing doubled, nothing left."""
-        return not (self.rows_lost or self.rows_doubled or self.differences or self.leftovers)
+        """Nothing lost, nothing doubled, nothing left, nobody crashed, and the workload was one."""
+        lines = self.differences + self.leftovers + self.crashes + self.absent
+        return not (self.rows_lost or self.rows_doubled or lines)
 
 
 def keys_of(database: Database) -> dict[str, tuple[str, ...]]:
@@ -44,8 +54,8 @@ def keys_of(database: Database) -> dict[str, tuple[str, ...]]:
     return {table: tuple(columns) for table, columns in database.execute(KEYS)}
 
 
-def judge(world: World) -> Verdict:
-    """Wait until everything has arrived, compare, drain, and look for what is left."""
+def judge(world: World, faults: Counter[str]) -> Verdict:
+    """Wait until everything has arrived, compare, drain, and look for what is left. `faults` counts what was done, by its name."""
     verdict, deployment = Verdict(), world.deployment
     for name in SOURCES:
         keys = keys_of(deployment.pipelines[name])
@@ -61,7 +71,25 @@ def judge(world: World) -> Verdict:
     if code != 0:
         verdict.leftovers.append(f"the drain ended with exit code {code}")
     verdict.leftovers += left_over(world)
+    verdict.crashes = crashed(deployment.log) + ended(world.ends, faults)
     return verdict
+
+
+def crashed(log: str) -> list[str]:
+    """A line for each child that ended by an exception that nobody named."""
+    events = [orjson.loads(line) for line in log.splitlines() if CRASH in line]
+    return [f"{event['process']} crashed: {event['exception'].strip().splitlines()[-1]}" for event in events]
+
+
+def ended(codes: Counter[int], faults: Counter[str]) -> list[str]:
+    """A line for each exit code with which more supervisors ended than we made end so: killed, told to end, told so twice."""
+    killed = faults["kill supervisor"] + sum(n for name, n in faults.items() if name.startswith(KILLS_SUPERVISOR))
+    told = faults["restart supervisor"]
+    ours = {int(Exit.OK): told, -signal.SIGKILL: killed, int(Exit.FAILED): told // 2}
+    more = {code: count - ours.get(code, 0) for code, count in sorted(codes.items())}
+    return [
+        f"{count} supervisors ended with {code}, which nobody asked for" for code, count in more.items() if count > 0
+    ]
 
 
 def calm(world: World, name: str, tables: set[str]) -> None:

@@ -2,8 +2,11 @@
 whether or not those before it were committed: a server that crashes takes a transaction away, not the decisions after it.
 
     small    a few rows: inserts, updates that leave TOAST alone, key changes, deletes, now and then a truncate
-    large    a few hundred rows in savepoints, some rolled back, some whole transactions too; PostgreSQL streams them in progress
+    large    a few hundred rows in savepoints, some rolled back, some whole transactions too; PostgreSQL streams them in progress, and one in eight is
+             more than the reader keeps in memory
     shape    columns added (with rows before and after), dropped, renamed, widened, retyped; tables added and dropped
+
+What has occurred is counted (`ACTS`), of a transaction once it is committed.
 """
 
 from __future__ import annotations
@@ -23,11 +26,21 @@ from tests.support.load import neighbours
 ROWS = 600
 LITTLE_MEMORY = "64kB"  # the least that PostgreSQL takes; a transaction with more than that of changes is streamed
 STEP_ROWS = 60
-BAND = 10_000  # ids of the large session's rows
+BAND, SPOOLED_BAND = 10_000, 20_000  # ids of the large session's rows
+BIG_BYTES = 70 * 32  # of a value of `big`
+SPOOLED_ROWS, SPOOLED_SHARE = (
+    700,
+    0.125,
+)  # with values of that size: half as much again as the SPOOL_MEMORY_MB of the world
 ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 4, 2
 RECONNECT_SECONDS = 0.2
 # Seconds; the local Snowflake, which does one statement at a time, has to keep up.
 PAUSES = {"small": 0.3, "large": 4.0, "shape": 6.0}
+
+TRUNCATE, KEY_CHANGE, SHAPE = "truncate", "key change", "change of shape"
+ROLLBACK, SAVEPOINT = "rollback", "rollback to a savepoint"
+SPOOLED, STREAMED = "transaction beyond SPOOL_MEMORY_MB", "transaction streamed in progress"
+ACTS = (TRUNCATE, KEY_CHANGE, SHAPE, ROLLBACK, SAVEPOINT, SPOOLED, STREAMED)
 
 MADE = f"""
 create table items (id int primary key, n int, note varchar(40), big text, at timestamptz default now());
@@ -42,8 +55,14 @@ insert into docs select g, jsonb_build_object('g', g), array['a', g::text], deco
 create publication p for all tables;
 """
 
+STREAMED_SO_FAR = """
+select coalesce(sum(s.stream_txns), 0) from pg_stat_replication_slots s join pg_replication_slots r using (slot_name)
+where r.database = current_database()
+"""
+
 Connection = psycopg.Connection[tuple[object, ...]]
-Transaction = Callable[[Connection, random.Random], bool]
+Acts = Counter[str]
+Transaction = Callable[[Connection, random.Random, Acts], bool]
 
 
 def prepare(database: Database) -> None:
@@ -54,21 +73,23 @@ def prepare(database: Database) -> None:
 
 @dataclass
 class Workload:
-    """Sessions on one database; `done` counts transactions that were committed, `lost` those that an error took. While `resting` they wait: a machine
-    that is too slow for them could not show a recovery."""
+    """Sessions on one database; `done` counts transactions that were brought to their end, `lost` those that an error took, `acts` what was in them.
+    While `resting` they wait: a machine that is too slow for them could not show a recovery."""
 
     database: Database
     seed: int
     done: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    acts: Acts = field(default_factory=Counter)
     resting: bool = False
+    _streamed: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
         """All sessions."""
-        for name, transaction in (("small", small), ("large", large), ("shape", shape)):
-            thread = threading.Thread(target=self._session, args=(name, transaction), daemon=True)
+        for name in TRANSACTIONS:
+            thread = threading.Thread(target=self._session, args=(name,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -78,7 +99,7 @@ class Workload:
         for thread in self._threads:
             thread.join()
 
-    def _session(self, name: str, transaction: Transaction) -> None:
+    def _session(self, name: str) -> None:
         number = 0
         while not self._stop.is_set():
             try:
@@ -87,16 +108,19 @@ class Workload:
                         if self.resting:
                             continue
                         number += 1
-                        self._one(name, connection, transaction, random.Random(f"{self.seed}/{name}/{number}"))
+                        self._one(name, number, connection)
+                        if name == "large":
+                            self._note_streamed(connection)
             except psycopg.OperationalError:  # the server is gone: again, from the next transaction on
                 self.lost[name] += 1
                 self._stop.wait(RECONNECT_SECONDS)
 
-    def _one(self, name: str, connection: Connection, transaction: Transaction, chance: random.Random) -> None:
+    def _one(self, name: str, number: int, connection: Connection) -> None:
         try:
-            keep = transaction(connection, chance)
+            keep, acts = transact(self.seed, name, number, connection)
             (connection.commit if keep else connection.rollback)()
             self.done[name] += 1
+            self.acts.update(acts if keep else [ROLLBACK])
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation):
             connection.rollback()
             self.lost[name] += 1
@@ -104,8 +128,21 @@ class Workload:
             connection.rollback()
             self.lost[name] += 1
 
+    def _note_streamed(self, connection: Connection) -> None:
+        """Transactions that PostgreSQL has sent before their commit; it counts from zero again after a crash."""
+        ((count,),) = connection.execute(STREAMED_SO_FAR).fetchall()
+        connection.rollback()
+        before, self._streamed = self._streamed, int(str(count))
+        self.acts[STREAMED] += max(0, self._streamed - before)
 
-def small(connection: Connection, chance: random.Random) -> bool:
+
+def transact(seed: int, name: str, number: int, connection: Connection) -> tuple[bool, Acts]:
+    """The statements of a session's nth transaction; whether it is to be committed, and what is in it."""
+    acts: Acts = Counter()
+    return TRANSACTIONS[name](connection, random.Random(f"{seed}/{name}/{number}"), acts), acts
+
+
+def small(connection: Connection, chance: random.Random, acts: Acts) -> bool:
     """A few rows of the tables of all days, and of one that was added."""
     for _ in range(chance.randint(1, 8)):
         number, value = chance.randint(1, ROWS), chance.randint(1, 1_000_000)
@@ -118,16 +155,20 @@ def small(connection: Connection, chance: random.Random) -> bool:
             case 1:
                 connection.execute("delete from items where id = %s", [number])
             case 2:
-                connection.execute(
+                changed = connection.execute(
                     "update items set id = -id where id = %s and not exists (select from items where id = -%s)",
                     [number, number],
                 )
+                acts[KEY_CHANGE] += changed.rowcount
             case 3:
                 connection.execute("update items set big = repeat(md5(%s::text), 70) where id = %s", [value, number])
             case 4:
                 connection.execute("insert into pairs values (%s, 'z', 1) on conflict do nothing", [number])
             case 5:
-                connection.execute("update pairs set b = b || 'k', v = v + 1 where a = %s and length(b) < 9", [number])
+                changed = connection.execute(
+                    "update pairs set b = b || 'k', v = v + 1 where a = %s and length(b) < 9", [number]
+                )
+                acts[KEY_CHANGE] += changed.rowcount
             case 6:
                 connection.execute(
                     "insert into docs values (%s, jsonb_build_object('v', %s::int), array['x'], '\\x00ff')"
@@ -136,6 +177,7 @@ def small(connection: Connection, chance: random.Random) -> bool:
                 )
             case 7 if chance.random() < 0.02:
                 connection.execute(sql.SQL("truncate {}").format(sql.Identifier(chance.choice(["pairs", "docs"]))))
+                acts[TRUNCATE] += 1
             case 8:
                 _change_added(connection, chance, value)
             case _:
@@ -143,24 +185,39 @@ def small(connection: Connection, chance: random.Random) -> bool:
     return True
 
 
-def large(connection: Connection, chance: random.Random) -> bool:
+def large(connection: Connection, chance: random.Random, acts: Acts) -> bool:
     """Several steps in savepoints, some rolled back; False: the whole transaction is not wanted."""
+    connection.execute("select")  # it begins here: else the first `transaction` is one of its own, no savepoint
+    if chance.random() < SPOOLED_SHARE:
+        _fill_spool(connection, chance, acts)
     for _ in range(chance.randint(2, 3)):
         with connection.transaction():
             neighbours(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), STEP_ROWS, chance.choice("iudk"))
             with connection.transaction():
                 neighbours(connection, chance.randint(BAND, BAND + 10 * STEP_ROWS), STEP_ROWS, chance.choice("iudk"))
                 if chance.random() < 0.4:
+                    acts[SAVEPOINT] += 1
                     raise psycopg.Rollback
     return chance.random() < 0.8
 
 
-def shape(connection: Connection, chance: random.Random) -> bool:
+def _fill_spool(connection: Connection, chance: random.Random, acts: Acts) -> None:
+    rows = [SPOOLED_BAND, SPOOLED_BAND + SPOOLED_ROWS - 1]
+    connection.execute("delete from items where id between %s and %s", rows)
+    connection.execute(
+        "insert into items select g, %s, 'spooled', repeat(md5(g::text), 70) from generate_series(%s::int, %s) g",
+        [chance.randint(1, 1_000_000), *rows],
+    )
+    acts[SPOOLED] += 1
+
+
+def shape(connection: Connection, chance: random.Random, acts: Acts) -> bool:
     """One change of shape, between changes of rows in the same transaction."""
     table = chance.choice(["items", "pairs", "docs"])
     added = _added_columns(connection, table)
     number = chance.randint(1, 1_000_000)
-    small(connection, chance)
+    small(connection, chance, acts)
+    acts[SHAPE] += 1
     match chance.randint(0, 9):
         case 0 | 1 | 2 if len(added) < ADDED_COLUMNS_MAX:
             kind = chance.choice(["int default 7", "text", "numeric(12,3) default 1.5", "text default 'd'"])
@@ -175,7 +232,7 @@ def shape(connection: Connection, chance: random.Random) -> bool:
             _alter(connection, "items", f"alter n type {chance.choice(['int', 'bigint'])}")
         case _:
             _add_or_drop_table(connection, chance, number)
-    small(connection, chance)
+    small(connection, chance, acts)
     return chance.random() < 0.9
 
 
@@ -219,3 +276,6 @@ def _change_added(connection: Connection, chance: random.Random, value: int) -> 
             f"insert into {table} values (%s, %s, 'more') on conflict (id) do update set n = excluded.n".encode(),
             [chance.randint(1, 80), value],
         )
+
+
+TRANSACTIONS: dict[str, Transaction] = {"small": small, "large": large, "shape": shape}
