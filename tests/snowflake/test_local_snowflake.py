@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.fix_local_snowflake import destination_in, sql_session
 from workers.snowflake.identifiers import Objects
 from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
+KILLS = 6
 COLUMNS = '"ID" NUMBER(19,0) NOT NULL, "S" VARCHAR, "F" FLOAT, "B" BINARY, "TZ" TIMESTAMP_TZ(6), "V" VARIANT, "N" NUMBER(12,2)'
 
 
@@ -159,6 +161,44 @@ def test_two_servers_on_one_directory_are_one_too_many(local_snowflake: LocalSno
 def test_statements_that_the_product_and_people_use(landing: Any, statement: str, row: Any) -> None:
     found = landing[2].execute(statement).fetchone()[0]
     assert found == row
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_column_comes_with_its_comment_or_not_at_all_whenever_the_server_is_killed(tmp_path: Path) -> None:
+    added: list[int] = []
+
+    def add(there: Destination) -> None:
+        with contextlib.suppress(Exception), sql_session(there) as session, session.cursor() as cursor:
+            while True:  # until the server is gone, whatever the connector makes of that
+                number = len(added)
+                cursor.execute(
+                    f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS \"C{number}\" VARCHAR COMMENT 'etl: {number}'"
+                )
+                added.append(number)
+
+    with LocalSnowflake(tmp_path / "data") as server:
+        there = destination_in(server)
+        table = f'"{there.database}"."{there.schema}"."T"'
+        with sql_session(there) as session, session.cursor() as cursor:
+            cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{there.database}"."{there.schema}"')
+            cursor.execute(f"CREATE TABLE {table} (ID NUMBER)")
+        for number in range(KILLS):
+            adding = threading.Thread(target=add, args=(there,))
+            adding.start()
+            before = len(added)
+            wait_for("columns", lambda count=before + 3: len(added) >= count)  # type: ignore[misc]
+            time.sleep(number * 0.002)  # another moment of a statement each time
+            os.kill(server.pid, signal.SIGKILL)
+            wait_for("its end", lambda: not server.running)
+            server.start()
+            adding.join()
+            with sql_session(there) as session, session.cursor() as cursor:
+                rows = cursor.execute(f"DESCRIBE TABLE {table}").fetchall()
+                comment = [item[0] for item in cursor.description].index("comment")
+            assert {row[0]: row[comment] for row in rows if row[0] != "ID"} == {
+                f"C{number}": f"etl: {number}" for number in range(len(rows) - 1)
+            }
 
 
 def test_a_table_is_described_with_types_defaults_and_comments(landing: Any) -> None:

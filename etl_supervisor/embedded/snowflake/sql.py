@@ -151,11 +151,14 @@ async def _answer(warehouse: Warehouse, tasks: Tasks, request: Request, asked: d
             return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
         except scripting.ScriptError as error:
             return _failure(INTERNAL_ERROR, str(error).splitlines()[0])
+    if comments:
+        warehouse.promise(comments)
     response = await fakesnow.query_request(_with_body(request, json.dumps(asked).encode()))
+    if comments:
+        done = response.status_code < 500 and json.loads(bytes(response.body))["success"]
+        await run_in_threadpool(warehouse.comment, comments if done else [])
     if response.status_code >= 500:
         return _failure(INTERNAL_ERROR, "the local Snowflake can't run this statement")
-    if comments and json.loads(bytes(response.body))["success"]:
-        await run_in_threadpool(warehouse.comment, comments)
     return response
 
 

@@ -1,13 +1,15 @@
 """The data: one DuckDB file per Snowflake database, in one directory, behind fakesnow.
 
 One statement runs at a time (`lock`): Snowflake serialises writers of a table by waiting, DuckDB by refusing the second, so we wait.
-DuckDB syncs its log at every commit; a kill -9 loses only what was not committed.
+DuckDB syncs its log at every commit; a kill -9 loses only what was not committed. In Snowflake a column comes with its comment; here the comment is a
+second commit. So comments are promised in a file before the statement runs, and after a kill they are set at the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ THREADS = 2
 # Of the log, until it is written into the file. DuckDB's own 16 MB are 80,000 rows: row groups that are not full yet would be written again and
 # again, half of what loading costs. A log of this size is read again within seconds after a kill.
 CHECKPOINT_BYTES = "128MB"
+PROMISED = "comments.json"
 CHANNELS_TABLE = "_streaming._channels"
 _CHANNELS = f"""
 CREATE SCHEMA IF NOT EXISTS {{db}}._streaming;
@@ -57,6 +60,8 @@ class Warehouse:
                     Kind.EMBEDDED, "local Snowflake", f"{path} is in use by another process", remedy
                 ) from None
             self._root.execute(_CHANNELS.format(db=quoted(path.stem)))
+        if (directory / PROMISED).exists():
+            self.comment(json.loads((directory / PROMISED).read_text() or "[]"))
 
     def cursor(self) -> Any:
         """A DuckDB connection of its own to the same data."""
@@ -93,8 +98,17 @@ class Warehouse:
             return []
         return [(name, kind, null == "YES", default) for name, kind, null, _, default, _ in found]
 
+    def promise(self, statements: list[str]) -> None:
+        """A statement is about to run that sets these comments; `comment` keeps the promise, or takes it back by none."""
+        (self.directory / PROMISED).write_text(json.dumps(statements))
+
     def comment(self, statements: list[str]) -> None:
         """Set comments on columns, with one sync of the log; when one is on a column that is not there, each by itself, and that one is forgotten."""
+        if statements:
+            self._comment(statements)
+        (self.directory / PROMISED).unlink(missing_ok=True)
+
+    def _comment(self, statements: list[str]) -> None:
         cursor = self.cursor()
         with contextlib.suppress(duckdb.CatalogException, duckdb.BinderException):
             cursor.execute("BEGIN")
