@@ -74,8 +74,9 @@ bench-load: .installed-embedded ## measure the way into Snowflake: encoder, rows
 	@PYTHONPATH=. $(BIN)/python scripts/bench_load.py $(ARGS)
 
 .PHONY: check
-check: lint ## lint, scan for secrets, then the tests that take seconds (unit, property, architecture)
+check: lint ## lint, scan for secrets, audit dependencies, then the tests that take seconds (unit, property, architecture)
 	@$(BIN)/python scripts/scan_secrets.py
+	@$(BIN)/python scripts/audit_dependencies.py
 	@$(BIN)/pytest -m 'not slow' tests/unit tests/property tests/architecture $(ARGS)
 
 .PHONY: lint
