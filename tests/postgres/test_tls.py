@@ -25,36 +25,70 @@ from workers.reader.stream import connect
 
 @dataclass(frozen=True)
 class Encrypted:
-    """A server with TLS, the certificate that it shows, and one of another authority."""
+    """A server with TLS, the certificate that it shows, and one of another authority. It may be a proxy that ends TLS before a server without."""
 
     database: Database
     issued: Issued
     foreign: Issued
+    front: TlsProxy | None = None
 
-    def connect(self, **changes: Any) -> str | None:
-        """The version of TLS that a source of these columns gets; None without."""
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.front.port if self.front else self.database.server.port
+
+    @property
+    def url(self) -> str:
+        """The database behind it."""
+        return self.database.url.replace(f":{self.database.server.port}/", f":{self.port}/")
+
+    def show(self, issued: Issued) -> None:
+        """This certificate from now on."""
+        if self.front:
+            self.front.show(issued)
+        else:
+            serve_with(self.database, issued)
+
+    def connect(self, **changes: Any) -> bool:
+        """Whether a source of these columns gets TLS."""
         source, password = source_of(self.database)
-        with connect(replace(source, **changes), password) as connection:
-            row = connection.execute("select version from pg_stat_ssl where pid = pg_backend_pid()").fetchone()
-        assert row is not None
-        version: str | None = row[0]
-        return version
+        with connect(replace(source, **{"pg_port": self.port, **changes}), password) as connection:
+            connection.execute("select 1")
+            return bool(connection.pgconn.ssl_in_use)
 
     def refusal(self, **changes: Any) -> str:
         """Why not, without the names of this test."""
+        said = len(self.front.seen) if self.front else 0
         with pytest.raises(EtlError) as caught:
             self.connect(**changes)
+        assert not self.front or b"SCRAM" not in self.front.seen[said:]  # no login has begun
         source, _ = source_of(self.database)
         line = caught.value.line.replace(source.name, "NAME")
         return line.replace(str(self.issued.authority.parents[1]), "FOLDER")
 
 
 @pytest.fixture
-def encrypted(old_database: Database, open_folder: Path) -> Iterator[Encrypted]:
-    """The server of the distribution, whose build knows TLS; the embedded one's does not."""
-    issued, foreign = issue(open_folder / "own", "IP:127.0.0.1"), issue(open_folder / "foreign", "DNS:other.example")
-    serve_with(old_database, issued)
-    yield Encrypted(old_database, issued, foreign)
+def two_authorities(open_folder: Path) -> tuple[Issued, Issued]:
+    return issue(open_folder / "own", "IP:127.0.0.1"), issue(open_folder / "foreign", "DNS:other.example")
+
+
+@pytest.fixture(params=["a proxy before the embedded server", "the distribution's server"])
+def encrypted(request: pytest.FixtureRequest, two_authorities: tuple[Issued, Issued]) -> Iterator[Encrypted]:
+    """Every machine has the embedded server, whose build knows no TLS; the distribution's does, where there is one."""
+    if request.param == "the distribution's server":
+        yield request.getfixturevalue("encrypting")
+        return
+    database = request.getfixturevalue("database")
+    front = TlsProxy(("127.0.0.1", database.server.port), two_authorities[0], postgres=True)
+    yield Encrypted(database, *two_authorities, front)
+    front.close()
+
+
+@pytest.fixture
+def encrypting(old_database: Database, two_authorities: tuple[Issued, Issued]) -> Iterator[Encrypted]:
+    """A server that ends TLS itself, so that it can bind a login to it: skipped where the distribution has none."""
+    serve_with(old_database, two_authorities[0])
+    yield Encrypted(old_database, *two_authorities)
     for name in ("ssl", "ssl_cert_file", "ssl_key_file"):
         old_database.execute(f"alter system reset {name}")
     old_database.execute("select pg_reload_conf()")
@@ -71,10 +105,10 @@ def serve_with(database: Database, issued: Issued) -> None:
 
 
 def test_a_server_is_verified_as_soon_as_there_is_an_authority(encrypted: Encrypted) -> None:
-    there = encrypted.database.server.port
-    assert encrypted.connect(pg_tls_mode="auto", pg_tls_ca=str(encrypted.issued.authority)) == "TLSv1.3"
-    assert encrypted.connect(pg_tls_mode="auto") == "TLSv1.3"  # not verified: prefer
-    assert encrypted.connect(pg_tls_mode="prefer", pg_tls_ca=str(encrypted.foreign.authority)) is None
+    there = encrypted.port
+    assert encrypted.connect(pg_tls_mode="auto", pg_tls_ca=str(encrypted.issued.authority))
+    assert encrypted.connect(pg_tls_mode="auto")  # not verified: prefer
+    assert not encrypted.connect(pg_tls_mode="prefer", pg_tls_ca=str(encrypted.foreign.authority))
     assert encrypted.refusal(pg_tls_mode="auto", pg_tls_ca=str(encrypted.foreign.authority)) == (
         f"source_setup at source NAME: the certificate of 127.0.0.1:{there} is not good: not signed by FOLDER/foreign/ca.pem, or expired"
         " (set pg_tls_ca to the authority that signed it)"
@@ -82,13 +116,13 @@ def test_a_server_is_verified_as_soon_as_there_is_an_authority(encrypted: Encryp
 
 
 def test_a_certificate_for_another_host_is_refused(encrypted: Encrypted) -> None:
-    serve_with(encrypted.database, encrypted.foreign)
-    there = encrypted.database.server.port
+    encrypted.show(encrypted.foreign)
+    there = encrypted.port
     assert encrypted.refusal(pg_tls_mode="auto", pg_tls_ca=str(encrypted.foreign.authority)) == (
         f"source_setup at source NAME: the certificate of 127.0.0.1:{there} is for another host"
         " (write pg_host as the certificate has it, or have one made for this name)"
     )
-    assert encrypted.connect(pg_tls_mode="verify-ca", pg_tls_ca=str(encrypted.foreign.authority)) == "TLSv1.3"
+    assert encrypted.connect(pg_tls_mode="verify-ca", pg_tls_ca=str(encrypted.foreign.authority))
 
 
 def test_an_authority_that_can_not_be_read_is_said(encrypted: Encrypted) -> None:
@@ -99,32 +133,38 @@ def test_an_authority_that_can_not_be_read_is_said(encrypted: Encrypted) -> None
     )
 
 
-def test_a_server_without_tls_is_refused_where_it_is_asked_for(database: Database) -> None:
+@pytest.mark.parametrize(("chosen", "asks"), [("require", "require"), ("auto", "verify-full")])
+def test_a_server_without_tls_is_refused_where_it_is_asked_for(
+    chosen: str, asks: str, database: Database, two_authorities: tuple[Issued, Issued]
+) -> None:
     source, password = source_of(database)
+    authority = str(two_authorities[0].authority) if chosen == "auto" else None
     with pytest.raises(EtlError) as caught:
-        connect(replace(source, pg_tls_mode="require"), password)
+        connect(replace(source, pg_tls_mode=chosen, pg_tls_ca=authority), password)
     assert caught.value.line == (
-        f"source_setup at source {source.name}: 127.0.0.1:{database.server.port} offers no TLS, and pg_tls_mode require asks for it"
+        f"source_setup at source {source.name}: 127.0.0.1:{database.server.port} offers no TLS, and pg_tls_mode {asks} asks for it"
         " (set ssl = on in PostgreSQL)"
     )
 
 
-def test_somebody_between_with_a_certificate_of_his_own_is_found_by_channel_binding(encrypted: Encrypted) -> None:
-    between = TlsProxy(("127.0.0.1", encrypted.database.server.port), encrypted.foreign, postgres=True)
+def test_somebody_between_with_a_certificate_of_his_own_is_found_by_channel_binding(encrypting: Encrypted) -> None:
+    between = TlsProxy(
+        ("127.0.0.1", encrypting.database.server.port), encrypting.foreign, postgres=True, encrypted=True
+    )
     unverified = {"pg_tls_mode": "require", "pg_port": between.port}
     try:
-        assert encrypted.refusal(**unverified, pg_channel_binding="require") == (
+        assert encrypting.refusal(**unverified, pg_channel_binding="require") == (
             f"source_setup at source NAME: 127.0.0.1:{between.port} does not bind the login to this TLS connection: somebody may stand between"
             " (find out who answers there; a server without SCRAM or TLS needs pg_channel_binding = 'prefer')"
         )
-        assert encrypted.connect(**unverified, pg_channel_binding="disable") == "TLSv1.3"  # what it protects from
+        assert encrypting.connect(**unverified, pg_channel_binding="disable")  # what it protects from
     finally:
         between.close()
-    assert encrypted.connect(pg_tls_mode="require", pg_channel_binding="require") == "TLSv1.3"
+    assert encrypting.connect(pg_tls_mode="require", pg_channel_binding="require")
 
 
 def test_a_login_that_can_not_be_bound_is_refused(encrypted: Encrypted) -> None:
-    there = encrypted.database.server.port
+    there = encrypted.port
     assert encrypted.refusal(pg_tls_mode="disable", pg_channel_binding="require") == (
         f"source_setup at source NAME: 127.0.0.1:{there} does not bind the login to this TLS connection: somebody may stand between"
         " (find out who answers there; a server without SCRAM or TLS needs pg_channel_binding = 'prefer')"
@@ -133,10 +173,8 @@ def test_a_login_that_can_not_be_bound_is_refused(encrypted: Encrypted) -> None:
 
 def test_a_primary_is_verified_by_the_authority_of_its_source(encrypted: Encrypted) -> None:
     source, _ = source_of(encrypted.database)
-    url, ((system,),) = (
-        encrypted.database.url,
-        encrypted.database.execute("select system_identifier::text from pg_control_system()"),
-    )
+    url = encrypted.url
+    ((system,),) = encrypted.database.execute("select system_identifier::text from pg_control_system()")
     good = replace(source, pg_tls_mode="auto", pg_tls_ca=str(encrypted.issued.authority))
     with connect_primary(good, url, system) as connection:
         assert connection.pgconn.ssl_in_use
@@ -147,7 +185,7 @@ def test_a_primary_is_verified_by_the_authority_of_its_source(encrypted: Encrypt
 
 
 def test_the_config_database_is_verified_when_its_url_has_an_authority(encrypted: Encrypted) -> None:
-    url = encrypted.database.url.replace("postgresql://", "postgresql+asyncpg://")
+    url = encrypted.url.replace("postgresql://", "postgresql+asyncpg://")
     with psycopg.connect(libpq_url(f"{url}?sslrootcert={encrypted.issued.authority}")) as connection:
         assert connection.pgconn.ssl_in_use
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):

@@ -31,7 +31,7 @@ def issue(folder: Path, name: str) -> Issued:
     made = Issued(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     ca_key, request, extensions = folder / "ca.key", folder / "server.csr", folder / "san.cnf"
     extensions.write_text(f"subjectAltName={name}\nextendedKeyUsage=serverAuth\n")
-    new = ("-newkey", "rsa:2048", "-nodes")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")  # made in no time, other than RSA
     _openssl(
         "req", "-x509", *new, "-keyout", ca_key, "-out", made.authority, "-days", "2", "-subj", "/CN=Test authority"
     )
@@ -47,29 +47,43 @@ def _openssl(*words: object) -> None:
 
 
 class TlsProxy(Listener):
-    """Listens on 127.0.0.1 with a certificate and passes on what it reads, in clear; with `postgres`, encrypted on both sides."""
+    """Listens on 127.0.0.1 with a certificate and passes on what it reads, in clear. With `postgres` it answers PostgreSQL's SSLRequest, and whoever
+    does not ask for TLS is passed on as he is; with `encrypted` it asks the server for TLS, too."""
 
-    def __init__(self, target: tuple[str, int], issued: Issued, *, postgres: bool = False) -> None:
-        self._target, self._postgres = target, postgres
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(issued.certificate, issued.key)
+    def __init__(
+        self, target: tuple[str, int], issued: Issued, *, postgres: bool = False, encrypted: bool = False
+    ) -> None:
+        self._target, self._postgres, self._asks = target, postgres, encrypted
+        self.show(issued)
         self.seen = bytearray()  # what clients have said, as it is within TLS
         super().__init__()
 
+    def show(self, issued: Issued) -> None:
+        """This certificate from now on."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(issued.certificate, issued.key)
+
     def serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as ends:
-            ends.enter_context(plain)
+            near = ends.enter_context(plain)
             far: socket.socket = ends.enter_context(socket.create_connection(self._target))
-            if self._postgres:
-                assert plain.recv(len(_SSL_REQUEST), socket.MSG_WAITALL) == _SSL_REQUEST
-                plain.sendall(b"S")
-                far = ends.enter_context(_encrypted(far))
-            near = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-            ends.enter_context(near).do_handshake()
+            if not self._postgres or self._begins_tls(plain):
+                if self._asks:
+                    far = ends.enter_context(_encrypted(far))
+                shown = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+                near = ends.enter_context(shown)
+                shown.do_handshake()
             back = threading.Thread(target=_pass, args=(far, near, bytearray()), daemon=True)
             back.start()
             _pass(near, far, self.seen)
             back.join()
+
+    def _begins_tls(self, plain: socket.socket) -> bool:
+        if plain.recv(len(_SSL_REQUEST), socket.MSG_WAITALL | socket.MSG_PEEK) != _SSL_REQUEST:
+            return False
+        plain.recv(len(_SSL_REQUEST), socket.MSG_WAITALL)
+        plain.sendall(b"S")
+        return True
 
 
 def _encrypted(far: socket.socket) -> ssl.SSLSocket:
