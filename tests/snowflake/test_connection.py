@@ -11,14 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from snowflake.connector.errors import Error
+from snowflake.connector.file_transfer_agent import SnowflakeFileTransferAgent
 
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination, EncryptedText
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.keys import write_key
+from tests.support.tls import issue
 from tests.support.tunnel import Tunnel
-from workers.snowflake.connection import connect, host_of
+from workers.snowflake.connection import classify, connect, host_of
 from workers.snowflake.sessions import Sessions
 from workers.snowflake.tagging import Tag
 
@@ -30,7 +33,7 @@ def tunnel() -> Iterator[Tunnel]:
     made.close()
 
 
-def ask(door: str, destination: Destination, **environment: str) -> subprocess.CompletedProcess[str]:
+def begin(door: str, destination: Destination, **environment: str) -> subprocess.Popen[str]:
     """Use one door in another process."""
     asked = [
         destination.host or "",
@@ -38,21 +41,34 @@ def ask(door: str, destination: Destination, **environment: str) -> subprocess.C
         destination.private_key_path,
         destination.settings["ca_file"],
     ]
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.support.doors", door, *asked],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
     )
+
+
+def ended(door: subprocess.Popen[str], seconds: float = 60) -> str:
+    """What it has complained about; "" when it was answered."""
+    try:
+        _, said = door.communicate(timeout=seconds)
+    finally:
+        door.kill()
+    return said[-2000:] or "nothing said" if door.returncode else ""
+
+
+def ask(door: str, destination: Destination, **environment: str) -> str:
+    """Use one door, and wait."""
+    return ended(begin(door, destination, **environment))
 
 
 @pytest.mark.parametrize("door", ["sql", "put", "snowpipe", "streaming", "streaming file", "inquiry"])
 def test_every_door_goes_through_the_proxy(destination: Destination, tunnel: Tunnel, door: str) -> None:
     with sql_session(destination) as session, session.cursor() as cursor:
         cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
-    done = ask(door, destination, HTTPS_PROXY=tunnel.url)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert ask(door, destination, HTTPS_PROXY=tunnel.url) == ""
     assert set(tunnel.asked) == {destination.host}
 
 
@@ -60,9 +76,58 @@ def test_every_door_goes_through_the_proxy(destination: Destination, tunnel: Tun
 def test_no_proxy_is_honoured(destination: Destination, tunnel: Tunnel, door: str) -> None:
     with sql_session(destination) as session, session.cursor() as cursor:
         cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
-    done = ask(door, destination, HTTPS_PROXY=tunnel.url, NO_PROXY="127.0.0.1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert ask(door, destination, HTTPS_PROXY=tunnel.url, NO_PROXY="127.0.0.1") == ""
     assert tunnel.asked == []
+
+
+DISTRUST = {
+    "sql": "destination_unreachable at destination local: the certificate of Snowflake's host is not good",
+    "inquiry": "InquiryError: SSLError",
+    "snowpipe": "CERTIFICATE_VERIFY_FAILED",
+    "streaming": "error sending request for url",  # the SDK tells no more; a session comes before every channel and does
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_no_door_says_a_word_to_a_server_of_a_foreign_authority(
+    destination: Destination, local_snowflake: LocalSnowflake, tmp_path: Path
+) -> None:
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+    foreign = str(issue(tmp_path, "IP:127.0.0.1").authority)
+    heard = local_snowflake.state()["requests"]
+    doors = {door: begin(door, replace(destination, settings={"ca_file": foreign})) for door in DISTRUST}
+    said = {door: ended(process, 150) for door, process in doors.items()}  # two of them try again for a minute
+    assert {door: DISTRUST[door] for door in DISTRUST if DISTRUST[door] not in said[door]} == {}, said
+    assert local_snowflake.state()["requests"] == heard  # no login, token or row
+    assert [door for door in DISTRUST if ask(door, destination)] == []  # the same doors with the right one
+
+
+def test_no_file_goes_to_a_stage_of_a_foreign_authority(
+    destination: Destination, local_snowflake: LocalSnowflake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = str(issue(tmp_path, "IP:127.0.0.1").authority)
+    (tmp_path / "f.txt").write_text("text")
+    stage = f'"{destination.database}"."PUBLIC"."S"'
+    upload = SnowflakeFileTransferAgent.execute
+
+    def upload_elsewhere(agent: SnowflakeFileTransferAgent) -> None:  # the statement was answered by the right server
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.setenv(name, foreign)
+        upload(agent)
+
+    with sql_session(destination) as session, session.cursor() as cursor:
+        cursor.execute(f"CREATE STAGE {stage}")
+        with monkeypatch.context() as patched:
+            patched.setattr(SnowflakeFileTransferAgent, "execute", upload_elsewhere)
+            heard = local_snowflake.state()["requests"]
+            with pytest.raises(Error) as caught:
+                cursor.execute(f"PUT 'file://{tmp_path}/f.txt' @{stage} AUTO_COMPRESS = FALSE")
+        told = {kind: count for kind, count in local_snowflake.state()["requests"].items() if count != heard.get(kind)}
+    error = classify(caught.value, "destination local", Kind.CHANNEL)
+    assert (error.kind, error.rule) == (Kind.DESTINATION_UNREACHABLE, "certificate")
+    assert list(told) == ["POST query-request"]
 
 
 def test_statements_carry_pipeline_table_and_step(destination: Destination, local_snowflake: LocalSnowflake) -> None:

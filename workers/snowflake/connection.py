@@ -14,11 +14,11 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from snowflake.connector.errors import Error, OperationalError
+from snowflake.connector.errors import Error, NonRetryableTlsError, OperationalError
 
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination, EncryptedText
-from workers.snowflake.failure import Directive, SnowflakeError, of_sql
+from workers.snowflake.failure import CERTIFICATE, Directive, SnowflakeError, of_sql
 from workers.snowflake.tagging import Tag, TaggedConnection
 
 APPLICATION = "ETL_STREAM"  # in Snowflake's list of sessions
@@ -133,6 +133,9 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
 def classify(error: Error, place: str, otherwise: Kind) -> SnowflakeError:
     """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept,
     with the one after it where it announces that ("SQL access control error:")."""
+    if isinstance(error, NonRetryableTlsError):  # it has the connector's number of a failed request
+        reason = "the certificate of Snowflake's host is not good: not signed by an authority known here, for another host, or expired"
+        return SnowflakeError(CERTIFICATE, place, reason, otherwise)
     number = abs(int(error.errno)) if error.errno is not None and error.errno > 0 else 0
     if not number and isinstance(error, OperationalError):
         number = NO_ANSWER

@@ -186,6 +186,10 @@ _LATER_SDK = _rule(
     "unknown to us", Directive.REOPEN, Kind.CHANNEL, _REOPENED
 )  # a code of a later SDK is worth a new channel
 _SERVER = _rule("server", Directive.RECONNECT, Kind.DESTINATION_UNREACHABLE, _BY_ITSELF)
+_WHO = (
+    "find out who answers there, or name the authority that signed it by SSL_CERT_FILE (ca_file of a local Snowflake); "
+)
+CERTIFICATE = _rule("certificate", Directive.RECONNECT, Kind.DESTINATION_UNREACHABLE, _WHO + _BY_ITSELF)
 
 
 class SnowflakeError(EtlError):
