@@ -14,6 +14,7 @@ import pytest
 from etl_supervisor.failpoints import NAMES
 from tests.chaos.test_crashes import landed
 from tests.pipeline.test_apply_modes import rows_of, source_of
+from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
 from tests.support.load import load_on
@@ -73,6 +74,7 @@ def test_tables_that_change_while_their_copies_die_end_as_the_source_in_every_mo
     deploy.server.set(minute_s=0.1)
     make_tables(deploy.source)
     paths = {"load_path": path, "copy_load_path": path, "file_max_age_seconds": 0.5}
+    least.administer(deploy.destination, deploy.allowed.user, *least.FOR_TASKS, *least.FOR_DYNAMIC_TABLES)
     deploy.add("shop", apply_tables=MODES, table_error_retry_max_attempts=50, **paths)
     assert set(KILLS) == {name for name in NAMES if name.startswith("copy.")}
     armed = ",".join(f"{name}=kill@{visit}" for name, visit in KILLS.items())

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -55,6 +56,7 @@ def test_every_mode_shows_what_the_source_has(deploy: Deployment) -> None:
         "public.dynamic": {"apply": "dynamic_table"},
         "public.logged": {"apply": "append"},
     }
+    least.administer(deploy.destination, deploy.allowed.user, *least.FOR_TASKS, *least.FOR_DYNAMIC_TABLES)
     deploy.add("shop", apply_tables=own, landing_retention_hours=0)
     deploy.start()
     deploy.ready("shop", 7)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from etl_supervisor.state.choose import open_store
 from tests.support.fix_deployment import Deployment, wait_for
-from tests.support.fix_local_snowflake import destination_in
-from tests.support.sharing import both_same, change, joined, slots, status, two
+from tests.support.sharing import both_same, change, elsewhere, joined, slots, status, two
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -109,7 +106,7 @@ def test_a_new_pipeline_of_a_deleted_ones_name_begins_anew_when_that_is_cleaned_
     two(deploy, SHUTDOWN_GRACE_SECONDS="5")
     before = deploy.states("other")["items"].generation
     deploy.caught_up("other")
-    there = replace(destination_in(deploy.server), name="another")
+    there = elsewhere(deploy, name="another")
     with deploy.config.connect() as connection:
         connection.execute("delete from app.pipelines where name = 'other'")
         connection.commit()

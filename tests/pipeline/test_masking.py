@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import Deployment, wait_for
-from tests.support.fix_local_snowflake import destination_in, sql_session
+from tests.support.fix_local_snowflake import sql_session
+from tests.support.sharing import elsewhere
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -43,10 +43,6 @@ def shared_memory(deploy: Deployment) -> list[bytes]:
             except OSError:
                 continue  # it was closed meanwhile
     return found
-
-
-def another(deploy: Deployment) -> Destination:
-    return replace(destination_in(deploy.server), name="elsewhere")
 
 
 def prepared(deploy: Deployment, word: str = WORD, **pipeline: Any) -> None:
@@ -127,7 +123,7 @@ def test_a_mask_that_changes_has_its_table_copied_again_and_nothing_else(deploy:
 
 def test_two_pipelines_of_a_source_choose_and_mask_each_for_itself(deploy: Deployment) -> None:
     prepared(deploy)
-    there = another(deploy)
+    there = elsewhere(deploy)
     deploy.share("other", "shop", there, tables_include=["public.peo*"], columns={"public.people": {"mail": "hash"}})
     deploy.start(**MASKING)
     deploy.ready("shop", 2)

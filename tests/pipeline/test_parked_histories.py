@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -10,8 +9,7 @@ import pytest
 
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from tests.support.fix_deployment import Deployment, wait_for
-from tests.support.fix_local_snowflake import destination_in
-from tests.support.sharing import both_same, change, joined, slots, status, two
+from tests.support.sharing import both_same, change, elsewhere, joined, slots, status, two
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -75,7 +73,7 @@ def test_a_pipeline_that_is_broken_while_its_source_loses_the_slot_comes_back(
     deploy: Deployment, tmp_path: Path
 ) -> None:
     with LocalSnowflake(tmp_path / "elsewhere" / "snowflake") as server:
-        two(deploy, replace(destination_in(server), name="elsewhere"), PARK_AFTER_SECONDS="5")
+        two(deploy, elsewhere(deploy, server), PARK_AFTER_SECONDS="5")
         by_policy(deploy)
         before = deploy.states("other")["items"].generation
         for name in ("shop", "other"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
+from tests.support import least
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import destination_in
 
 
-def elsewhere(deploy: Deployment) -> Destination:
-    return replace(destination_in(deploy.server), name="elsewhere")
+def elsewhere(deploy: Deployment, server: LocalSnowflake | None = None, name: str = "elsewhere") -> Destination:
+    """Another destination, in the same local Snowflake or another, with a role of its own that has the least rights."""
+    there = replace(destination_in(server or deploy.server), name=name)
+    return least.snowflake_role(there, deploy.folder / f"keys of {name}")
 
 
 def two(deploy: Deployment, there: Destination | None = None, **environment: str) -> None:
