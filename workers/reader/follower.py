@@ -172,7 +172,7 @@ class Follower:
         """Rows are durable; True when the counters in the state have changed with it."""
         self.outages = 0  # not when it was opened: its channel is opened for the first rows
         dead = self.state.dead if message.dead is None else message.dead
-        attempts = 0 if self.policy.mode is ApplyMode.APPEND else self.state.attempts  # else an apply has to go well
+        attempts = self.state.attempts if self._is_applied else 0
         before, self.state = self.state, replace(self.state, errors=message.errors, dead=dead, attempts=attempts)
         return self.state != before
 
@@ -336,6 +336,12 @@ class Follower:
         if self.state.phase is Phase.CATCHUP:
             return fence >= self.state.copy_lsn
         return self.unapplied and fence > self.applied
+
+    @property
+    def _is_applied(self) -> bool:
+        """Whether an apply has to go well before all is well; of a dynamic table there is none after the copy's."""
+        mode = self.policy.mode
+        return mode.has_target or (mode is not ApplyMode.APPEND and self.phase is not Phase.READY)
 
     def _pause(self, apply_seconds: float) -> float:
         """Seconds from the end of an apply to the next: as long as it took, so that half of the time none runs."""
