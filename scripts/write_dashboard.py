@@ -75,7 +75,11 @@ ROWS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     "Processes": [
         ("Up", "short", {"{{child}}": "etl_child_up"}),
         ("Restarts", "short", {"{{child}}": "etl_child_restarts"}),
-        ("Breakers open", "short", {"{{child}}": "etl_child_breaker_open"}),
+        (
+            "Breakers (1 half-open, 2 open)",
+            "short",
+            {"{{child}}": "etl_child_breaker_state", "{{source}} to {{destination}}": "etl_destination_breaker_state"},
+        ),
         ("Redis, p99", "s", {"{{operation}}": "histogram_quantile(0.99, sum by (le, operation) (rate(etl_redis_seconds_bucket[$__rate_interval])))"}),
         ("Spans of traces", "ops", {"{{result}}": "sum by (result) (rate(etl_trace_spans_total[$__rate_interval]))"}),
         ("Redis errors", "ops", {"{{operation}}": "sum by (operation) (rate(etl_redis_errors_total[$__rate_interval]))"}),

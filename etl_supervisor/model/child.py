@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BREAKER_LEVELS = {
+    "closed": 0,
+    "half_open": 1,
+    "open": 2,
+}  # a breaker's states as metrics tell them: the higher, the worse
+
 
 @dataclass(frozen=True, slots=True)
 class ChildStatus:

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from etl_supervisor.ipc.messages import Supervised
+from etl_supervisor.model.child import BREAKER_LEVELS
 from etl_supervisor.model.wal import Level, Outlook, SlotMeasure
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class SupervisedCollector(Collector):
         """Restarts, liveness and breaker of each child."""
         up = GaugeMetricFamily("etl_child_up", "1 while the child runs", labels=["child"])
         restarts = GaugeMetricFamily("etl_child_restarts", "Restarts since the supervisor started", labels=["child"])
-        breaker = GaugeMetricFamily("etl_child_breaker_open", "1 while the breaker is not closed", labels=["child"])
+        breaker = GaugeMetricFamily(
+            "etl_child_breaker_state", "0 closed, 1 half-open (one trial runs), 2 open", labels=["child"]
+        )
         for child in self.told.children:
             up.add_metric([child.name], float(child.running))
             restarts.add_metric([child.name], child.restarts)
-            breaker.add_metric([child.name], float(child.breaker != "closed"))
+            breaker.add_metric([child.name], BREAKER_LEVELS[child.breaker])
         return [up, restarts, breaker]
 
 

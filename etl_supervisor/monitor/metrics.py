@@ -20,6 +20,7 @@ from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client.exposition import start_http_server
 from prometheus_client.registry import Collector
 
+from etl_supervisor.model.child import BREAKER_LEVELS
 from etl_supervisor.model.progress import SourceReport
 from etl_supervisor.model.table import TableName
 from etl_supervisor.model.verified import Verified
@@ -86,9 +87,9 @@ SLOT_SAFE_WAL_BYTES = Gauge(
     ["source"],
     multiprocess_mode="mostrecent",
 )
-DESTINATION_BREAKER_OPEN = Gauge(
-    "etl_destination_breaker_open",
-    "1 while a source's breaker of a destination is not closed: its failed tables wait",
+DESTINATION_BREAKER_STATE = Gauge(
+    "etl_destination_breaker_state",
+    "A source's breaker of a destination: 0 closed, 1 half-open (one of its failed tables tries), 2 open (they wait)",
     ["source", "destination"],
     multiprocess_mode="mostrecent",
 )
@@ -251,7 +252,7 @@ def source_report(source: str, report: SourceReport, shared_memory_used: int) ->
     LAG_SECONDS.labels(source).set(report.lag_seconds)
     SHARED_MEMORY_BYTES.labels(source).set(shared_memory_used)
     for destination, state in report.breakers.items():
-        DESTINATION_BREAKER_OPEN.labels(source, destination).set(state != "closed")
+        DESTINATION_BREAKER_STATE.labels(source, destination).set(BREAKER_LEVELS[state])
     if report.wal_status:
         SLOT_WAL_STATUS.labels(source).set(_WAL_STATUS.get(report.wal_status, 3))
         SLOT_SAFE_WAL_BYTES.labels(source).set(math.inf if report.safe_wal_bytes is None else report.safe_wal_bytes)

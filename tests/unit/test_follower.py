@@ -204,6 +204,7 @@ def test_a_reader_that_starts_tries_a_held_table_once() -> None:
     it = troubled(3)
     it.state = it.state.to(Phase.ERRORED, resume=Phase.READY, attempts=7, trouble="it does not fit")
     it.another_chance()
+    assert it.state.attempts == 2, "one is left"
     assert action(it, 0.0) is None, "it is being opened"
     fail(it, 1000.0)
     assert action(it, 1000.0) is Action.HOLD

@@ -1,22 +1,33 @@
-"""What goes to an actor of a handle on trial. The memory is real; what is told is kept in a list."""
+"""What goes to an actor of a handle on trial. The memory is real; what is told is kept in a list, or comes over a real mailbox."""
 
 from __future__ import annotations
 
+import os
+import selectors
+import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from etl_supervisor.ipc import arrow
-from etl_supervisor.ipc.messages import OpenTable, ReshapeTable, Segment, ToActor
+from etl_supervisor.exits import Exit
+from etl_supervisor.ipc import arrow, mailbox
+from etl_supervisor.ipc.messages import Begun, OpenTable, ReshapeTable, Segment, ToActor
 from etl_supervisor.model.burial import Bury
 from etl_supervisor.model.pipeline import Destination, Load, LoadPath
 from etl_supervisor.model.table import Column, Table, TableName
 from etl_supervisor.model.types import ValueKind, ValueType
+from etl_supervisor.supervision.shortage import Shortage
+from etl_supervisor.supervision.spec import ChildKind, ChildSpec
 from workers.reader.outlets import Handle, Sending, accuse
 from workers.reader.pieces import position
+from workers.reader.publisher import Publisher
 from workers.reader.shelf import Memory, Shelf
+from workers.reader.trial import POISON_KILLS
 
 TABLE = Table(TableName("public", "items"), 1, (Column("id", ValueType(ValueKind.INT32), key=True),))
 THERE = Destination(1, "there", "snowflake", "A", "U", "DB", "S", None, None, "key", None, None, "L", 1.0)
@@ -127,3 +138,76 @@ def test_a_trial_that_has_begun_as_a_rehearsal_stays_one_whatever_channel_is_ope
     piece = court.told[-1]
     assert isinstance(piece, Segment)
     assert piece.rehearse, "a later piece that was loaded would let the token pass the first"
+
+
+@dataclass
+class Deaths:
+    """A real publisher, and one address at which actors come and go. `shortage` has the supervisor's word for each end."""
+
+    publisher: Publisher
+    listener: socket.socket
+    shortage: Shortage
+    actor: mailbox.Connection | None = None
+
+    def begun(self) -> Segment:
+        """The piece that a fresh actor gets; it has begun with it."""
+        self.actor = mailbox.accept(self.listener)
+        assert self.actor is not None, "the publisher is connected"
+        while (found := self.actor.receive()) is not None:
+            message, descriptors = found
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if isinstance(message, Segment):
+                self.actor.send(Begun(message.handle, message.seq))
+                return message
+        raise AssertionError("nothing was sent")
+
+    def ends(self, code: int, **child: object) -> None:
+        """It ends so; the publisher hears it of the supervisor."""
+        assert self.actor is not None
+        self.actor.close()
+        spec = ChildSpec("actor-0", ChildKind.ACTOR, "m:f", actor=0)
+        dead = SimpleNamespace(**{"spec": spec, "stopping": False, "kill_at": float("inf"), **child})
+        self.publisher.actor_ended(self.shortage.word_of_end(dead, code))
+
+
+@pytest.fixture
+def deaths(tmp_path: Path) -> Iterator[Deaths]:
+    listener, selector = mailbox.listen(), selectors.DefaultSelector()
+    publisher = Publisher("reader-test", 1, [mailbox.address(listener)], 4 << 20, selector)
+    publisher.connect()
+    publisher.open(OpenTable(1, 1, "pipe", "sys/slot", 1, 100, "channel", THERE, TABLE, ""))
+    publisher.publish([1], batch(10), 1)
+    it = Deaths(publisher, listener, Shortage(tmp_path / "nobody counts"))
+    yield it
+    publisher.stop()
+    if it.actor is not None:
+        it.actor.close()
+    listener.close()
+    selector.close()
+
+
+FROM_OUTSIDE = {
+    "SIGKILL": (-signal.SIGKILL, {}),
+    "SIGTERM": (-signal.SIGTERM, {}),
+    "silent, so we abort it": (-signal.SIGABRT, {"kill_at": 5.0}),
+    "drained, and crashed over it": (-signal.SIGSEGV, {"stopping": True}),
+    "an error of no name": (Exit.UNEXPECTED, {}),
+}
+
+
+@pytest.mark.parametrize(("code", "child"), FROM_OUTSIDE.values(), ids=FROM_OUTSIDE)
+def test_a_row_on_trial_does_not_answer_for_deaths_from_outside(
+    deaths: Deaths, code: int, child: dict[str, object]
+) -> None:
+    assert not deaths.begun().trial
+    for rows in (ROWS, 2, 1):
+        deaths.ends(-signal.SIGSEGV)
+        piece = deaths.begun()
+        assert (piece.trial, piece.start, piece.rows) == (True, 0, rows)
+        for _ in range(POISON_KILLS + 1):
+            deaths.ends(code, **child)
+            assert deaths.begun() == piece, "the same once more: not cut, not buried"
+    for kills in range(1, POISON_KILLS + 1):
+        deaths.ends(-signal.SIGSEGV)
+        assert deaths.begun().bury is (Bury.WHOLE if kills == POISON_KILLS else Bury.NO), "no kill was counted before"
