@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SEED = 20261122
 AWAY_SECONDS = 1.0
 PAUSE_SECONDS = 0.05  # between two transactions; the local Snowflake has to keep up
+ANSWER_SECONDS = 15.0  # that an append waits to be refused; its actor is killed within
 TRANSACTIONS = 20  # of each source, before the end and after the return
 
 
@@ -114,18 +115,19 @@ def test_a_row_on_trial_is_not_condemned_for_kills_from_outside(deploy: Deployme
         requests = deploy.server.state()["requests"]
         return int(sum(count for kind, count in requests.items() if kind in ("POST rows", "POST filebuffer")))
 
-    deploy.server.set(commit_delay_s=600.0)  # what is out stays out
+    held = {"path": "ITEMS.*/(rows|filebuffer)$", "count": 1_000_000, "delay_s": ANSWER_SECONDS, "status": 503}
+    deploy.server.set(faults=[held])  # what is out stays out
     sent = appends()
     deploy.source.execute(f"insert into items values (1, 'good'), (2, '{POISON}')")
     for _ in range(POISON_KILLS):
-        wait_for("the good row to be out alone", lambda: appends() > sent)  # noqa: B023
+        wait_for("the good row to be out alone", lambda: appends() > sent, FOUND_SECONDS_MAX)  # noqa: B023
         sent, victim = appends(), deploy.children()["etl-actor-0"]
         os.kill(victim, signal.SIGKILL)
         wait_for("another actor", lambda: deploy.children().get("etl-actor-0", victim) != victim)  # noqa: B023
-    wait_for("the good row to be out once more", lambda: appends() > sent)
+    wait_for("the good row to be out once more", lambda: appends() > sent, FOUND_SECONDS_MAX)
     assert deploy.events("table_on_trial")
     assert not deploy.events("row_kills_actors")
-    deploy.server.set(commit_delay_s=0)
+    deploy.server.set(faults=[])
     wait_for("the other row to be found", lambda: deploy.events("row_kills_actors"), FOUND_SECONDS_MAX)
     deploy.source.execute("insert into items values (3, 'after')")
     deploy.caught_up("shop")
