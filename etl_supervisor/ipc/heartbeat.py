@@ -1,11 +1,11 @@
-"""One page of shared memory in which every child writes when it was last alive.
+"""One page of shared memory in which the supervisor and every child write when they were last alive.
 
-    slot 0                 slot 1                 …  slot 1023
+    slot 0: the parent     slot 1: a child        …  slot 1024
     ├ float64, monotonic ──┼ float64, monotonic ──┤
     0                      64                     128      bytes; a slot is a cache line, so that writers do not disturb each other
 
-One writer per word: the child that has the slot. The parent only reads, and writes the first value before the fork. The memory is anonymous: it
-has no name, and goes with the last process. CLOCK_MONOTONIC is the same in all processes of a machine.
+One writer per word: whoever has the slot. The parent only reads those of children, and writes the first value before the fork; the monitor reads the
+parent's. The memory is anonymous: it has no name, and goes with the last process. CLOCK_MONOTONIC is the same in all processes of a machine.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ _BEAT = struct.Struct("d")
 
 
 class HeartbeatPage:
-    """The parent's view: gives slots out and reads them."""
+    """The parent's view: gives slots out and reads them. `parent` is its own."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES)
-        self._free = list(range(SLOTS_MAX - 1, -1, -1))
+        self._memory = mmap.mmap(-1, (1 + SLOTS_MAX) * _SLOT_BYTES)
+        self._free = list(range(SLOTS_MAX, 0, -1))
+        self.parent = Heartbeat(self._memory, 0)
 
     @property
     def room(self) -> bool:
@@ -49,7 +50,7 @@ class HeartbeatPage:
 
 
 class Heartbeat:
-    """One child's slot."""
+    """One process's slot."""
 
     def __init__(self, memory: mmap.mmap, slot: int) -> None:
         self._memory = memory

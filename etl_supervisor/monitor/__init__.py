@@ -11,6 +11,7 @@ process   the monitor child: migrations, configuration poll, metrics endpoint
 wal       how much WAL each source keeps for us, again and again, in threads of its own
 alerts    which WAL alert is told, and when (pure)
 leases    which sources are ours to run: taken and renewed, in a thread of its own
+silence   whether the supervisor itself hangs, and its end before another one may have its sources
 holder    what a supervisor is called, and whether one of this machine is still there
 catalog   every metric with its kind, labels and meaning, for the documentation
 delivery  WAL alerts on their way out: webhook, Slack's form, e-mail

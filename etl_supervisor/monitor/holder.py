@@ -8,12 +8,13 @@ this boot, in this namespace, we can see whether its process is there: a supervi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_STATE, _START_TIME = 0, 19  # fields of /proc/<pid>/stat behind the name
+_STATE, _PARENT, _START_TIME = 0, 1, 19  # fields of /proc/<pid>/stat behind the name
 
 
 def holder_of(pid: int) -> str:
@@ -31,6 +32,16 @@ def is_dead(holder: str) -> bool:
     except FileNotFoundError:
         return True
     return found[_START_TIME] != started or found[_STATE] in "ZX"  # a zombie's children have died with it
+
+
+def children_of(pid: int) -> set[int]:
+    """The pids of its children, of those too that have ended and were not looked at."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdecimal() and _stat(int(folder.name))[_PARENT] == str(pid):
+                found.add(int(folder.name))
+    return found
 
 
 def host_of(holder: str) -> str:

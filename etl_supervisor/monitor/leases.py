@@ -2,6 +2,7 @@
 
     each second     who else holds something, and is dead on this machine? take what is free, renew what is ours; tell the parent
     no answer       nothing is told: the parent's time runs out, and it kills its readers before anybody else may have the source
+    no parent       it hangs, and can't do that: nothing is renewed, and we kill it with all its children (`silence`)
     at the end      with no reader left: give up what is ours, so that the next one need not wait
 
 A lease is kept while its source is configured, paused or not; what a supervisor has, it keeps. See `etl_supervisor.model.tenure` for the clocks.
@@ -10,6 +11,7 @@ A lease is kept while its source is configured, paused or not; what a supervisor
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -24,6 +26,7 @@ from etl_supervisor.ipc.messages import Leased
 from etl_supervisor.model.tenure import FENCE_SECONDS, clock
 from etl_supervisor.monitor.holder import holder_of, host_of, is_dead
 from etl_supervisor.monitor.rounds import Rounds
+from etl_supervisor.monitor.silence import Parent, Silence
 from etl_supervisor.repository import leases
 from etl_supervisor.repository.connection import connect, trouble
 
@@ -42,11 +45,13 @@ log = structlog.get_logger()
 
 
 class Leases:
-    """The leases of this supervisor. `tell` sends a message to the parent, from any thread."""
+    """The leases of this supervisor, which is `parent`. `tell` sends it a message, from any thread."""
 
-    def __init__(self, settings: Settings, tell: Callable[[Leased], None]) -> None:
-        self._settings, self._tell = settings, tell
-        self._holder = holder_of(os.getppid())
+    def __init__(self, settings: Settings, tell: Callable[[Leased], None], parent: Parent) -> None:
+        self._settings, self._tell, self._parent = settings, tell, parent
+        self._holder = holder_of(parent.pid)
+        self._silence = Silence(settings.lease_seconds - FENCE_SECONDS)
+        self._until = -math.inf  # what the parent was told last
         self._connection: psycopg.Connection[Any] | None = None
         self._wanted: frozenset[int] = frozenset()
         self._epochs: dict[int, int] = {}
@@ -80,11 +85,18 @@ class Leases:
 
     def _round(self) -> None:
         """EtlError(CONFIG_DATABASE) when it could not be made; the next one makes a new connection."""
+        self._silence.look(self._parent.heartbeat.last, clock())
         try:
-            self._renew()
+            if self._silence.lasts:
+                self._parent.silent(last=self._silence.is_last_chance(clock() + RENEW_SECONDS, self._until))
+            else:
+                self._parent.heard()
+                self._renew()
         except EtlError:
             self._disconnect()
             raise
+        finally:
+            self._silence.rest(clock())
 
     def _renew(self) -> None:
         asked, seconds = clock(), self._settings.lease_seconds
@@ -101,8 +113,9 @@ class Leases:
         finally:
             impatience.cancel()
         self._note(ours, dead)
+        self._until = asked + seconds - FENCE_SECONDS
         with contextlib.suppress(ConnectionError):  # the parent is going, and we with it
-            self._tell(Leased(tuple(sorted(ours)), asked + seconds - FENCE_SECONDS))
+            self._tell(Leased(tuple(sorted(ours)), self._until))
 
     def _note(self, ours: dict[int, int], dead: set[str]) -> None:
         for source in ours.keys() - self._epochs.keys():

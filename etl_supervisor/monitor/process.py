@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import os
 import selectors
 import signal
 import threading
@@ -29,6 +30,7 @@ from etl_supervisor.monitor.collectors import SupervisedCollector, WalCollector
 from etl_supervisor.monitor.delivery import Delivery
 from etl_supervisor.monitor.leases import Leases
 from etl_supervisor.monitor.meter import Meter
+from etl_supervisor.monitor.silence import Parent
 from etl_supervisor.monitor.wal import WalMonitor
 from etl_supervisor.repository.desired import Loaded, load
 from etl_supervisor.repository.newest import bring_up
@@ -64,7 +66,7 @@ class Monitor:
         self._delivery = Delivery(self._settings, metrics.alert_tried)
         self._meter = Meter(self._settings)
         self._sending = threading.Lock()
-        self._leases = Leases(self._settings, self._tell)
+        self._leases = Leases(self._settings, self._tell, Parent(os.getppid(), context.parent_heartbeat))
         self._serving = False
         self._migrated = False
         self._store = open_store(self._settings, metrics.redis_operation)

@@ -194,6 +194,7 @@ class Births:
             incarnation=order.incarnation,
             parent=connection,
             heartbeat=self._page.of(order.slot),
+            parent_heartbeat=self._page.parent,
             settings=order.settings,
             listener=listener,
             actor=spec.actor,

@@ -52,6 +52,7 @@ class ChildContext:
     incarnation: int
     parent: mailbox.Connection
     heartbeat: Heartbeat
+    parent_heartbeat: Heartbeat
     settings: Settings
     listener: socket.socket | None
     actor: int

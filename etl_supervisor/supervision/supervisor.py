@@ -1,6 +1,7 @@
 """The supervisor: one thread, one loop. It forks, waits, and starts again what dies.
 
-One turn: wait for a signal, the end of a child (pidfd) or a message; then look at the clock: kill what is silent, start what is due.
+One turn: wait for a signal, the end of a child (pidfd) or a message; then look at the clock: kill what is silent, start what is due. Each turn is a
+beat, which the monitor looks for: if the supervisor itself hangs, it is killed before another may have its sources (`monitor.silence`).
 
     start     monitor and actors at once; readers when the monitor has sent what is Desired
     Desired   compared with what runs (`decide`): a new source starts, one that is gone drains, a changed one drains and starts again
@@ -120,6 +121,7 @@ class Supervisor:
             else:
                 self._hear(key.data)
         reap_orphans({child.pid for child in self._posts.children()} | {self._births.nursery.pid or 0})
+        self._page.parent.beat()
         now = time.monotonic()
         if now - self._turned > FROZEN_SECONDS:
             self._awake_since = now

@@ -1,17 +1,22 @@
 """Leases of sources, on a real PostgreSQL: who gets them, who keeps them, and what the parent is told."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from etl_supervisor.config.settings import Settings, load
+from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import Leased
 from etl_supervisor.model.tenure import FENCE_SECONDS, clock
-from etl_supervisor.monitor.holder import holder_of, host_of, is_dead
-from etl_supervisor.monitor.leases import Leases
+from etl_supervisor.monitor.holder import children_of, holder_of, host_of, is_dead
+from etl_supervisor.monitor.leases import RENEW_SECONDS, Leases
+from etl_supervisor.monitor.silence import Parent
 from etl_supervisor.repository import leases
 from etl_supervisor.repository.migrations import migrate
 from tests.support.fix_deployment import wait_for
@@ -82,6 +87,25 @@ def test_a_process_of_this_machine_is_known_to_be_dead() -> None:
     assert is_dead("/".join([boot, rest[0], rest[1], "1", rest[3]])), "another process has its pid"
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    """A process with a child, that stands for a supervisor; it beats when the test does."""
+    program = "import subprocess; subprocess.run(['sleep', '1000'])"
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    wait_for("its child", lambda: children_of(process.pid))
+    yield Parent(process.pid, HeartbeatPage().parent)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 @pytest.fixture
 def proxied(settings: Settings, database: Database) -> Iterator[tuple[Settings, Proxy]]:
     proxy = Proxy(("127.0.0.1", database.server.port))
@@ -91,20 +115,37 @@ def proxied(settings: Settings, database: Database) -> Iterator[tuple[Settings, 
     proxy.close()
 
 
-def test_the_parent_is_told_until_when_and_nothing_while_the_database_is_away(proxied) -> None:
+def test_the_parent_is_told_until_when_and_nothing_while_the_database_is_away(proxied, parent: Parent) -> None:
     settings, proxy = proxied
     told: list[Leased] = []
-    began = clock()
-    ours = Leases(settings, told.append)
+    began, beat = clock(), parent.heartbeat.beat
+    ours = Leases(settings, told.append, parent)
     ours.want([1, 2])
-    wait_for("both leases", lambda: told and told[-1].sources == (1, 2))
-    wait_for("a renewal", lambda: told[-1].until > told[0].until)
+    wait_for("both leases", lambda: beat() or (told and told[-1].sources == (1, 2)))
+    wait_for("a renewal", lambda: beat() or told[-1].until > told[0].until)
     assert not ours.standby
     assert began < told[0].until - (settings.lease_seconds - FENCE_SECONDS) <= clock()
     proxy.hold()
-    wait_for("the time to be over", lambda: clock() > told[-1].until)
+    wait_for("the time to be over", lambda: beat() or clock() > told[-1].until)
     held = told[-1].until
     proxy.release()
-    wait_for("another renewal", lambda: told[-1].until > max(held, clock()))
+    wait_for("another renewal", lambda: beat() or told[-1].until > max(held, clock()))
     ours.close(give_up=True)
     assert all(lease.seconds_left <= 0 for lease in leases.leases(settings))
+    assert not is_dead(holder_of(parent.pid)), "no answer is not its silence"
+
+
+def test_nothing_is_renewed_for_a_parent_that_is_silent_and_it_ends_before_its_leases_do(settings, parent) -> None:
+    told: list[Leased] = []
+    ours, name, beat = Leases(settings, told.append, parent), holder_of(parent.pid), parent.heartbeat.beat
+    (child,) = children_of(parent.pid)
+    ours.want([1, 2])
+    wait_for("a renewal", lambda: beat() or len(told) > 2)
+    wait_for("a renewal that is missed", lambda: clock() > told[-1].until - settings.lease_seconds + 3 * RENEW_SECONDS)
+    missed = len(told)
+    wait_for("the next one", lambda: beat() or len(told) > missed)
+    assert not is_dead(name), "it was held for a moment"
+    wait_for("its end, and its child's", lambda: is_dead(name) and not is_alive(child))
+    assert clock() > told[-1].until - 2 * RENEW_SECONDS, "it had its time"
+    assert all(lease.seconds_left > 0 for lease in leases.leases(settings)), "nobody else can have them yet"
+    ours.close(give_up=False)
