@@ -4,9 +4,9 @@
     silent    the same beat in three rounds of the leases, a second from each to the next: nothing is renewed, nothing new is taken
     the end   the time that the parent was told would be over before the next round; it can't keep to it, so it is killed with its children
 
-A parent that was held for 3 s (a disk, a debugger) loses one renewal of several, and nothing else. Our own sleep is not its silence: after a pause
-that took longer than it should (the process group was stopped, the machine slept) counting begins anew, so a parent that goes on together with us has
-time for many turns before anything is held against it. What the database took to answer is not counted either.
+A parent that was held for 3 s (a disk, a debugger) loses one renewal of several, and nothing else. Our own sleep is not its silence: rounds count,
+not seconds, and one after too long a pause (the process group was stopped, the machine slept) neither counts nor kills: a parent that goes on with us
+has time for many turns before anything is held against it. What the database took to answer is no pause.
 
 A SIGKILL of the parent is not enough: the first process of a container gets none from inside, and one that waits for a broken disk dies when that
 answers. So its children are killed one by one, then the parent, then we: nobody moves a row any more when another supervisor gets the lease.
@@ -27,7 +27,9 @@ from etl_supervisor.ipc.heartbeat import Heartbeat
 from etl_supervisor.monitor.holder import children_of
 
 SILENT_ROUNDS = 2  # after the one that saw a new beat: the parent has been silent for 2 to 3 s; a turn may wait 1 s, and fork for another
-PAUSE_SECONDS_MAX = 2.0  # between two rounds, which should be one second: more, and we have not been awake
+PAUSE_SECONDS_MAX = (
+    3.0  # between two rounds, which should be one second: some more on a busy machine; beyond it we have not been awake
+)
 LOG_SECONDS_MAX = 0.5  # a log that nobody takes may be what the parent hangs at: it must not hold us as well
 
 log = structlog.get_logger()
@@ -47,10 +49,10 @@ class Silence:
         if beat != self._beat:
             self._beat, self._alive = beat, now
             self._rounds = 0
-        elif now - self._rested > PAUSE_SECONDS_MAX:
-            self._rounds = 0
-        else:
+        elif now - self._rested <= PAUSE_SECONDS_MAX:
             self._rounds += 1
+        else:
+            self._rounds = min(self._rounds, SILENT_ROUNDS)
 
     def rest(self, now: float) -> None:
         """The round has ended."""
@@ -63,7 +65,7 @@ class Silence:
 
     def is_last_chance(self, next_round: float, until: float) -> bool:
         """Whether it has to be killed now: the time that it was told, `until`, would be over in the next round. One that was alive when that ran out
-        has ended its readers itself. Never in the first round of a silence."""
+        has ended its readers itself. Never in the first round of a silence or after too long a pause."""
         end = until if until > self._alive else self._alive + self._patience
         return self._rounds > SILENT_ROUNDS and next_round >= end
 
@@ -92,13 +94,14 @@ class Parent:
             self._kill()
 
     def _kill(self) -> None:
-        children = children_of(self.pid)  # a parent that hangs reaps none: these pids are nobody else's
-        for child in children - {os.getpid()}:
+        is_ours = os.getppid() == self.pid
+        others = children_of(self.pid) - {os.getpid()}  # a parent that hangs reaps none: these pids are nobody else's
+        for child in others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        if os.getpid() in children:
+        if is_ours:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

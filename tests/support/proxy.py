@@ -19,18 +19,18 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: close sends a reset
 
 
 class Proxy:
-    """Listens on 127.0.0.1:`port` and passes everything on to `target`."""
+    """Listens at `host`:`port` (0: any) and passes everything on to `target`."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], host: str = "127.0.0.1", port: int = 0) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, port))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._passing = threading.Event()
         self._passing.set()
         self.delay_seconds = 0.0
         self.refusing = False
-        self.cuts = 0
+        self.cuts = self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> int:
@@ -68,6 +68,7 @@ class Proxy:
                 except OSError:
                     near.close()
                     continue
+                self.connections += 1
                 self._pairs = [pair for pair in self._pairs if pair[0].fileno() >= 0] + [(near, far)]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()

@@ -64,21 +64,37 @@ def test_a_parent_that_hangs_is_killed_in_the_last_round_before_its_time_is_over
     assert story.until - ROUND <= story.now < story.until
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 4])
-def test_a_pause_of_the_whole_group_is_not_its_silence(rounds: int) -> None:
+@pytest.mark.parametrize(("rounds", "then"), [(0, "renewed"), (1, "renewed"), (2, "skipped"), (4, "skipped")])
+def test_a_pause_of_the_whole_group_is_not_its_silence(rounds: int, then: str) -> None:
     story = Story()
     story.round(beats=True)
     for _ in range(rounds):
         story.round()
-    assert story.round(after=3600.0) == "renewed", "the parent had no time to beat"
+    assert story.round(after=3600.0) == then, "the parent had no time to beat"
     assert story.round(beats=True) == "renewed"
 
 
-def test_a_parent_that_does_not_go_on_after_a_pause_is_killed_when_it_had_its_chance() -> None:
+@pytest.mark.parametrize("rounds", [0, 1, 2, 4])
+def test_a_parent_that_does_not_go_on_after_a_pause_is_killed_when_it_had_its_chance(rounds: int) -> None:
     story = Story()
     story.round(beats=True)
-    assert [story.round(after=after) for after in (3600.0, ROUND, ROUND)] == ["renewed", "renewed", "skipped"]
-    assert story.until_something_else("skipped") == "killed"
+    for _ in range(rounds):
+        story.round()
+    story.until = story.now
+    assert story.round(after=3600.0, answered=False) != "killed"
+    awake = 0
+    while story.round(answered=False) != "killed":
+        awake += 1
+    assert awake == max(0, 2 - rounds), "it had a second at least"
+
+
+def test_a_monitor_that_is_late_takes_nothing_back() -> None:
+    story = Story()
+    story.round(beats=True)
+    assert story.until_something_else("renewed") == "skipped"
+    late = [story.round(after=4.0) for _ in range(3)]
+    assert late == ["skipped"] * 3
+    assert story.round() == "killed"
 
 
 def test_a_kill_never_comes_in_the_first_round_of_a_silence() -> None:
