@@ -85,6 +85,7 @@ def test_a_parent_that_does_not_go_on_after_a_pause_is_killed_when_it_had_its_ch
     awake = 0
     while story.round(answered=False) != "killed":
         awake += 1
+        assert awake < 9, "for ever"
     assert awake == max(0, 2 - rounds), "it had a second at least"
 
 
