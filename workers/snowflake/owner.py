@@ -91,7 +91,7 @@ def own(cursor: Any, opening: OpenTable, objects: Objects, place: str) -> tuple[
             f" OWNER = {literal(opening.owner)}, EPOCH = {opening.epoch}"
             f" WHERE {where} AND GENERATION = {mark.generation} AND EPOCH <= {opening.epoch}"
         )
-        return Watermark(opening.generation, 0, opening.epoch, mark.shown), replace(row, history=0, offered="")
+        return Watermark(opening.generation, 0, mark.epoch, mark.shown), replace(row, history=0, offered="")
     return mark, row
 
 
