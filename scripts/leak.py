@@ -5,7 +5,7 @@
 
 Two sources change at a steady pace while their rows stay as many as they were; both pipelines go through two actors. Every 30 seconds the second
 actor and the second source's reader are killed, so that the supervisor, the monitor, the first actor and the first reader live through many
-deaths of others; metrics and API are asked at each look. Looked at, of every process that lives long enough: anonymous memory, descriptors,
+deaths of others; metrics and API are asked at each look. Looked at, of every process that lives long enough: anonymous and shared memory, descriptors,
 threads. Of the machine: files in /dev/shm (but for PostgreSQL's own), keys in Redis, replication slots.
 
 The first third of the time is warm-up (Arrow's and Python's pools fill); then the second and the last third are compared. `course` has the medians of
@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,7 @@ class Books:
                 name = f"{comm}/{pid}"
                 status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
                 self.note(f"{name} memory_mb", int(status["RssAnon"].split()[0]) / 1024)
+                self.note(f"{name} shared_mb", int(status["RssShmem"].split()[0]) / 1024)
                 self.note(f"{name} threads", int(status["Threads"]))
                 self.note(f"{name} descriptors", len(os.listdir(f"/proc/{pid}/fd")))
 
@@ -188,6 +190,17 @@ def watch(stack: EmbeddedStack, pid: int, asked: list[str], minutes: float) -> t
     return books, looks, kills
 
 
+def ends(log: Path) -> dict[str, int]:
+    """How often each child has ended, and how: "actor-1 -9" is a kill."""
+    found: Counter[str] = Counter()
+    for line in log.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            told = json.loads(line)
+            if told["event"] == "child_ended":
+                found[f"{told['child']} {told['code']}"] += 1
+    return dict(found)
+
+
 def main() -> int:
     """Exit code 1 when something grew."""
     parser = argparse.ArgumentParser(description="Look for leaks.")
@@ -223,8 +236,9 @@ def main() -> int:
         finally:
             process.terminate()
             code = process.wait(60)
+            ended = ends(Path(folder) / "supervisor.log")
     found = books.report(looks)
-    report = {"minutes": minutes, "kills": kills, "exit_code": code, "held": found}
+    report = {"minutes": minutes, "kills": kills, "exit_code": code, "ended": ended, "held": found}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))

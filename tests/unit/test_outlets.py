@@ -168,7 +168,8 @@ class Deaths:
         self.actor.close()
         spec = ChildSpec("actor-0", ChildKind.ACTOR, "m:f", actor=0)
         dead = SimpleNamespace(**{"spec": spec, "stopping": False, "kill_at": float("inf"), **child})
-        self.publisher.actor_ended(self.shortage.word_of_end(dead, code))
+        memory = self.shortage.took(code)
+        self.publisher.actor_ended(self.shortage.word_of_end(dead, code, memory=memory))
 
 
 @pytest.fixture
