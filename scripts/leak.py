@@ -5,8 +5,8 @@
 
 Two sources change at a steady pace while their rows stay as many as they were; both pipelines go through two actors. Every 30 seconds the second
 actor and the second source's reader are killed, so that the supervisor, the monitor, the first actor and the first reader live through many
-deaths of others; metrics and API are asked at each look. Looked at, of every process that lives long enough: anonymous and shared memory, descriptors,
-threads. Of the machine: files in /dev/shm (but for PostgreSQL's own), keys in Redis, replication slots.
+deaths of others; metrics and API are asked at each look. Looked at, of every process that lives long enough: anonymous and shared memory,
+descriptors, threads. Of the machine: files in /dev/shm (but for PostgreSQL's own), keys in Redis, replication slots.
 
 The first third of the time is warm-up (Arrow's and Python's pools fill); then the second and the last third are compared. `course` has the medians of
 the sixths of the time.
