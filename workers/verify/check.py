@@ -36,7 +36,7 @@ from workers.snowflake.connection import connect
 from workers.verify.comparing import Difference, Odd, compare
 from workers.verify.fingerprints import taken_apart
 from workers.verify.frozen import Frozen, MovedError
-from workers.verify.sides import Pair, SourceSide, TargetSide
+from workers.verify.sides import Pair, SourceSide, TargetSide, ranged
 
 ROUNDS_MAX = 3
 WAIT_SECONDS_MAX = 300.0  # a batch is seconds; the walsender of a busy source may be minutes behind
@@ -126,9 +126,11 @@ class Verification:
         pairs, alone = _pairs(found.table, masks, clone.table)
         if alone and not last:
             raise MovedError
-        source = SourceSide(snapshot.first, found, masks, pairs)
+        by = ranged(pairs, masks)
+        source = SourceSide(snapshot.first, found, masks, pairs, by)
         soft = clone.policy.soft and bool(clone.table.key)
-        difference = compare(source, TargetSide(clone.connection, clone.table_sql, pairs, clone.place, soft))
+        target = TargetSide(clone.connection, clone.table_sql, pairs, clone.place, soft, by)
+        difference = compare(source, target, source.ranges())
         verdict = _verdict(name, point, difference, alone, dead)
         if verdict.equal:
             noted = Verified(name, point, time.time(), difference.source_rows)

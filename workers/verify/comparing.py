@@ -1,19 +1,21 @@
 """Two sides of a table, compared in bounded memory: sums by bucket, then the rows of the buckets that differ.
 
-    pass 1    every row: fingerprints of key and row; bucket = low bits of the key's. Of each bucket: how many rows, and the sum of their fingerprints
-    pass 2    only where count or sum differ, the rows of these buckets: both sides as multisets, what is left is different
+    pass 1    every row: fingerprints of key and row; bucket = low bits of the key's, and range of the key where it has an integer (`ranges`).
+              Of each bucket and range: how many rows, and the sum of their fingerprints
+    pass 2    only where count or sum differ: both sides are asked for the ranges that differ (for all, where there are none), and of what they give
+              the rows of buckets that differ are held: both sides as multisets, what is left is different
 
 A table that is equal is read once. A key is missing when only the source has it, extra when only the target has it, different when both have it with
 other values. A table without a key is compared as a multiset: there each row is its own key.
 
-Memory: two numbers for each of BUCKETS buckets and side, and at most ROWS_HELD_MAX rows (two fingerprints and the key). When more rows are in buckets
-that differ, they are looked at in turns, PASSES_MAX of them; beyond that the counts are lower limits (`whole` is False): a table in which so much
-differs needs no list of keys. Two different rows have the same fingerprint once in 2**64.
+Memory: two numbers for each bucket, range and side, one piece of rows, and what `held` allows. When more differs, pass 2 is made again for what did
+not fit, PASSES_MAX times; beyond that the counts are lower limits (`whole` is False): a table in which so much differs needs no list of keys. Two
+different rows have the same fingerprint once in 2**64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,28 +25,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.verify.fingerprints import Prints, fingerprints
+from workers.verify.held import EVERY_KEY, Held
+from workers.verify.ranges import COUNT_MAX, Places, Ranges, Span
 
-BUCKETS = 1 << 16  # of ten million rows each has 150; the sums of both sides are 2 MB
-ROWS_HELD_MAX = 500_000
+BUCKETS = 1 << 16  # of ten million rows each has 150; the sums of both sides are 2 MB, and as much for ranges
 PASSES_MAX = 4
 KEYS_KEPT_MAX = 1000  # of each sort; counted are all
 
-Buckets = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Texts of some rows: what identifies each, and the whole of it."""
+    """Texts of some rows: what identifies each, and the whole of it; `place` is the key's integer (int64), if it has one."""
 
     key: pa.Array
     row: pa.Array
+    place: pa.Array | None = None
 
 
 class Side(Protocol):
     """One side of a table."""
 
-    def rows(self) -> Iterator[Rows]:
-        """All rows, from the beginning; the same ones each time."""
+    def rows(self, spans: Sequence[Span] = ()) -> Iterator[Rows]:
+        """All rows, or those of some spans, from the beginning; the same ones each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,69 +76,71 @@ class Difference:
         return self.whole and not (self.missing.count or self.extra.count or self.different.count)
 
 
-@dataclass(frozen=True, slots=True)
 class _Sums:
-    count: Buckets
-    total: Prints
+    """How many rows are in each bucket, and the sums of their fingerprints."""
+
+    def __init__(self, buckets: int) -> None:
+        self.count = np.zeros(buckets, np.int64)
+        self._total = np.zeros(buckets, np.uint64)
+
+    def add(self, buckets: Places, prints: Prints) -> None:
+        self.count += np.bincount(buckets, minlength=len(self.count))
+        np.add.at(self._total, buckets, prints)
+
+    def differ(self, other: _Sums) -> Flags:
+        odd: Flags = (self.count != other.count) | (self._total != other._total)
+        return odd
 
 
-def compare(source: Side, target: Side) -> Difference:
-    """Read both sides, and what differs once more."""
-    ours, theirs = _summed(source), _summed(target)
-    sizes = int(ours.count.sum()), int(theirs.count.sum())
-    other = np.flatnonzero((ours.count != theirs.count) | (ours.total != theirs.total))
-    found = _Found()
-    turns = list(_turns(other, (ours.count + theirs.count)[other]))
-    for buckets in turns[:PASSES_MAX]:
-        chosen = np.zeros(BUCKETS, np.bool_)
-        chosen[buckets] = True
-        found.add(pa.concat_tables([_held(source, chosen, 1), _held(target, chosen, -1)]))
-    return found.result(sizes, whole=len(turns) <= PASSES_MAX)
+def compare(source: Side, target: Side, ranges: Ranges | None = None) -> Difference:
+    """Read both sides, and what differs once more. With `ranges` each row has its place."""
+    ours, theirs = _summed(source, ranges), _summed(target, ranges)
+    sizes = int(ours[0].count.sum()), int(theirs[0].count.sum())
+    odd = _OddPart(ours[0].differ(theirs[0]), ours[1].differ(theirs[1]), ranges)
+    found, since = _Found(), 0 if odd.buckets.any() else EVERY_KEY
+    for _ in range(PASSES_MAX):
+        if since == EVERY_KEY:
+            break
+        held = Held(since)
+        odd.read(source, held, 1)
+        odd.read(target, held, -1)
+        found.add(held.net())
+        since = held.until
+    return found.result(sizes, whole=since == EVERY_KEY)
 
 
-def _summed(side: Side) -> _Sums:
-    found = _Sums(np.zeros(BUCKETS, np.int64), np.zeros(BUCKETS, np.uint64))
+def _summed(side: Side, ranges: Ranges | None) -> tuple[_Sums, _Sums]:
+    """By bucket, and by range."""
+    by_bucket, by_range = _Sums(BUCKETS), _Sums(COUNT_MAX)
     for rows in side.rows():
-        bucket = _bucket(fingerprints(rows.key))
-        found.count[:] += np.bincount(bucket, minlength=BUCKETS)
-        np.add.at(found.total, bucket, fingerprints(rows.row))
-    return found
+        prints = fingerprints(rows.row)
+        by_bucket.add(_bucket(fingerprints(rows.key)), prints)
+        if ranges is not None:
+            by_range.add(ranges.of(rows.place), prints)
+    return by_bucket, by_range
 
 
-def _bucket(keys: Prints) -> Buckets:
+def _bucket(keys: Prints) -> Places:
     return (keys & np.uint64(BUCKETS - 1)).astype(np.int64)
 
 
-def _turns(buckets: Buckets, sizes: Buckets) -> Iterator[Buckets]:
-    """Buckets in order, as many at once as may be held; one that is larger than that comes alone."""
-    begin, held = 0, 0
-    for end, size in enumerate(sizes.tolist()):
-        if end > begin and held + size > ROWS_HELD_MAX:
-            yield buckets[begin:end]
-            begin, held = end, 0
-        held += size
-    if begin < len(buckets):
-        yield buckets[begin:]
+@dataclass(frozen=True, slots=True)
+class _OddPart:
+    """Which buckets and ranges differ. A row that differs is in one of each."""
 
+    buckets: Flags
+    parts: Flags
+    ranges: Ranges | None
 
-def _held(side: Side, chosen: npt.NDArray[np.bool_], sign: int) -> pa.Table:
-    parts = [_none()]
-    for rows in side.rows():
-        keys = fingerprints(rows.key)
-        wanted = chosen[_bucket(keys)]
-        if wanted.any():
+    def read(self, side: Side, held: Held, sign: int) -> None:
+        spans = () if self.ranges is None else self.ranges.spans(np.flatnonzero(self.parts))
+        for rows in side.rows(spans):
+            keys = fingerprints(rows.key)
+            wanted = self.buckets[_bucket(keys)]
+            if self.ranges is not None:
+                wanted &= self.parts[self.ranges.of(rows.place)]
             mask = pa.array(wanted)
-            columns = [pa.array(keys[wanted]), pa.array(fingerprints(rows.row.filter(mask))), rows.key.filter(mask)]
-            signs = pa.repeat(pa.scalar(sign, pa.int64()), len(columns[0]))
-            parts.append(pa.table([*columns, signs], schema=_SCHEMA))
-    return pa.concat_tables(parts)
-
-
-_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint64()), ("text", pa.large_string()), ("side", pa.int64())])
-
-
-def _none() -> pa.Table:
-    return _SCHEMA.empty_table()
+            held.add(keys[wanted], rows.row.filter(mask), rows.key.filter(mask), sign)
 
 
 class _Found:
@@ -144,13 +150,11 @@ class _Found:
         self._counts = dict.fromkeys(("missing", "extra", "different"), 0)
         self._keys: dict[str, list[str]] = {name: [] for name in self._counts}
 
-    def add(self, held: pa.Table) -> None:
-        """Rows of both sides: `side` is 1 for the source, -1 for the target."""
-        net = held.group_by(["key", "row"]).aggregate([("side", "sum"), ("text", "min")])
-        net = net.filter(pc.not_equal(net["side_sum"], 0))
-        more = pc.if_else(pc.greater(net["side_sum"], 0), net["side_sum"], 0)
-        less = pc.if_else(pc.less(net["side_sum"], 0), pc.negate(net["side_sum"]), 0)
-        keys = pa.table([net["key"], net["text_min"], more, less], names=["key", "text", "more", "less"])
+    def add(self, net: pa.Table) -> None:
+        """What `Held` has left: all rows of some keys."""
+        more = pc.if_else(pc.greater(net["more"], 0), net["more"], 0)
+        less = pc.if_else(pc.less(net["more"], 0), pc.negate(net["more"]), 0)
+        keys = pa.table([net["key"], net["text"], more, less], names=["key", "text", "more", "less"])
         keys = keys.group_by("key").aggregate([("more", "sum"), ("less", "sum"), ("text", "min")])
         both = pc.min_element_wise(keys["more_sum"], keys["less_sum"])
         self._note("different", keys["text_min"], both)

@@ -22,6 +22,7 @@ Prints = npt.NDArray[np.uint64]
 
 BETWEEN, NULL = "\0,", "\0N"
 SHORT_BYTES_MAX = 4096  # the weights of so many places are a table of 32 kB
+AT_ONCE_BYTES_MAX = 1 << 20  # each byte becomes some forty meanwhile
 _SEED = 20_240_229  # any; both sides use the same
 
 
@@ -59,6 +60,9 @@ def _short(texts: pa.Array) -> Prints:
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     lengths = np.diff(ends)
     size = int(ends[-1] - ends[0])
+    if size > AT_ONCE_BYTES_MAX:
+        middle = len(texts) // 2
+        return np.concatenate([_short(texts[:middle]), _short(texts[middle:])])
     octets = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] if size else np.empty(0, np.uint8)
     places = np.arange(size) - np.repeat(ends[:-1] - ends[0], lengths)
     running = np.zeros(size + 1, np.uint64)
