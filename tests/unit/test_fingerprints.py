@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from workers.verify import held
+from workers.verify import comparing, held
 from workers.verify.comparing import Difference, Rows, compare
 from workers.verify.fingerprints import NULL, SHORT_BYTES_MAX, fingerprints, joined, taken_apart
 from workers.verify.ranges import COUNT_MAX, SPANS_MAX, Ranges, Span
@@ -110,6 +110,14 @@ def test_one_key_that_is_too_much_to_hold_ends(monkeypatch: pytest.MonkeyPatch):
     assert (found.missing.count, found.whole, found.equal) == (0, False, False)
 
 
+def test_one_key_that_is_the_lowest_and_too_much_to_hold_is_let_go(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(held, "BYTES_MAX", 5_000)
+    keys, rows = (pa.array(texts, pa.large_string()) for texts in (["a"] * 1000, map(str, range(1000))))
+    found = held.Held(0)
+    found.add(np.zeros(1000, np.uint64), rows, keys, 1)
+    assert found.net().num_rows == 0
+
+
 def test_of_a_long_key_the_beginning_is_kept():
     found = compare(Pieces([[("é" * 1001, "a"), ("é" * 1000, "b")]]), Pieces([]))
     assert found.missing.keys == ("é" * 1000, "é" * 1000 + "…")
@@ -155,19 +163,32 @@ def test_only_ranges_that_differ_are_read_again():
     assert 200_000 < sides[1].given < 200_020
 
 
+def test_of_what_is_read_between_ranges_that_differ_little_is_held(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comparing, "BUCKETS", 256)  # half of them differ
+    monkeypatch.setattr(held, "BYTES_MAX", 40_000)  # 1000 rows
+    monkeypatch.setattr(held, "LOOSE_BYTES_MAX", 4_000)
+    rows = numbered(0, 20_000)
+    theirs = [row for number, row in enumerate(rows) if number % 100 != 7]
+    sides = Pieces([rows], placed=True), Pieces([theirs], placed=True)
+    found = compare(*sides, Ranges(0, 19_999))
+    assert (found.missing.count, found.whole) == (200, True)
+    assert 30_000 < sides[0].given <= 40_000
+
+
 def test_integers_that_only_a_target_can_hold_are_the_last_ones():
     assert integers(pa.array(["9" * 19, None, "-" + "9" * 19, "7"])).to_pylist() == [(1 << 63) - 1, None, -(1 << 63), 7]
 
 
 @dataclass
 class Repeated:
-    """Pieces of equal rows: each piece's text, as key and row, and how many."""
+    """Pieces of equal rows: each piece's text, as key and row, and how many. In one that is `numbered` pieces are not equal."""
 
     pieces: list[tuple[str, int]]
+    numbered: bool = False
 
     def rows(self, spans: Sequence[Span] = ()) -> Iterator[Rows]:
-        for text, count in self.pieces:
-            piece = pa.repeat(pa.scalar(text, pa.large_string()), count)
+        for number, (text, count) in enumerate(self.pieces):
+            piece = pa.repeat(pa.scalar(f"{number if self.numbered else ''}{text}", pa.large_string()), count)
             yield Rows(piece, piece)
 
 
@@ -186,22 +207,21 @@ def peak_mb() -> int:
 
 
 MILLIONS = [("one of two million", 100_000)] * 20
-LARGE = [("x" * 2_000_000, 1)] * 100
-SOME = [("y" * 4000, 250), ("z" * 4000, 250)] * 20
+LARGE = Repeated([("x" * 2_000_000, 1)] * 100, numbered=True)
 MB_MAX = 120
 
 
 @pytest.mark.parametrize(
     ("source", "target", "missing", "extra"),
     [
-        (MILLIONS, [*MILLIONS, ("one of two million", 1)], 0, 1),
-        (LARGE, LARGE[1:], 1, 0),
-        (LARGE, SOME, 100, 10_000),
+        (Repeated(MILLIONS), Repeated([*MILLIONS, ("one of two million", 1)]), 0, 1),
+        (LARGE, Repeated(LARGE.pieces[:-1], numbered=True), 1, 0),
+        (LARGE, Repeated([("y" * 4000, 500)] * 20, numbered=True), 100, 10_000),
     ],
     ids=["equal", "large", "both"],
 )
 def test_neither_equal_rows_nor_large_ones_need_memory(source: Any, target: Any, missing: int, extra: int):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found, mb = pool.submit(grown, Repeated(source), Repeated(target)).result()
+        found, mb = pool.submit(grown, source, target).result()
     assert (found.missing.count, found.extra.count, found.whole) == (missing, extra, True)
     assert mb < MB_MAX

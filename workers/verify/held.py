@@ -49,8 +49,7 @@ class Held:
     # -- inside
 
     def _together(self) -> None:
-        parts = [self._net, *(self._below(part) for part in self._loose)]
-        self._loose, self._loose_bytes = [], 0
+        parts, self._loose, self._loose_bytes = [self._net, *self._loose], [], 0
         net = pa.concat_tables(parts).group_by(["key", "row"]).aggregate([("text", "min"), ("more", "sum")])
         net = net.filter(pc.not_equal(net["more_sum"], 0)).rename_columns(_SCHEMA.names)
         while net.nbytes > BYTES_MAX:
