@@ -206,7 +206,7 @@ def peak_mb() -> int:
     return int(line.split()[1]) >> 10
 
 
-MILLIONS = [("one of two million", 100_000)] * 20
+MILLIONS = [("one of two million", 250_000)] * 8
 LARGE = Repeated([("x" * 2_000_000, 1)] * 100, numbered=True)
 MB_MAX = 120
 
