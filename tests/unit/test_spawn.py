@@ -47,7 +47,8 @@ def life(enter: Callable[[ChildContext], int], folder: Path) -> tuple[int, list[
     spec = ChildSpec("child", ChildKind.MONITOR, f"{__name__}:{enter.__name__}")
     settings = load(folder, {"DATABASE_URL": "postgresql://u@h/d", "REDIS_URL": "redis://h"})
     ours, theirs = mailbox.pair()
-    context = ChildContext("child", 0, 1, theirs, HeartbeatPage().allot(), settings, None, -1, (), None, ())
+    page = HeartbeatPage()
+    context = ChildContext("child", 0, 1, theirs, page.allot(), page.parent, settings, None, -1, (), None, ())
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
