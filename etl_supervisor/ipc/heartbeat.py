@@ -5,25 +5,26 @@
     0                      64                     128      bytes; a slot is a cache line, so that writers do not disturb each other
 
 One writer per word: whoever has the slot. The parent only reads those of children, and writes the first value before the fork; the monitor reads the
-parent's. The memory is anonymous: it has no name, and goes with the last process. CLOCK_MONOTONIC is the same in all processes of a machine.
+parent's. A word is stored at once, whole and aligned: `struct.pack_into` clears its place before it writes there, and whoever looked in between saw
+a child that had been silent since the machine was started. The memory is anonymous: it has no name, and goes with the last process.
+CLOCK_MONOTONIC is the same in all processes of a machine.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 
 SLOTS_MAX = 1024  # children of one supervisor: one machine's worth
 _SLOT_BYTES = 64
-_BEAT = struct.Struct("d")
+_SLOT_WORDS = _SLOT_BYTES // 8
 
 
 class HeartbeatPage:
     """The parent's view: gives slots out and reads them. `parent` is its own."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, (1 + SLOTS_MAX) * _SLOT_BYTES)
+        self._memory = memoryview(mmap.mmap(-1, (1 + SLOTS_MAX) * _SLOT_BYTES)).cast("d")
         self._free = list(range(SLOTS_MAX, 0, -1))
         self.parent = Heartbeat(self._memory, 0)
 
@@ -52,16 +53,15 @@ class HeartbeatPage:
 class Heartbeat:
     """One process's slot."""
 
-    def __init__(self, memory: mmap.mmap, slot: int) -> None:
+    def __init__(self, memory: memoryview[float], slot: int) -> None:
         self._memory = memory
         self.slot = slot
 
     def beat(self) -> None:
         """I am alive."""
-        _BEAT.pack_into(self._memory, self.slot * _SLOT_BYTES, time.monotonic())
+        self._memory[self.slot * _SLOT_WORDS] = time.monotonic()
 
     @property
     def last(self) -> float:
         """When it was last alive, in seconds of the monotonic clock."""
-        (seconds,) = _BEAT.unpack_from(self._memory, self.slot * _SLOT_BYTES)
-        return float(seconds)
+        return self._memory[self.slot * _SLOT_WORDS]
