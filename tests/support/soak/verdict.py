@@ -82,8 +82,10 @@ def crashed(log: str) -> list[str]:
 
 
 def ended(codes: Counter[int], faults: Counter[str]) -> list[str]:
-    """A line for each exit code with which more supervisors ended than we made end so: killed, told to end, told so twice."""
-    killed = faults["kill supervisor"] + sum(n for name, n in faults.items() if name.startswith(KILLS_SUPERVISOR))
+    """A line for each exit code with which more supervisors ended than we made end so: killed, stopped until its monitor killed it, told to end,
+    told so twice."""
+    killed = faults["kill supervisor"] + faults["stop supervisor"]
+    killed += sum(n for name, n in faults.items() if name.startswith(KILLS_SUPERVISOR))
     told = faults["restart supervisor"]
     ours = {int(Exit.OK): told, -signal.SIGKILL: killed, int(Exit.FAILED): told // 2}
     more = {code: count - ours.get(code, 0) for code, count in sorted(codes.items())}
