@@ -31,9 +31,9 @@ def test_a_copy_that_begins_when_the_state_store_has_just_lost_everything_is_tri
     source, _ = source_of(database)
     wanted = CopyWanted(source.stream, PIPELINE.id, "public", "items", 1, epoch=1)
     ours, theirs = mailbox.pair()
-    heartbeat = HeartbeatPage().allot()
+    page = HeartbeatPage()
     spec = SourceSpec(source, (PIPELINE,))
-    context = ChildContext("copy", 0, 1, theirs, heartbeat, settings, None, -1, (), spec, (wanted,))
+    context = ChildContext("copy", 0, 1, theirs, page.allot(), page.parent, settings, None, -1, (), spec, (wanted,))
     try:
         with pytest.raises(EtlError) as told:
             copy.main(context)
