@@ -146,7 +146,7 @@ def test_a_transaction_beyond_the_disk_stops_its_source_alone_until_there_is_roo
         wait_for("its status", lambda: trouble(deploy, "shop").startswith("spool at source shop: more than 1 MiB"))
         second_source.execute("insert into others values (1, 'goes on')")
         deploy.caught_up("depot")
-        assert deploy.confirmed("shop") < behind, "what lies behind pieces that were not kept was confirmed"
+        assert deploy.confirmed("shop") <= behind, "what lies behind pieces that were not kept was confirmed"
         connection.commit()
     assert deploy.confirmed("shop") < behind
     give_room(deploy, 20)
