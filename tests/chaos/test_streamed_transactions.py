@@ -148,7 +148,7 @@ def test_a_transaction_beyond_the_disk_stops_its_source_alone_until_there_is_roo
         deploy.caught_up("depot")
         assert deploy.confirmed("shop") <= behind, "what lies behind pieces that were not kept was confirmed"
         connection.commit()
-    assert deploy.confirmed("shop") < behind
+    assert deploy.confirmed("shop") <= behind
     give_room(deploy, 20)
     deploy.caught_up("shop", 120)
     assert {(line["place"], line["remedy"].partition(",")[0]) for line in refusals(deploy)} == {
