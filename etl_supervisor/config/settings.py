@@ -79,6 +79,12 @@ class Settings(BaseModel):
     snowflake_channel_idle_seconds: float = Field(
         600, ge=1, le=86_400, description="A streaming channel without rows is closed after so long, until the next row"
     )
+    snowflake_commit_seconds_max: float = Field(
+        300,
+        ge=1,
+        le=86_400,
+        description="Rows of a streaming channel of which Snowflake commits nothing for so long are sent again, by a new channel",
+    )
     pipeline_poll_interval_secs: float = Field(
         5, ge=1, le=3600, description="Seconds between looks at the config database"
     )

@@ -54,7 +54,7 @@ def rows_written(world: World) -> Iterator[Counter[str]]:
                 psycopg.connect(world.deployment.pipelines[name].dsn) as connection,
             ):
                 while not stop.wait(PAUSE_SECONDS):
-                    small(connection, chance)
+                    small(connection, chance, Counter())
                     connection.commit()
                     done[name] += 1
 

@@ -197,7 +197,7 @@ def test_room_is_really_short_where_a_fault_says_so(monkeypatch: pytest.MonkeyPa
             next(striking)
             next(striking, None)
             arrived(markers)
-        assert refusals(world) == {"source shop"}
+        assert "source shop" in refusals(world)
         monkeypatch.setattr(faults, "REACH_SECONDS_MAX", 3.0)
         world.proxies["source"].refusing = True
         for target in faults.TIGHT:

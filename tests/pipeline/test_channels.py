@@ -10,6 +10,8 @@ from tests.chaos.test_crashes import KEYS, change, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.load import load_on
 
+HOUR_SECONDS = 3600.0
+
 
 def channels(deploy: Deployment, table: str) -> dict[str, int]:
     """The channels of a table's stream, with the rows that came in by them."""
@@ -90,4 +92,43 @@ def test_deaths_between_the_appends_of_a_segment_lose_and_double_nothing(deploy:
     deploy.ready("shop", 2)
     deploy.caught_up("shop")
     deploy.same("shop", **KEYS)
+    assert deploy.stop() == 0
+
+
+def pending(deploy: Deployment) -> int:
+    """Pieces that the server has taken and not committed."""
+    return sum(int(channel["pending"]) for channel in deploy.server.state()["channels"].values())
+
+
+@pytest.mark.slow
+def test_rows_that_died_with_the_server_are_sent_again_though_no_other_follows(deploy: Deployment) -> None:
+    make_tables(deploy.source)
+    deploy.add("shop")
+    deploy.start()
+    deploy.ready("shop", 2)
+    deploy.server.set(commit_delay_s=HOUR_SECONDS)
+    deploy.source.execute("update items set n = n + 1 where id < 300")
+    wait_for("rows to be pending", lambda: pending(deploy))
+    deploy.server.stop()
+    deploy.server.start()
+    deploy.caught_up("shop", 30)
+    deploy.same("shop", **KEYS)
+    assert deploy.stop() == 0
+
+
+@pytest.mark.slow
+def test_rows_that_snowflake_took_and_forgot_are_sent_again(deploy: Deployment) -> None:
+    """Its status goes on to say that the channel is well."""
+    make_tables(deploy.source)
+    deploy.add("shop")
+    deploy.start(SNOWFLAKE_COMMIT_SECONDS_MAX="3")
+    deploy.ready("shop", 2)
+    taken = {"path": "/rows$", "count": 1, "status": 200, "body": {"next_continuation_token": "1_1"}}
+    deploy.server.set(faults=[taken])
+    deploy.source.execute("update items set n = n + 1 where id = 1")
+    deploy.caught_up("shop", 30)
+    deploy.same("shop", **KEYS)
+    (stopped,) = deploy.events("table_stopped")
+    assert stopped["kind"] == "channel"
+    assert stopped["reason"] == "Snowflake has taken rows and committed none of them for 3 s"
     assert deploy.stop() == 0

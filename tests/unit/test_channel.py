@@ -35,6 +35,23 @@ def test_a_segment_is_durable_when_its_token_is_committed() -> None:
     assert (channel.durable_seq, channel.idle) == (2, False)
 
 
+def test_a_channel_stalls_from_its_last_progress_on() -> None:
+    channel = opened()
+    assert channel.stalled_seconds(100.0) == 0.0, "nothing is underway"
+    channel.took(token(15), now=100.0)
+    channel.took(token(25), now=102.0)
+    assert channel.stalled_seconds(130.0) == 30.0
+    channel.settled(channel.told(token(15), 130.0))
+    assert channel.stalled_seconds(131.0) == 1.0
+    assert channel.told(token(15), 140.0) == [], "it says the same again"
+    assert channel.stalled_seconds(141.0) == 11.0
+    channel.told(token(18), 142.0)
+    assert channel.stalled_seconds(143.0) == 1.0, "a part of a segment is progress"
+    channel.settled(channel.told(token(25), 150.0))
+    channel.took(token(35), now=200.0)
+    assert channel.stalled_seconds(201.0) == 1.0, "the pause before does not count"
+
+
 def test_a_segment_of_dead_rows_alone_waits_only_for_what_was_handed_before() -> None:
     channel = opened()
     channel.took("")  # all its rows are in the dead letter, and nothing was ever appended

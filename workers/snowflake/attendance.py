@@ -19,10 +19,12 @@ SWEEP_SECONDS = 2.0  # a thousand desks are looked at in some 10 ms
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How long an idle channel is kept open, and how many are kept; beyond it, idle ones are closed whatever their age."""
+    """How long an idle channel is kept open, and how many are kept; beyond it, idle ones are closed whatever their age. One whose rows are not
+    committed is given up after `commit_seconds` without progress."""
 
     idle_seconds: float
     open_max: int
+    commit_seconds: float
 
 
 class Attendance:

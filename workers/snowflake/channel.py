@@ -75,6 +75,7 @@ class Channel:
     undurable: deque[Underway] = field(default_factory=deque)  # in order
     durable_seq: int = 0
     accepted_seq: int = 0
+    moved_at: float = 0.0  # when the committed token last rose (monotonic seconds)
 
     @property
     def reached(self) -> str:
@@ -115,10 +116,15 @@ class Channel:
         self.undurable.append(taken)
         return taken
 
-    def told(self, committed: str | None) -> list[Underway]:
+    def told(self, committed: str | None, now: float = 0.0) -> list[Underway]:
         """Snowflake's word: the oldest segments, which have come through with it. They are to be sifted (`suspicious`) or settled."""
-        self.committed = max(self.committed or "", committed or "") or None
+        if (committed or "") > (self.committed or ""):
+            self.committed, self.moved_at = committed, now
         return [item for item in self.undurable if item.needs <= (self.committed or "")]
+
+    def stalled_seconds(self, now: float) -> float:
+        """For how long Snowflake has had rows and committed none of them."""
+        return now - max(self.moved_at, self.undurable[0].at) if self.undurable else 0.0
 
     def suspicious(self, items: list[Underway], errors: int) -> bool:
         """Whether rows of these may have been refused."""

@@ -32,7 +32,11 @@ def main(context: ChildContext) -> int:
     decrypt, directory = context.settings.keyring().decrypt, context.settings.directory
     sessions = Sessions(decrypt, directory, context.name)
     tools = Tools(sessions, Inquiries(decrypt, directory), decrypt, directory, context.incarnation)
-    keeping = Keeping(context.settings.snowflake_channel_idle_seconds, context.settings.snowflake_channels_max)
+    keeping = Keeping(
+        context.settings.snowflake_channel_idle_seconds,
+        context.settings.snowflake_channels_max,
+        context.settings.snowflake_commit_seconds_max,
+    )
     actor, heap = Actor(context.actor, context.listener, tools, context.heartbeat.beat, keeping), Heap(time.monotonic())
 
     def each_turn() -> None:

@@ -229,6 +229,12 @@ def explain(error: Exception, place: str) -> SnowflakeError:
     return SnowflakeError(rule, place, f"Snowpipe Streaming, {rule.name}: {text}", Kind.CHANNEL)
 
 
+def stalled(place: str, seconds: float) -> EtlError:
+    """Rows were taken, and nobody speaks of them any more."""
+    reason = f"Snowflake has taken rows and committed none of them for {seconds:g} s"
+    return EtlError(Kind.CHANNEL, place, reason, "they are sent again by a new channel", transient=True)
+
+
 def explain_pipe(status: int, place: str) -> SnowflakeError:
     """An answer of Snowpipe's REST interface in our words. It has repeated the request for a minute already where that can help."""
     rule = of_http(status)

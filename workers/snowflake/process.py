@@ -58,7 +58,7 @@ from workers.snowflake.attendance import Attendance, Keeping, to_close
 from workers.snowflake.channel import ChannelStatus, Underway
 from workers.snowflake.closing import Closing
 from workers.snowflake.desk import AGAIN_SECONDS, Desk, State
-from workers.snowflake.failure import unforeseen
+from workers.snowflake.failure import stalled, unforeseen
 from workers.snowflake.guest import Guest
 from workers.snowflake.identifiers import named
 from workers.snowflake.jobs import Errand, Jobs, Lane
@@ -323,10 +323,14 @@ class Actor:
         guest.send(Tried(desk.opening.handle))
 
     def _committed(self, guest: Guest, desk: Desk, status: ChannelStatus) -> None:
-        desk.status_busy, desk.status_at = False, desk.status_due(time.monotonic())
-        if desk.suspicion is None:
-            through = desk.channel.told(status.committed)
-            self._come_through(guest, desk, through, status.errors, status.message)
+        now = time.monotonic()
+        desk.status_busy, desk.status_at = False, desk.status_due(now)
+        if desk.suspicion is not None:
+            return
+        self._come_through(guest, desk, desk.channel.told(status.committed, now), status.errors, status.message)
+        streamed = desk.suspicion is None and desk.gathering is None  # files wait for their own loader
+        if streamed and desk.channel.stalled_seconds(now) > self._keeping.commit_seconds:
+            self._fail(guest, desk, "commit", stalled(desk.place, self._keeping.commit_seconds))
 
     def _come_through(self, guest: Guest, desk: Desk, items: list[Underway], errors: int, message: str) -> None:
         """The token has reached the end of these segments."""

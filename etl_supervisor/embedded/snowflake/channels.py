@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 COMMIT_BYTES_MAX = 16 << 20  # DuckDB reads a commit in one go
 ChannelKey = tuple[str, str, str, str]  # database, schema, pipe, channel, normalised
+CLOSED = "ERR_CHANNEL_MUST_BE_REOPENED"  # the answer to an append, and the status, of a channel that an earlier server had open
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class Channel:
         later.committed_rows(items, parsed, inserted)
         return later
 
-    def status(self) -> dict[str, object]:
+    def status(self, code: str = "SUCCESS") -> dict[str, object]:
         """As the protocol spells it."""
         database, schema, pipe, name = self.key
         return {
@@ -112,7 +113,7 @@ class Channel:
             "schema_name": schema,
             "pipe_name": pipe,
             "channel_name": name,
-            "channel_status_code": "SUCCESS",
+            "channel_status_code": code,
             "last_committed_offset_token": self.committed,
             "created_on_ms": self.created_ms,
             "rows_inserted": self.rows_inserted,

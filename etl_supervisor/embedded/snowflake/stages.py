@@ -1,7 +1,9 @@
 """Internal stages: CREATE and DROP STAGE, PUT, GET, LIST, REMOVE, as the real connector uses them.
 
-A stage is a directory below the data directory. The connector is told that it is one of Google's, with presigned addresses that lead back here: the
-only kind that it reads and writes by plain HTTP. A file that is put appears whole or not at all.
+A stage is a directory below the data directory. The connector is told that it is one of Google's, at an endpoint of ours, with an access token: the
+only kind that it reads and writes by plain HTTP. Without a token it asks for an address with a second PUT, and when that one is not answered well
+(a server that starts again has no sessions) it goes to Google. A file that is put appears whole or not at all; whether one is there already and is
+to stay is for the connector to find out, as it does everywhere.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from etl_supervisor.embedded.snowflake.answers import texts
@@ -73,7 +75,7 @@ class Stages:
         self.root = directory / "stages"
 
     def routes(self) -> list[Route]:
-        """Where presigned addresses lead."""
+        """What the connector reads and writes files by."""
         return [
             Route(ROUTE + "/{path:path}", self._upload, methods=["PUT"]),
             Route(ROUTE + "/{path:path}", self._download),
@@ -141,18 +143,15 @@ class Stages:
     def _put(self, found: re.Match[str], where: tuple[str | None, str | None], us: str) -> dict[str, Any]:
         place = self._named(found, where)
         options = found["options"].upper()
-        overwrite = re.search(r"OVERWRITE\s*=\s*TRUE", options) is not None
-        address = self._address(us, Place(place.stage, f"{place.path}/{os.path.basename(found['file'])}".strip("/")))
-        stage = {"locationType": "GCS", "location": place.path + "/", "creds": {}, "region": "local"}
         return {
             "command": "UPLOAD",
             "src_locations": [found["file"]],
             "parallel": 4,
             "autoCompress": re.search(r"AUTO_COMPRESS\s*=\s*FALSE", options) is None,
             "sourceCompression": "auto_detect",
-            "overwrite": overwrite,
+            "overwrite": re.search(r"OVERWRITE\s*=\s*TRUE", options) is not None,
             "encryptionMaterial": None,
-            "stageInfo": {**stage, "presignedUrl": f"{address}?overwrite={str(overwrite).lower()}"},
+            "stageInfo": self._info(place.full, us),
         }
 
     def _get(self, found: re.Match[str], where: tuple[str | None, str | None], us: str) -> dict[str, Any]:
@@ -164,8 +163,7 @@ class Stages:
             "localLocation": found["file"],
             "parallel": 4,
             "encryptionMaterial": [],
-            "presignedUrls": [self._address(us, Place(place.stage, name)) for name in files],
-            "stageInfo": {"locationType": "GCS", "location": "", "creds": {}, "region": "local"},
+            "stageInfo": self._info(place.stage, us),
         }
 
     # -- files
@@ -174,18 +172,17 @@ class Stages:
         path = self._inside(request)
         if path is None:
             return Response(status_code=403)
-        if request.query_params.get("overwrite") == "true" or not path.exists():
-            await run_in_threadpool(_write_whole, path, await request.body())
+        await run_in_threadpool(_write_whole, path, await request.body())
         return Response()
 
     async def _download(self, request: Request) -> Response:
         path = self._inside(request)
         if path is None or not path.is_file():
             return Response(status_code=404)
-        return Response(await run_in_threadpool(path.read_bytes), media_type="application/octet-stream")
+        return FileResponse(path, media_type="application/octet-stream")
 
     def _inside(self, request: Request) -> Path | None:
-        path = (self.root / unquote(request.path_params["path"])).resolve()
+        path = (self.root / request.path_params["path"]).resolve()
         return path if self.root.resolve() in path.parents else None
 
     def _files(self, place: Place) -> list[tuple[Path, str]]:
@@ -210,8 +207,16 @@ class Stages:
             raise StageError("090105", "the session has no current schema")
         return self.root.joinpath(*(quote(str(part), safe="") for part in whole))
 
-    def _address(self, us: str, place: Place) -> str:
-        return f"{us}{ROUTE}/{quote(quote(place.full.relative_to(self.root.resolve()).as_posix()))}"
+    def _info(self, directory: Path, us: str) -> dict[str, Any]:
+        """Where the connector finds a directory: a bucket that is our route, and a path in it."""
+        path = directory.resolve().relative_to(self.root.resolve()).as_posix()
+        return {
+            "locationType": "GCS",
+            "location": f"{ROUTE.strip('/')}/{path}/",
+            "endPoint": us,
+            "creds": {"GCS_ACCESS_TOKEN": "local"},
+            "region": "local",
+        }
 
 
 def parts_of(name: str) -> list[str]:

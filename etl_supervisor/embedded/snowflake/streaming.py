@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake.channels import Channel, ChannelKey, Pending, Piece
+from etl_supervisor.embedded.snowflake.channels import CLOSED, Channel, ChannelKey, Pending, Piece
 from etl_supervisor.embedded.snowflake.counting import VIOLATIONS_MAX, rows_in, violation
 from etl_supervisor.embedded.snowflake.errortables import ErrorTables
 from etl_supervisor.embedded.snowflake.loading import Loaded, load
@@ -171,9 +171,11 @@ class Streaming:
         found = {}
         async with self.warehouse.lock:
             for name in names:
-                channel = self._channel((database, schema, pipe, name))
-                if channel is not None:
-                    found[name] = channel.status()
+                key = database, schema, pipe, name
+                if key in self.channels:
+                    found[name] = self.channels[key].status()
+                elif (channel := self._channel(key)) is not None:
+                    found[name] = channel.status(CLOSED)
         return JSONResponse({"channel_statuses": found})
 
     # -- rows
@@ -212,7 +214,7 @@ class Streaming:
     def _append(self, request: Request, pieces: list[Piece]) -> Response:
         channel = self.channels.get(_key_of(request))
         if channel is None:
-            return _error(404, "ERR_CHANNEL_MUST_BE_REOPENED", "the channel is not open")
+            return _error(404, CLOSED, "the channel is not open")
         query = request.query_params
         repeated = int(query.get("retryCount") or 0) > 0 and query.get("requestId") == channel.last_request
         if not repeated:

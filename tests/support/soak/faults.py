@@ -53,7 +53,7 @@ BULK = """
 insert into bulk select g, repeat(md5(g::text || clock_timestamp()), 32) from generate_series(1, 5000) g
 on conflict (id) do update set body = excluded.body
 """  # 5 MB, more than either; rows of 1 kB are not compressed
-NO_ROOM = '"kind":"spool"'
+NO_ROOM = '"kind":"spool","place":"source {}"'
 SLAB, SLAB_BYTES, BLOCK_BYTES = "memfd:etl-slab", 4 << 20, 512
 NEAR = 0.75  # of the budget: a piece may be as large as the last quarter
 REACH_SECONDS_MAX = 20.0  # a reader has started again, and has read the transaction
@@ -172,10 +172,13 @@ def _full(world: World, fault: Fault) -> Striking:
     """The readers begin again with less room: settings are read by children that start. Nothing becomes durable meanwhile, so whoever reads the
     transaction has to keep it."""
     world.proxies["snowflake"].hold()
-    logged = len(world.deployment.log)
-    reached = {"spill": lambda: NO_ROOM in world.deployment.log[logged:], "memory": lambda: _in_flight(world)}
+    source, logged = SOURCES[int(fault.choice * len(SOURCES))], len(world.deployment.log)
+    no_room = NO_ROOM.format(
+        source
+    )  # the other's reader may have to read an earlier transaction again, and have none either
+    reached = {"spill": lambda: no_room in world.deployment.log[logged:], "memory": lambda: _in_flight(world)}
     try:
-        world.deployment.pipelines[SOURCES[int(fault.choice * len(SOURCES))]].execute(BULK)
+        world.deployment.pipelines[source].execute(BULK)
         world.write_settings(TIGHT[fault.target])
         _kill_readers(world)
         _await(world, reached[fault.target])
