@@ -129,7 +129,7 @@ def retry(
 def verify(
     pipeline: Annotated[str, typer.Argument(help="Name")],
     table: Annotated[str | None, typer.Option(help="schema.table; every table when not given")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Have tables that differ copied again")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Copy the ranges that differ again, or the table")] = False,
     continuous: Annotated[bool, typer.Option("--continuous", help="Again and again (Ctrl-C ends)")] = False,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between two beginnings, with --continuous")] = 3600,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object per table, for programs")] = False,

@@ -1,7 +1,7 @@
 """`verify`: tables of a pipeline against their source, row by row at one LSN, while the pipeline runs; once, or again and again.
 
-Keys are printed here and nowhere else. `--repair` asks for what `resync` does: a table that differs is copied again, and its target is replaced in
-one step.
+Keys are printed here and nowhere else. `--repair` puts ranges that differ right at once and compares the table again; where that will not do
+it asks for what `resync` does: the table is copied again, and its target is replaced in one step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def run(settings: Settings, wish: Wish, console: Console) -> bool:
     def tell(verdict: Verdict) -> None:
         _print(verdict, wish, console)
         if verdict.differs and wish.repair and not wish.as_json:
-            console.print(f"table {verdict.table} is copied again now", markup=False, soft_wrap=True)
+            done = f"{verdict.repaired or 0:,} rows of its ranges were copied again, it is compared once more"
+            then = "it is copied again now" if verification.asks_for_copy(verdict) else done
+            console.print(f"table {verdict.table}: {then}", markup=False, soft_wrap=True)
 
     tables = () if wish.table is None else (wish.table,)
     who = f"etl-supervisor verify on {socket.gethostname()}"

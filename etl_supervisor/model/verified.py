@@ -25,7 +25,8 @@ class Verdict:
 
     Keys are values of the source: for the person who asked, never for a log. Some of them are here, the counts are of all; `whole` is False when the
     counts are lower limits. `not_compared` names columns that only one side has. `dead` is how many rows of the table are in the dead letter.
-    `trouble` says why nothing was compared (then `lsn` is 0).
+    `trouble` says why nothing was compared (then `lsn` is 0). `repaired`: so many rows of the ranges that differ were copied again
+    since, and another verdict follows.
     """
 
     table: TableName
@@ -42,6 +43,7 @@ class Verdict:
     not_compared: tuple[str, ...] = ()
     dead: int = 0
     trouble: str = ""
+    repaired: int | None = None
 
     @property
     def differs(self) -> bool:

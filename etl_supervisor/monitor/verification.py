@@ -1,7 +1,8 @@
 """A verification that somebody asked for: `etl-supervisor verify` and the API do the same, and see each other.
 
     begin   which tables, of which stream; the run is written down, one of a pipeline at a time (`repository.verify_runs`)
-    work    the tables are compared (`workers.verify.check`); with `repair` a table that differs is asked to be copied again, as `resync` does
+    work    the tables are compared (`workers.verify.check`); with `repair` ranges that differ are put right and compared again, and a table for which
+            that will not do is asked to be copied again, as `resync` does
     end     how many were equal, and counts of the others, in app.verify_runs
 
 Until it ends a thread says that it goes on. When its process dies, snapshot and clones end with their connections, nothing is repaired that was not
@@ -48,7 +49,7 @@ class VerifiedNowError(EtlError):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to verify (no `tables`: every one), for whom, and whether tables that differ are copied again."""
+    """What to verify (no `tables`: every one), for whom, and whether what differs is put right."""
 
     pipeline: str
     who: str
@@ -94,7 +95,8 @@ class Run:
 
             # The one who knows both sides is named: this package does not import workers.
             check = importlib.import_module("workers.verify.check")
-            check.verify(self._settings, store, self._spec, self._wish.pipeline, self._tables, note)
+            wish = self._wish
+            check.verify(self._settings, store, self._spec, wish.pipeline, self._tables, note, repair=wish.repair)
         return self._equal == len(self._tables)
 
     def _note(self, verdict: Verdict, store: StateStore) -> None:
@@ -103,7 +105,7 @@ class Run:
             return
         told = facts(verdict, 0)
         self._findings.append({name: value for name, value in told.items() if name not in _KEYS})
-        if verdict.differs and self._wish.repair:
+        if asks_for_copy(verdict) and self._wish.repair:
             store.ask_resync(self._spec.source.name, self._wish.pipeline, verdict.table)
 
     def _beat(self) -> None:
@@ -123,6 +125,11 @@ def begin(settings: Settings, wish: Wish) -> Run:
     if key is None:
         raise VerifiedNowError(wish.pipeline)
     return Run(settings, wish, spec, chosen, key)
+
+
+def asks_for_copy(verdict: Verdict) -> bool:
+    """Whether a repair has to copy the whole table again."""
+    return verdict.differs and verdict.repaired is None
 
 
 def facts(verdict: Verdict, keys_max: int | None = None) -> dict[str, Any]:

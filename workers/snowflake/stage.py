@@ -73,6 +73,11 @@ class Stage:
         listed = ", ".join(literal(self.path(name)) for name in names)
         return f"{self._copy} FILES = ({listed}) {FORMAT} ON_ERROR = CONTINUE"
 
+    def copy_into(self, table_sql: str, names: Iterable[str]) -> str:
+        """The statement that loads files into another table of the same columns: all rows or none."""
+        listed = ", ".join(literal(self.path(name)) for name in names)
+        return f"{self._into(table_sql)} FILES = ({listed}) {FORMAT}"
+
     def create_pipe(self, cursor: Any) -> None:
         """Make the pipe of this shape if there is none."""
         cursor.execute(f"CREATE PIPE IF NOT EXISTS {self.qualified(self.pipe)} AS {self._definition}")
@@ -103,9 +108,12 @@ class Stage:
 
     @property
     def _copy(self) -> str:
+        return self._into(self._objects.landing_sql)
+
+    def _into(self, table_sql: str) -> str:
         columns, items = selection(self.opening.table)
         objects = self._objects
-        return f"COPY INTO {objects.landing_sql} ({columns}) FROM (SELECT {items} FROM @{objects.stage_sql}/{objects.folder})"
+        return f"COPY INTO {table_sql} ({columns}) FROM (SELECT {items} FROM @{objects.stage_sql}/{objects.folder})"
 
     @property
     def _objects(self) -> Objects:

@@ -7,5 +7,6 @@ fingerprints   rows to 64-bit fingerprints, by column
 ranges         ranges of an integer key, and the condition that asks for some of them
 held           rows of both sides that are held to find which differ, in bounded memory
 comparing      two passes over both sides: sums by bucket and range, then the rows of those that differ
+repair         ranges that differ copied again, beside the running pipeline
 sides          rows of both sides as such texts, piece by piece
 """

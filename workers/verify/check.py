@@ -4,6 +4,7 @@
     snapshot   a temporary slot's, with its consistent point S: it shows exactly what committed before S (an ordinary snapshot has no LSN)
     wait       until every row before S is durable: the source is confirmed up to S, or the table's own watermark has passed it
     each       catch the clone up to S, read both sides (`comparing`); equal: S is noted in the state store
+    repair     if it is wanted: a table that differs in few ranges is put right (`repair`) and looked at once more in the next round
 
 The slot ends as soon as the snapshot is there. Until the end the source has one transaction (it keeps dead rows, as for a pg_dump) and an
 ACCESS SHARE lock on each table (an ALTER waits). A table that changes its shape or generation meanwhile is left for another round.
@@ -16,9 +17,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
+import structlog
 
 from etl_supervisor.config.settings import Settings
 from etl_supervisor.errors import EtlError, Kind
@@ -27,6 +30,7 @@ from etl_supervisor.model.pipeline import Pipeline, SourceSpec
 from etl_supervisor.model.table import Table, TableName
 from etl_supervisor.model.table_state import Phase, TableState
 from etl_supervisor.model.verified import Keys, Verdict, Verified
+from etl_supervisor.monitor import logs
 from etl_supervisor.state.store import StateStore
 from workers.reader.heartbeat import Access
 from workers.reader.masks import Masks, resolve
@@ -36,22 +40,35 @@ from workers.snowflake.connection import connect
 from workers.verify.comparing import Difference, Odd, compare
 from workers.verify.fingerprints import taken_apart
 from workers.verify.frozen import Frozen, MovedError
+from workers.verify.repair import Repair, may_mend
 from workers.verify.sides import Pair, SourceSide, TargetSide, ranged
 
 ROUNDS_MAX = 3
 WAIT_SECONDS_MAX = 300.0  # a batch is seconds; the walsender of a busy source may be minutes behind
 LOOK_SECONDS = 0.5
 
+log = structlog.get_logger()
+
 Tell = Callable[[Verdict], None]
 
 
 def verify(
-    settings: Settings, store: StateStore, spec: SourceSpec, pipeline: str, tables: Sequence[TableName], tell: Tell
+    settings: Settings,
+    store: StateStore,
+    spec: SourceSpec,
+    pipeline: str,
+    tables: Sequence[TableName],
+    tell: Tell,
+    *,
+    repair: bool = False,
 ) -> None:
-    """Compare these tables of a started pipeline, and `tell` the verdict of each. EtlError when nothing can be compared."""
+    """Compare these tables of a started pipeline, and `tell` the verdict of each. EtlError when nothing can be compared.
+
+    With `repair` what can be put right by ranges is; a verdict that differs and was not `repaired` asks for another copy, by the caller.
+    """
     chosen = next(found for found in spec.pipelines if found.name == pipeline)
     try:
-        Verification(settings, store, spec, chosen, tell).run(tables)
+        Verification(settings, store, spec, chosen, tell, repair=repair).run(tables)
     except psycopg.Error as error:
         raise broken_off(error, spec.source) from None
 
@@ -59,9 +76,18 @@ def verify(
 class Verification:
     """Rounds over some tables, until each has its verdict."""
 
-    def __init__(self, settings: Settings, store: StateStore, spec: SourceSpec, pipeline: Pipeline, tell: Tell) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: StateStore,
+        spec: SourceSpec,
+        pipeline: Pipeline,
+        tell: Tell,
+        *,
+        repair: bool = False,
+    ) -> None:
         self._settings, self._store, self._source = settings, store, spec.source
-        self._pipeline, self._tell = pipeline, tell
+        self._pipeline, self._tell, self._repair = pipeline, tell, repair
         self._states: dict[TableName, TableState] = {}
 
     def run(self, tables: Sequence[TableName]) -> None:
@@ -132,10 +158,25 @@ class Verification:
         target = TargetSide(clone.connection, clone.table_sql, pairs, clone.place, soft, by)
         difference = compare(source, target, source.ranges())
         verdict = _verdict(name, point, difference, alone, dead)
+        if verdict.differs and self._repair and not (last or alone) and by is not None:
+            rows = self._mended(Repair(clone, found, masks, point, pairs[by]), snapshot, difference, dead)
+            if rows is not None:
+                self._tell(replace(verdict, repaired=rows))
+                raise MovedError  # by us
         if verdict.equal:
             noted = Verified(name, point, time.time(), difference.source_rows)
             self._store.save_verified(self._source.name, self._pipeline.name, noted)
         self._tell(verdict)
+
+    def _mended(self, repair: Repair, snapshot: Snapshot, difference: Difference, dead: int) -> int | None:
+        """How many rows were put right; None where ranges will not do, or could not be put right."""
+        if not may_mend(repair.clone, difference, dead):
+            return None
+        try:
+            return repair.mend(snapshot.first, difference.spans)
+        except EtlError as error:
+            logs.error_line(log, "repair_failed", error)
+            return None
 
     def _find(self, snapshot: Snapshot, name: TableName) -> Found | EtlError | None:
         try:

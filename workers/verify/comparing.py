@@ -16,7 +16,7 @@ different rows have the same fingerprint once in 2**64.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +61,7 @@ class Odd:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs. `whole`: every bucket that differs was looked at."""
+    """What differs. `whole`: every bucket that differs was looked at. `spans`: where, if the key has ranges."""
 
     source_rows: int
     target_rows: int
@@ -69,6 +69,7 @@ class Difference:
     extra: Odd = Odd()
     different: Odd = Odd()
     whole: bool = True
+    spans: tuple[Span, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -106,7 +107,7 @@ def compare(source: Side, target: Side, ranges: Ranges | None = None) -> Differe
         odd.read(target, held, -1)
         found.add(held.net())
         since = held.until
-    return found.result(sizes, whole=since == EVERY_KEY)
+    return replace(found.result(sizes, whole=since == EVERY_KEY), spans=odd.spans)
 
 
 def _summed(side: Side, ranges: Ranges | None) -> tuple[_Sums, _Sums]:
@@ -132,9 +133,14 @@ class _OddPart:
     parts: Flags
     ranges: Ranges | None
 
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The ranges as keys; none where there are no ranges or nothing differs."""
+        chosen = np.flatnonzero(self.parts)
+        return self.ranges.spans(chosen) if self.ranges is not None and len(chosen) else ()
+
     def read(self, side: Side, held: Held, sign: int) -> None:
-        spans = () if self.ranges is None else self.ranges.spans(np.flatnonzero(self.parts))
-        for rows in side.rows(spans):
+        for rows in side.rows(self.spans):
             keys = fingerprints(rows.key)
             wanted = self.buckets[_bucket(keys)]
             if self.ranges is not None:

@@ -75,7 +75,7 @@ class Frozen:
         self._copied_from = copied_from
         self.connection, self._pipeline = connection, pipeline
         self.place = f"pipeline {pipeline.name}, table {name}"
-        self._objects = objects_of(pipeline.destination, Table(name, 0, ()))
+        self.objects = objects_of(pipeline.destination, Table(name, 0, ()))
         self._began = time.monotonic()
         self._mark = self._freeze()
         self.table: Table = wire.load(Table, self._mark.shape)
@@ -85,7 +85,7 @@ class Frozen:
     @property
     def table_sql(self) -> str:
         """The clone."""
-        return self._clone.target_sql
+        return self.temporary.target_sql
 
     def is_whole(self, through: int) -> bool:
         """True when the table's own watermark tells that its change log is whole up to `through`."""
@@ -95,20 +95,20 @@ class Frozen:
 
     def catch_up(self, through: int) -> int:
         """Apply what the change log has from the watermark up to `through`; how many rows are in the dead letter. MovedError: begin again."""
-        opening, start = self._opening(), self._start
+        opening, start = self.opening, self._start
         try:
             with self.connection.cursor() as cursor:
-                self._stays(cursor)
+                self.stays(cursor)
                 if through > start:
                     found = applying.look(cursor, opening, start, through)
-                    dead = applying.dead_before(self._objects, opening.generation, through)
+                    dead = applying.dead_before(self.objects, opening.generation, through)
                     rows = applying.window_of(opening.generation, start, through)
                     window = replace(
-                        applying.surveyed(opening.table, self._objects, rows, dead, found), target_sql=self.table_sql
+                        applying.surveyed(opening.table, self.objects, rows, dead, found), target_sql=self.table_sql
                     )
                     if found.rows:
-                        cursor.execute(transaction(moving.moved(opening, self._clone, window), "caught up"))
-                self._stays(cursor)
+                        cursor.execute(transaction(moving.moved(opening, self.temporary, window), "caught up"))
+                self.stays(cursor)
                 return self._dead(cursor, through)
         except ProgrammingError as error:
             if error.errno in (*NO_SUCH_COLUMN, DOES_NOT_EXIST):  # it is being altered
@@ -117,24 +117,14 @@ class Frozen:
         except Error as error:
             raise classify(error, self.place, Kind.APPLY) from None
 
-    def close(self) -> None:
-        """Drop the clone."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS {self.table_sql}")
-
-    # -- inside
+    @property
+    def temporary(self) -> Objects:
+        """The table's objects, with the clone as its target."""
+        name = f"{PREFIX}{os.getpid()}_{self.objects.landing}"
+        return replace(self.objects, target=name, schema=self.objects.landing_schema)
 
     @property
-    def _clone(self) -> Objects:
-        name = f"{PREFIX}{os.getpid()}_{self._objects.landing}"
-        return replace(self._objects, target=name, schema=self._objects.landing_schema)
-
-    @property
-    def _start(self) -> int:
-        """Where the window begins."""
-        return self._mark.applied if self.policy.mode.has_target else self._copied_from
-
-    def _opening(self) -> OpenTable:
+    def opening(self) -> OpenTable:
         """The table as an apply of the clone sees it; a history is not its business."""
         return OpenTable(
             handle=0,
@@ -149,6 +139,30 @@ class Frozen:
             since="",
             policy=replace(self.policy, history=False),
         )
+
+    def stays(self, cursor: Any) -> Mark:
+        """The watermark row as it is now. MovedError unless the clone has the table's shape and generation still, and no row of the window can have
+        left the change log."""
+        mark = self._read(cursor)
+        if (mark.generation, mark.shape, mark.policy) != (self._mark.generation, self._mark.shape, self._mark.policy):
+            raise MovedError
+        kept = self.policy.retention_hours
+        seconds = self._waiting_seconds + time.monotonic() - self._began
+        if kept is not None and mark.applied != self._mark.applied and seconds >= kept * 3600:
+            raise MovedError
+        return mark
+
+    def close(self) -> None:
+        """Drop the clone."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {self.table_sql}")
+
+    # -- inside
+
+    @property
+    def _start(self) -> int:
+        """Where the window begins."""
+        return self._mark.applied if self.policy.mode.has_target else self._copied_from
 
     def _freeze(self) -> Mark:
         try:
@@ -191,29 +205,19 @@ class Frozen:
         table, policy = wire.load(Table, mark.shape), wire.load(ApplyPolicy, mark.policy)
         create = f"CREATE TEMPORARY TABLE {self.table_sql} CLONE"
         if policy.mode.has_target:
-            return [f"{create} {self._objects.target_sql}"]
+            return [f"{create} {self.objects.target_sql}"]
         more = [] if table.key else [f"ALTER TABLE {self.table_sql} ADD COLUMN {n} {kind}" for n, kind in KEYLESS_META]
-        return [f"{create} {self._objects.landing_sql}", f"DELETE FROM {self.table_sql}", *more]
+        return [f"{create} {self.objects.landing_sql}", f"DELETE FROM {self.table_sql}", *more]
 
     def _read(self, cursor: Any) -> Mark:
         row = cursor.execute(
-            f"SELECT GENERATION, APPLIED, FENCE, SHOWN, PURGED, SHAPE, POLICY FROM {self._objects.watermark_sql}"
-            f" WHERE LANDING_TABLE = {literal(self._objects.landing)} AND PIPELINE_ID = {self._pipeline.id}"
+            f"SELECT GENERATION, APPLIED, FENCE, SHOWN, PURGED, SHAPE, POLICY FROM {self.objects.watermark_sql}"
+            f" WHERE LANDING_TABLE = {literal(self.objects.landing)} AND PIPELINE_ID = {self._pipeline.id}"
         ).fetchone()
         if row is None:
             raise self._not_there()
         generation, applied, fence, shown, purged = (int(value) for value in row[:5])
         return Mark(generation, applied, fence, shown, purged, row[5], row[6])
-
-    def _stays(self, cursor: Any) -> None:
-        """The clone's shape and generation are still those of the table, and no row of the window can have left the change log."""
-        mark = self._read(cursor)
-        if (mark.generation, mark.shape, mark.policy) != (self._mark.generation, self._mark.shape, self._mark.policy):
-            raise MovedError
-        kept = self.policy.retention_hours
-        seconds = self._waiting_seconds + time.monotonic() - self._began
-        if kept is not None and mark.applied != self._mark.applied and seconds >= kept * 3600:
-            raise MovedError
 
     def _oldest_seconds(self) -> float:
         """For how long the oldest row that the clone does not have has been in the change log, if rows ever leave it."""
@@ -221,14 +225,14 @@ class Frozen:
             return 0.0
         with self.connection.cursor() as cursor:
             (found,) = cursor.execute(
-                f"SELECT DATEDIFF(SECOND, MIN(_ETL_LOADED_AT), CURRENT_TIMESTAMP()) FROM {self._objects.landing_sql}"
+                f"SELECT DATEDIFF(SECOND, MIN(_ETL_LOADED_AT), CURRENT_TIMESTAMP()) FROM {self.objects.landing_sql}"
                 f" WHERE _ETL_GENERATION = {self._mark.generation} AND _ETL_COMMIT_LSN >= {self._mark.applied}"
             ).fetchone()
         return float(found or 0)
 
     def _dead(self, cursor: Any, through: int) -> int:
         try:
-            dead = applying.dead_before(self._objects, self._mark.generation, through)
+            dead = applying.dead_before(self.objects, self._mark.generation, through)
             (count,) = cursor.execute(f"SELECT COUNT(*) FROM {dead}").fetchone()
         except ProgrammingError as error:
             if error.errno == DOES_NOT_EXIST:

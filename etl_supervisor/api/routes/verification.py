@@ -39,7 +39,10 @@ class VerifyBody(Body):
     tables: Annotated[list[Text], Field(max_length=TABLES_MAX)] | None = Field(
         None, min_length=1, description="schema.table; every table when not given"
     )
-    repair: bool = Field(False, description="Have tables that differ copied again, as `resync` does")
+    repair: bool = Field(
+        False,
+        description="Put ranges that differ right; where that will not do the table is copied again, as `resync` does",
+    )
     keys: int = Field(
         KEYS_DEFAULT,
         ge=0,
@@ -62,6 +65,9 @@ class NotEqual(BaseModel):
     not_compared: list[str] = Field(description="Columns that only one side has")
     dead: int = Field(description="Rows in the dead letter")
     trouble: str
+    repaired: int | None = Field(
+        None, description="Rows of ranges that were copied again; the table was compared once more then"
+    )
 
 
 class VerifyRun(BaseModel):
@@ -89,6 +95,7 @@ class VerifyRun(BaseModel):
                         "not_compared": [],
                         "dead": 0,
                         "trouble": "",
+                        "repaired": None,
                     }
                 ],
                 "error": None,
@@ -106,7 +113,9 @@ class VerifyRun(BaseModel):
     repair: bool
     tables: int = Field(description="How many were to be compared")
     equal: int | None = Field(description="How many of them are; null until its end")
-    findings: list[NotEqual] | None = Field(description="The others, at most a thousand; null until its end")
+    findings: list[NotEqual] | None = Field(
+        description="Tables that differed, or were not compared; at most a thousand; null until its end"
+    )
     error: str | None = Field(description="Why it ended before all were compared")
     began_at: datetime
     finished_at: datetime | None
