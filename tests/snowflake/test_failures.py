@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from snowflake.connector.errors import Error
 from snowflake.ingest.streaming.streaming_ingest_error import StreamingIngestErrorCode
 
 from etl_supervisor import policy
@@ -14,10 +16,11 @@ from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.ipc.messages import OpenTable
 from etl_supervisor.model.pipeline import Destination
+from tests.support.fix_local_snowflake import destination_in
 from tests.support.histories import TABLE, insert, opening
 from workers.snowflake import ddl
 from workers.snowflake.apply import apply
-from workers.snowflake.connection import DOES_NOT_EXIST, connect
+from workers.snowflake.connection import DOES_NOT_EXIST, classify, connect
 from workers.snowflake.failure import RULES, Directive, explain, of_http, of_sdk, of_sql
 from workers.snowflake.identifiers import objects_of
 from workers.snowflake.owner import Watermark
@@ -151,6 +154,28 @@ def test_an_apply_block_is_repeated_and_applies_once(
     with sessions.borrow(destination) as session, session.cursor() as cursor:
         cursor.execute(f"SELECT K, A FROM {objects_of(destination, TABLE).target_sql} ORDER BY K")
         assert [(int(k), int(a)) for k, a in cursor.fetchall()] == [(n, 1) for n in range(7)]
+
+
+def test_sessions_that_a_server_has_forgotten_cost_a_job_one_repeat_however_many_were_kept(tmp_path: Path) -> None:
+    with LocalSnowflake(tmp_path / "snowflake") as server:
+        destination = destination_in(server)
+        sessions = Sessions(lambda secret: "", Path(), "test")
+        with contextlib.ExitStack() as kept:
+            for _ in range(4):
+                kept.enter_context(sessions.borrow(destination))
+        server.stop()
+        server.start()
+
+        def job(connection: Any) -> str:
+            try:
+                return str(connection.cursor().execute("SELECT 'well'").fetchone()[0])
+            except Error as error:
+                raise classify(error, "here", Kind.APPLY) from None
+
+        with structlog.testing.capture_logs() as logs:
+            assert sessions.run(destination, TAG, job) == "well"
+        assert [line["rule"] for line in logs if line["event"] == "statement_repeated"] == ["expired session"]
+        assert server.state()["requests"]["POST login-request"] == 1
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def _rule(
     return Rule(name, directive, kind, hint, frozenset(numbers), frozenset(codes), frozenset(statuses))
 
 
+EXPIRED = "expired session"
+
 _BY_ITSELF = "it is tried again by itself"
 _REOPENED = "the channel is opened again by itself"
 _KEY = "check account, user, role, the user's public keys (DESCRIBE USER) and the clock of this machine; the key file is read again by itself"
@@ -96,7 +98,7 @@ RULES: tuple[Rule, ...] = (
         http="401 403",
     ),
     _rule(
-        "expired session",
+        EXPIRED,
         Directive.RECONNECT,
         Kind.DESTINATION_UNREACHABLE,
         "a new session is opened by itself",

@@ -4,6 +4,9 @@
 idempotent, or looks first at what an earlier try has left: objects are made IF NOT EXISTS, the apply block compares and sets, the dead letter merges
 by position. An answer that was lost is therefore no different from a statement that never came.
 
+One session that has expired speaks for those that wait in the pool: they were as idle, or their server has forgotten all. They are let go, so that
+the next try has a new one, at once.
+
 A login that is refused reads the key file again, a few times: while a key is being exchanged the file and the user's public keys change one after
 the other. Each `run` counts its tries from zero.
 """
@@ -24,7 +27,7 @@ from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination
 from etl_supervisor.monitor import metrics
 from workers.snowflake.connection import NO_ANSWER, Decrypt, connect
-from workers.snowflake.failure import Directive, SnowflakeError, of_sql
+from workers.snowflake.failure import EXPIRED, Directive, SnowflakeError, of_sql
 from workers.snowflake.tagging import Tag
 
 KEPT_PER_DESTINATION = (
@@ -56,9 +59,7 @@ class Sessions:
 
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES_MAX) | tenacity.stop_after_delay(RETRY_SECONDS_MAX),
-            wait=tenacity.wait_exponential_jitter(
-                multiplier=PAUSE_SECONDS_MIN, max=PAUSE_SECONDS_MAX, jitter=PAUSE_SECONDS_MIN
-            ),
+            wait=_pause_seconds,
             retry=tenacity.retry_if_exception(_helps_to_repeat),
             before_sleep=told,
             reraise=True,
@@ -103,8 +104,10 @@ class Sessions:
             if isinstance(error, SnowflakeError) and error.directive is Directive.AGAIN:
                 self._keep(free, connection)
                 raise
-            with contextlib.suppress(Exception):  # it may be broken in any way; the next job makes another
-                connection.close()
+            expired = isinstance(error, SnowflakeError) and error.rule == EXPIRED
+            for gone in [connection, *(_taken(free) if expired else ())]:
+                with contextlib.suppress(Exception):  # it may be broken in any way; the next job makes another
+                    gone.close(retry=False)
             raise
         self._keep(free, connection)
 
@@ -114,6 +117,25 @@ class Sessions:
             free.put_nowait(connection)
         except Full:
             connection.close()
+
+
+def _taken(free: LifoQueue[Any]) -> Iterator[Any]:
+    """All that are free."""
+    with contextlib.suppress(Empty):
+        while True:
+            yield free.get_nowait()
+
+
+_GROWING = tenacity.wait_exponential_jitter(
+    multiplier=PAUSE_SECONDS_MIN, max=PAUSE_SECONDS_MAX, jitter=PAUSE_SECONDS_MIN
+)
+
+
+def _pause_seconds(state: tenacity.RetryCallState) -> float:
+    """Before the next try; there is nothing to wait for where a session was only old."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    old = isinstance(error, SnowflakeError) and error.rule == EXPIRED and state.attempt_number == 1
+    return 0.0 if old else _GROWING(state)
 
 
 def _helps_to_repeat(error: BaseException) -> bool:

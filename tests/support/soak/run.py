@@ -162,6 +162,7 @@ class Soak:
             self.usual.append(time.monotonic() - marker.written)
 
     def _burst(self, number: int, burst: list[Fault]) -> None:
+        self._patiently(lambda: not self.recovering)  # a failpoint has killed since the last one
         logged = len(self.world.deployment.log)
         self.striking = True
         begun = self._begin(burst)
@@ -172,8 +173,7 @@ class Soak:
         if not begun:
             return
         burst_of = self._write(number, tuple(fault for _, _, fault in begun), logged)
-        patience = time.monotonic() + PATIENCE_SECONDS
-        self._look_until(lambda: burst_of not in self.recovering or time.monotonic() > patience)
+        self._patiently(lambda: burst_of not in self.recovering)
         if burst_of in self.recovering:
             self.say(f"{number}: {_names(burst_of)}: not yet")
         between = time.monotonic() + BETWEEN_SECONDS
@@ -196,6 +196,10 @@ class Soak:
         burst = Burst(number, faults, self.markers.write(), logged, self._fired())
         self.recovering.append(burst)
         return burst
+
+    def _patiently(self, done: Callable[[], bool]) -> None:
+        patience = time.monotonic() + PATIENCE_SECONDS
+        self._look_until(lambda: done() or time.monotonic() > patience)
 
     def _await(self, burst: Burst) -> None:
         self._look_until(lambda: burst not in self.recovering)
