@@ -315,8 +315,8 @@ class ReplicationStream:
 
     def cut(self) -> None:
         """Break the connection as a network would: for failpoints."""
-        with socket.socket(fileno=os.dup(self._pg.socket)) as sock:
-            sock.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self._pg.socket)) as sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # ENOTCONN: the failpoint before had cut it, and the server has said so
 
     def close(self) -> None:
         """End the connection; the walsender sees it at once and gives the slot free."""
