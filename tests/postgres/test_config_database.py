@@ -230,14 +230,20 @@ def test_the_newest_migration_of_the_configuration_can_be_taken_back(settings: S
     assert migrate(settings, "app") == ["app: 0001 -> alerting"]
 
 
-def test_every_column_of_a_source_is_documented(settings: Settings, database: Database) -> None:
+OF_THE_ROW = {"id", "created_at", "updated_at"}
+OF_THE_PIPELINE = {"source_id", "destination_id", "status", "retries"}  # what it is, not how it does it
+
+
+@pytest.mark.parametrize(("table", "told"), [("sources", OF_THE_ROW), ("pipelines", OF_THE_ROW | OF_THE_PIPELINE)])
+def test_every_column_is_documented(settings: Settings, database: Database, table: str, told: set[str]) -> None:
     migrate(settings)
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     found = database.execute(
-        "select column_name::text from information_schema.columns where table_schema = 'app' and table_name = 'sources'"
+        "select column_name::text from information_schema.columns where table_schema = 'app' and table_name = %s",
+        table,
     )
     for (column,) in found:
-        assert column in ("id", "created_at", "updated_at") or f"**`{column}`**" in page, column
+        assert column in told or f"**`{column}`**" in page, column
 
 
 def test_tables_are_applied_as_the_pipeline_says_or_in_ways_of_their_own(

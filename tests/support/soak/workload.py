@@ -34,8 +34,8 @@ SPOOLED_ROWS, SPOOLED_SHARE = (
 )  # with values of that size: half as much again as the SPOOL_MEMORY_MB of the world
 ADDED_COLUMNS_MAX, ADDED_TABLES_MAX = 4, 2
 RECONNECT_SECONDS = 0.2
-# Seconds; the local Snowflake, which does one statement at a time, has to keep up.
-PAUSES = {"small": 0.3, "large": 4.0, "shape": 6.0}
+# Seconds; the local Snowflake, which does one statement at a time, has to keep up, with time left in which something can recover.
+PAUSES = {"small": 0.4, "large": 5.0, "shape": 8.0}
 
 TRUNCATE, KEY_CHANGE, SHAPE = "truncate", "key change", "change of shape"
 ROLLBACK, SAVEPOINT = "rollback", "rollback to a savepoint"
