@@ -79,6 +79,7 @@ def test_every_code_of_the_sdk_has_a_line() -> None:
         (390114, "expired session", Directive.RECONNECT),
         (390112, "expired session", Directive.RECONNECT),
         (250003, "network", Directive.RECONNECT),
+        (253003, "stage", Directive.RECONNECT),
         (290503, "network", Directive.RECONNECT),
         (290599, "server", Directive.RECONNECT),
         (290429, "saturated", Directive.AGAIN),

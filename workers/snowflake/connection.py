@@ -130,10 +130,14 @@ def connect(destination: Destination, decrypt: Decrypt, directory: Path, *, purp
         raise classify(error, f"destination {destination.name}", Kind.DESTINATION_UNREACHABLE) from None
 
 
+_UPLOAD_FAILED, _NOT_VERIFIED = "While putting file(s)", "certificate verify failed"  # the connector's words, OpenSSL's
+
+
 def classify(error: Error, place: str, otherwise: Kind) -> SnowflakeError:
     """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept,
     with the one after it where it announces that ("SQL access control error:")."""
-    if isinstance(error, NonRetryableTlsError):  # it has the connector's number of a failed request
+    wrapped = _UPLOAD_FAILED in (error.msg or "") and _NOT_VERIFIED in (error.msg or "")
+    if wrapped or isinstance(error, NonRetryableTlsError):  # it has the connector's number of a failed request
         reason = "the certificate of Snowflake's host is not good: not signed by an authority known here, for another host, or expired"
         return SnowflakeError(CERTIFICATE, place, reason, otherwise)
     number = abs(int(error.errno)) if error.errno is not None and error.errno > 0 else 0

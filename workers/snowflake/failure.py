@@ -113,6 +113,14 @@ RULES: tuple[Rule, ...] = (
         http="400 405 408 500 502 503 504",
     ),
     _rule(
+        "stage",
+        Directive.RECONNECT,
+        Kind.DESTINATION_UNREACHABLE,
+        "check that this machine reaches the storage of the account's stages (another host than Snowflake's); "
+        + _BY_ITSELF,
+        sql="253002 253003 253009",
+    ),
+    _rule(
         "privilege",
         Directive.TABLE,
         Kind.DESTINATION_SETUP,
