@@ -18,6 +18,9 @@ PORT_MIN = 20_000
 PORT_MAX = 32_000
 TRIES_MAX = 200
 
+# By this process: a port on which nobody listens yet, or for the moment, is not given to another server.
+_chosen: set[int] = set()
+
 
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of the loopback now."""
@@ -32,11 +35,12 @@ def is_free(port: int) -> bool:
 
 
 def choose_port() -> int:
-    """A free port, drawn at random so that two starters rarely meet."""
+    """A free port that this process has not chosen before, drawn at random so that two starters rarely meet."""
     draw = random.SystemRandom()
     for _ in range(TRIES_MAX):
         port = draw.randint(PORT_MIN, PORT_MAX)
-        if is_free(port):
+        if port not in _chosen and is_free(port):
+            _chosen.add(port)
             return port
     raise EtlError(
         Kind.EMBEDDED,
