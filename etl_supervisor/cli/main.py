@@ -261,15 +261,18 @@ def local_snowflake(
 ) -> None:
     """Serve a local Snowflake in the foreground: SQL for the connector, Snowpipe Streaming for the SDK."""
     from etl_supervisor.embedded.snowflake.certificates import certificates_in
-    from etl_supervisor.embedded.snowflake.server import serve
+    from etl_supervisor.embedded.snowflake.foreground import alone, run
 
-    files = certificates_in(data / "tls")
-    console.print(f"local Snowflake on https://127.0.0.1:{port}, data in {data}; a destination needs", soft_wrap=True)
-    console.print(
-        f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{files.bundle.resolve()}"}}, any private key',
-        soft_wrap=True,
-    )
-    serve(data, port, commit_delay, counting=counting)
+    with alone(data):
+        ca_file = certificates_in(data / "tls").bundle.resolve()
+        console.print(
+            f"local Snowflake on https://127.0.0.1:{port}, data in {data}; a destination needs", soft_wrap=True
+        )
+        console.print(
+            f'  snowflake_host = 127.0.0.1:{port}, settings = {{"ca_file": "{ca_file}"}}, any private key',
+            soft_wrap=True,
+        )
+        run(data, port, commit_delay, counting=counting)
 
 
 def _configured() -> Settings:

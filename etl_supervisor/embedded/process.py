@@ -148,11 +148,12 @@ def data_lock(path: Path, place: str, deadline_s: float = LOCK_DEADLINE_S) -> It
             owners = [int(pid) for pid in os.pread(lock, LOCK_BYTES_MAX, 0).split()]
             in_use = owners and all(_is_alive(pid) for pid in owners)
             if time.monotonic() - began > (IN_USE_GRACE_S if in_use else deadline_s):
-                who = " and ".join(str(pid) for pid in owners)
+                several = "es" if len(set(owners)) > 1 else ""
+                who = " and ".join(str(pid) for pid in dict.fromkeys(owners))
                 raise EtlError(
                     Kind.EMBEDDED,
                     place,
-                    f"its data is in use by another run (processes {who})",
+                    f"its data is in use by another run (process{several} {who})",
                     "stop that run, or give this one a data directory of its own",
                 )
             time.sleep(POLL_S)

@@ -29,6 +29,11 @@ ROWS = ".*/rows$"
 
 
 @pytest.fixture
+def destination(all_powerful: Destination) -> Destination:
+    return all_powerful  # the server is asked, not the product
+
+
+@pytest.fixture
 def objects(destination: Destination) -> Objects:
     with sql_session(destination) as session, session.cursor() as cursor:
         cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,25 @@ from snowflake.ingest.simple_ingest_manager import SimpleIngestManager, StagedFi
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
-from tests.support.fix_local_snowflake import sql_session
+from tests.support.fix_local_snowflake import fresh_destination, sql_session
 
 SELECT = 'SELECT $1:"ID"::NUMBER(10,0), PARSE_JSON($1:"DOC"::VARCHAR), $1:"AT"::TIMESTAMP_TZ(6), $1:"B"::BINARY'
 
 
 @pytest.fixture
+def destination(all_powerful: Destination) -> Destination:
+    return all_powerful  # the server is asked, not the product
+
+
+@pytest.fixture
 def session(destination: Destination) -> Iterator[Any]:
+    with prepared(destination) as cursor:
+        yield cursor
+
+
+@contextmanager
+def prepared(destination: Destination) -> Iterator[Any]:
+    """A session in a schema with a table and a stage."""
     with sql_session(destination) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE IF NOT EXISTS {destination.database}")
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {destination.database}.S")
@@ -42,6 +55,23 @@ def write(path: Path, ids: list[Any]) -> Path:
     }
     pa.parquet.write_table(pa.table(columns), path, compression="zstd")
     return path
+
+
+def piped(session: Any, destination: Destination, server: LocalSnowflake) -> SimpleIngestManager:
+    """A pipe over the stage, and who tells it of files."""
+    here = f'"{destination.database}"."S"'
+    session.execute(
+        f'CREATE PIPE IF NOT EXISTS {here}."T-FILES" AS COPY INTO {here}."T" ("ID", "DOC", "AT", "B")'
+        f' FROM ({SELECT} FROM @{here}."FILES"/in) FILE_FORMAT = (TYPE = PARQUET) ON_ERROR = CONTINUE'
+    )
+    return ingest(destination, server, "T-FILES")
+
+
+def ingest(destination: Destination, server: LocalSnowflake, pipe: str) -> SimpleIngestManager:
+    name = f'"{destination.database}"."S"."{pipe}"'
+    return SimpleIngestManager(
+        "LOCAL", "ETL", name, server.key_file.read_text(), scheme="https", host="127.0.0.1", port=server.port
+    )
 
 
 def put(session: Any, path: Path, options: str = "") -> Any:
@@ -88,17 +118,9 @@ def test_a_file_is_copied_once_and_bad_rows_are_skipped(session: Any, tmp_path: 
 def test_a_pipe_loads_what_snowflake_ingest_names(
     session: Any, tmp_path: Path, destination: Destination, local_snowflake: LocalSnowflake
 ) -> None:
-    pipe = f'"{destination.database}"."S"."T-FILES"'
-    stage = f'@"{destination.database}"."S"."FILES"/in'
-    session.execute(
-        f'CREATE PIPE IF NOT EXISTS {pipe} AS COPY INTO "{destination.database}"."S"."T" ("ID", "DOC", "AT", "B")'
-        f" FROM ({SELECT} FROM {stage}) FILE_FORMAT = (TYPE = PARQUET) ON_ERROR = CONTINUE"
-    )
+    manager = piped(session, destination, local_snowflake)
     put(session, write(tmp_path / "a.parquet", [1, 2]))
     put(session, write(tmp_path / "b.parquet", ["x", "y"]))
-    key = local_snowflake.key_file.read_text()
-    ours = {"scheme": "https", "host": "127.0.0.1", "port": local_snowflake.port}
-    manager = SimpleIngestManager("LOCAL", "ETL", pipe, key, **ours)
     for _ in range(2):
         answer = manager.ingest_files([StagedFile(name, None) for name in ("a.parquet", "b.parquet", "c.parquet")])
         assert answer["responseCode"] == "SUCCESS"
@@ -114,4 +136,22 @@ def test_a_pipe_loads_what_snowflake_ingest_names(
     assert len(manager.get_history_range(start)["files"]) == 3
     assert session.execute("SELECT COUNT(*) FROM T").fetchone() == (2,)
     with pytest.raises(IngestResponseError, match="404"):
-        SimpleIngestManager("LOCAL", "ETL", pipe.replace("T-", "U-"), key, **ours).get_history()
+        ingest(destination, local_snowflake, "U-FILES").get_history()
+
+
+@pytest.mark.parametrize("gone", ['DATABASE "{}"', 'SCHEMA "{}"."_streaming" CASCADE'], ids=["database", "own tables"])
+def test_a_pipe_that_is_dropped_with_all_around_it_while_a_file_waits_leaves_the_others_alone(
+    session: Any, tmp_path: Path, destination: Destination, local_snowflake: LocalSnowflake, gone: str
+) -> None:
+    others = fresh_destination(local_snowflake)
+    other = next(others)
+    with prepared(other) as beside:
+        local_snowflake.set(commit_delay_s=1.0)
+        managers = [piped(*each, local_snowflake) for each in ((session, destination), (beside, other))]
+        for cursor, manager in zip((session, beside), managers, strict=True):
+            put(cursor, write(tmp_path / "a.parquet", [1, 2]))
+            manager.ingest_files([StagedFile("a.parquet", None)])
+        session.execute(f"DROP {gone.format(destination.database)}")
+        wait_for("the other's file", lambda: managers[1].get_history()["files"], 20)
+        assert beside.execute("SELECT COUNT(*) FROM T").fetchone() == (2,)
+    next(others, None)

@@ -19,6 +19,11 @@ MERGE = 'MERGE INTO "{d}"."S"."T" t USING (SELECT 1 AS A) s ON t.A = s.A WHEN NO
 
 
 @pytest.fixture
+def destination(all_powerful: Destination) -> Destination:
+    return all_powerful  # the server is asked, not the product
+
+
+@pytest.fixture
 def sessions(destination: Destination, tmp_path: Path) -> Iterator[tuple[Any, Any, str]]:
     """A session of somebody who may do everything, one of a role that may do nothing, and that role."""
     name = f"U{uuid.uuid4().hex[:8].upper()}"
@@ -82,3 +87,16 @@ def test_who_makes_a_schema_may_make_everything_in_it(sessions: tuple[Any, Any, 
     assert refusal(limited, make) == (0, "")
     assert refusal(limited, f'CREATE TABLE "{d}"."OWN"."T" (A NUMBER(10,0))') == (0, "")
     assert refusal(limited, f'SELECT * FROM "{d}"."OWN"."T"') == (0, "")
+
+
+def test_a_name_with_an_apostrophe_is_a_name(sessions: tuple[Any, Any, str], destination: Destination) -> None:
+    admin, limited, role = sessions
+    schema = f'"{destination.database}"."S"'
+    admin.execute(f'GRANT USAGE ON DATABASE "{destination.database}" TO ROLE {role}')
+    admin.execute(f"GRANT USAGE, CREATE TABLE ON SCHEMA {schema} TO ROLE {role}")
+    for text in (
+        f"""CREATE TABLE {schema}."IT'S" (A NUMBER(10,0)) COMMENT = 'one'""",
+        f"""COMMENT ON TABLE {schema}."IT'S" IS 'it''s'""",
+        f"""INSERT INTO {schema}."IT'S" VALUES (1)""",
+    ):
+        assert refusal(limited, text) == (0, ""), text

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
+from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import sql_session
@@ -19,6 +20,11 @@ from tests.support.histories import opening
 from workers.snowflake import ddl
 from workers.snowflake.identifiers import Objects, objects_of
 from workers.snowflake.streaming import StreamingClient
+
+
+@pytest.fixture
+def destination(all_powerful: Destination) -> Destination:
+    return all_powerful  # the server is asked, not the product
 
 
 @pytest.fixture
@@ -132,3 +138,33 @@ def test_rows_that_streaming_refuses_are_in_the_error_table(
     ((metadata, data),) = wait_for("the refused row", lambda: cursor.execute(query).fetchall())
     assert json.loads(data)["K"] == "no number"
     assert json.loads(metadata)["channel"] == "etl-one"
+
+
+def test_a_dropped_database_goes_with_all_that_is_in_it(
+    cursor: Any, destination: Destination, landing: tuple[Objects, StreamingClient], local_snowflake: LocalSnowflake
+) -> None:
+    objects, client = landing
+    name, here = destination.database, f'"{destination.database}"."{destination.schema}"'
+    cursor.execute(f"CREATE STAGE {here}.FILES")
+    cursor.execute(f"CREATE TABLE {here}.T (K NUMBER, TEXT VARCHAR(7))")
+    cursor.execute(f"CREATE PIPE {here}.P AS COPY INTO {here}.T FROM @{here}.FILES")
+    local_snowflake.set(commit_delay_s=1.0)
+    channel, _ = client.open("c")
+    channel.append_row({"_ETL_GENERATION": 1}, "T1")
+    key = f"{name}|{objects.landing_schema}|{objects.landing}-STREAMING|c"
+    wait_for("the row to be pending", lambda: local_snowflake.state()["channels"][key]["pending"])
+    assert list(local_snowflake.data_dir.rglob(f"{name}*"))
+    assert cursor.execute(f'DROP DATABASE "{name}"').fetchall() == [(f"{name} successfully dropped.",)]
+    assert not list(local_snowflake.data_dir.rglob(f"{name}*"))
+    wait_for("its channel to be forgotten", lambda: key not in local_snowflake.state()["channels"])
+    with pytest.raises(ProgrammingError, match="does not exist"):
+        cursor.execute(f'DROP DATABASE "{name}"')
+    assert "already dropped" in cursor.execute(f'DROP DATABASE IF EXISTS "{name}"').fetchone()[0]
+    cursor.execute(f'CREATE DATABASE "{name}"')
+    cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"."{destination.schema}"')
+    assert cursor.execute(f"SHOW PIPES IN SCHEMA {here}").fetchall() == []
+    cursor.execute(f"CREATE TABLE {here}.T (K NUMBER, TEXT VARCHAR)")
+    cursor.execute(f"CREATE PIPE {here}.P AS COPY INTO {here}.T FROM @{here}.FILES")
+    assert len(cursor.execute(f"SHOW PIPES IN SCHEMA {here}").fetchall()) == 1
+    (text,) = [row for row in cursor.execute(f"DESCRIBE TABLE {here}.T").fetchall() if row[0] == "TEXT"]
+    assert "(7)" not in text[1]

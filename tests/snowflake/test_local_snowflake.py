@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.embedded.snowflake import loading, scripting
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError
+from etl_supervisor.exits import Exit
 from etl_supervisor.model.pipeline import Destination
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_local_snowflake import destination_in, sql_session
@@ -25,6 +29,11 @@ from workers.snowflake.streaming import StreamingChannel, StreamingClient
 
 KILLS = 6
 COLUMNS = '"ID" NUMBER(19,0) NOT NULL, "S" VARCHAR, "F" FLOAT, "B" BINARY, "TZ" TIMESTAMP_TZ(6), "V" VARIANT, "N" NUMBER(12,2)'
+
+
+@pytest.fixture
+def destination(all_powerful: Destination) -> Destination:
+    return all_powerful  # the server is asked, not the product
 
 
 @pytest.fixture
@@ -127,7 +136,9 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
     wait_for("the server to end", lambda: not server.running)
     with contextlib.suppress(Exception):  # whatever the SDK makes of a server that is gone
         channel.close(flush=False)
+    (left := folder / "scratch" / "left by the kill.ndjson").write_text("")
     with LocalSnowflake(folder) as again, sql_session(destination) as session, session.cursor() as cursor:
+        assert not left.exists()
         assert again.host == destination.host, "the port stays"
         reopened = channel_in(destination, objects)
         assert reopened.opened.committed == token
@@ -138,6 +149,37 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
 def test_two_servers_on_one_directory_are_one_too_many(local_snowflake: LocalSnowflake) -> None:
     with pytest.raises(EtlError, match=r"^embedded at local Snowflake: "):
         LocalSnowflake(local_snowflake.data_dir).start()
+
+
+def test_the_command_serves_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    program = [
+        sys.executable,
+        "-m",
+        "etl_supervisor.cli.main",
+        "local-snowflake",
+        "--data",
+        str(tmp_path / "it" / "data"),
+    ]
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    options: dict[str, Any] = {"env": environment, "cwd": tmp_path, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*program, "--port", str(choose_port())], **options, **pipes) as server:
+        assert server.stdout is not None
+        lines = server.stdout.readline(), server.stdout.readline()
+        assert "snowflake_host = 127.0.0.1:" in lines[1]
+        wait_for("its data", (tmp_path / "it" / "data" / "data").exists)
+        second = subprocess.run([*program, "--port", str(choose_port())], capture_output=True, check=False, **options)
+        assert second.returncode == Exit.TEMPORARY
+        assert f"in use by another run (process {server.pid})" in second.stderr
+        server.send_signal(signal.SIGINT)
+        out, errors = server.communicate(timeout=20)
+    assert (server.returncode, out, errors) == (0, "", "")
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""The local Snowflake for tests, and destinations in it.
+"""The local Snowflake for tests, and destinations in it; `destination` is one whose role has the least rights (`fix_destination`).
 
 local_snowflake   the server, started once per test process
-destination       a database of its own in it, as a destination
+all_powerful      a database of its own in it, as a destination whose user may do everything
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import pytest
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.model.pipeline import Destination
 
+WELL_BEHAVED: dict[str, Any] = {"commit_delay_s": 0, "counting": False, "blackhole": False, "faults": [], "reject": []}
+
 
 @pytest.fixture(scope="session")
 def local_snowflake() -> Iterator[LocalSnowflake]:
@@ -29,9 +31,19 @@ def local_snowflake() -> Iterator[LocalSnowflake]:
 
 
 @pytest.fixture
-def destination(local_snowflake: LocalSnowflake) -> Destination:
-    local_snowflake.set(commit_delay_s=0, counting=False, blackhole=False, faults=[], reject=[])
-    return destination_in(local_snowflake)
+def all_powerful(local_snowflake: LocalSnowflake) -> Iterator[Destination]:
+    yield from fresh_destination(local_snowflake)
+
+
+def fresh_destination(server: LocalSnowflake) -> Iterator[Destination]:
+    """A destination with a database of its own, dropped afterwards: what a server holds costs memory, and time with each look through all tables."""
+    server.set(**WELL_BEHAVED)
+    destination = destination_in(server)
+    yield destination
+    if server.running:
+        server.set(**WELL_BEHAVED)
+        with sql_session(destination) as session, session.cursor() as cursor:
+            cursor.execute(f'DROP DATABASE "{destination.database}"')
 
 
 def destination_in(server: LocalSnowflake) -> Destination:

@@ -3,6 +3,7 @@
 One process, one port (TLS), one data directory:
 
 server        the web application and its clean end
+foreground    serves in this process, with temporary files of its own
 launch        starts it as a process of its own
 certificates  a throw-away authority and the server's certificate
 warehouse     DuckDB files, one per Snowflake database; one statement at a time
@@ -25,6 +26,7 @@ parquetload   COPY INTO from Parquet files, with load metadata
 pipes         Snowpipe: pipes over files, and the requests of snowflake-ingest
 users         users, their public keys and roles
 errortables   rows that loads have refused, of tables with ERROR_LOGGING
+databases     DROP DATABASE
 shows         SHOW PIPES, TASKS, STREAMS, CHANNELS
 grants        what roles may do with databases, schemas and tables
 stagefiles    the stage to which the SDK uploads large flushes

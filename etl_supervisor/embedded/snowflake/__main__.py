@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from etl_supervisor.embedded.snowflake.server import serve
+from etl_supervisor.embedded.snowflake.foreground import run
 from etl_supervisor.errors import EtlError
 
 
@@ -19,11 +19,10 @@ def main() -> int:
     parser.add_argument("--counting", action="store_true", help="check and count appended rows, store none")
     wanted = parser.parse_args()
     try:
-        serve(wanted.data, wanted.port, wanted.commit_delay, counting=wanted.counting)
+        run(wanted.data, wanted.port, wanted.commit_delay, counting=wanted.counting)
     except EtlError as error:
         print(error.line, file=sys.stderr)  # noqa: T201 - the program's own error line
         return 78
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from etl_supervisor.embedded.snowflake.answers import TEXT_LENGTH, texts
 from etl_supervisor.embedded.snowflake.stages import NAME, parts_of
-from etl_supervisor.embedded.snowflake.warehouse import Warehouse
+from etl_supervisor.embedded.snowflake.warehouse import NOTES, Warehouse
 
 _DESCRIBE = re.compile(rf"\s*DESC(?:RIBE)?\s+TABLE\s+(?P<name>{NAME})\s*;?\s*$", re.I)
 _CREATE = re.compile(
@@ -71,7 +71,7 @@ def _table(warehouse: Warehouse, table: list[str]) -> dict[str, Any]:
     cursor = warehouse.cursor()
     lengths = _pairs(
         cursor.execute(
-            "SELECT ext_column_name, ext_character_maximum_length FROM _fs_global._fs_information_schema._fs_columns_ext"
+            f"SELECT ext_column_name, ext_character_maximum_length FROM {NOTES}._fs_columns_ext"
             " WHERE ext_table_catalog = ? AND ext_table_schema = ? AND ext_table_name = ?",
             table,
         )

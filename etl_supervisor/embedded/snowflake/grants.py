@@ -22,7 +22,7 @@ from etl_supervisor.embedded.snowflake.quoting import literal
 from etl_supervisor.embedded.snowflake.users import RefusedError
 
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
-_STRING = re.compile(r"'(?:[^'\\]|''|\\.)*'")
+_QUOTED = re.compile(r"""(?P<name>"(?:[^"]|"")+")|'(?:[^'\\]|''|\\.)*'""")  # a name may have an apostrophe
 _MADE_ROLE = re.compile(rf"\s*CREATE\s+ROLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<role>{_PART})\s*;?\s*$", re.IGNORECASE)
 _GRANT = re.compile(
     rf"\s*(?P<verb>GRANT|REVOKE)\s+(?P<privileges>[\w\s,]+?)\s+ON\s+(?P<kind>DATABASE|SCHEMA|TABLE|WAREHOUSE|ACCOUNT)\b"
@@ -103,7 +103,7 @@ class Grants:
         """RefusedError unless a role may run a statement; what it makes is its own then."""
         if role not in self.roles:
             return
-        text = _STRING.sub("''", sql)
+        text = _QUOTED.sub(lambda item: item["name"] or "''", sql)
         for made in _SCHEMA.finditer(text):
             self._make(role, "SCHEMA", _parts(made["name"]))
         for made in _CREATE.finditer(text):

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from etl_supervisor.embedded.ports import settle_port
 from etl_supervisor.embedded.process import ServerCommand, ServerProcess, beside, data_lock, make_directories
 from etl_supervisor.embedded.snowflake.certificates import Certificates, certificates_in
+from etl_supervisor.embedded.snowflake.foreground import PLACE
 
-PLACE = "local Snowflake"
 STOP_STEPS = ((signal.SIGTERM, 10.0),)
 DOOR_SECONDS = 5.0
 KEY_BITS = 2048

@@ -1,5 +1,6 @@
 """NDJSON into a table, with the rules of Snowpipe Streaming's default pipe: keys match column names exactly, missing keys are NULL, unknown keys are
-left out, a row with a value that does not fit is skipped and counted (ON_ERROR=CONTINUE). Set-based: DuckDB reads and casts, no Python per row.
+left out, a row with a value that does not fit is skipped and counted (ON_ERROR=CONTINUE). Set-based: DuckDB reads and casts, no Python per row. Only
+a line too long for its reader (which takes twelve times the line in memory) is taken apart here, and comes as a table of one row.
 
 Texts and binary values have the default widths of a Snowflake account before its wider defaults, as DESCRIBE tells them. A test may have rows
 refused: {"table": "LANDING_T", "column": "NOTE", "like": "bad%"}.
@@ -14,11 +15,12 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from etl_supervisor.embedded.snowflake.quoting import literal, quoted
 
@@ -32,7 +34,8 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 PART_BYTES_MAX = 8 << 20  # of what is read at once: a fragment of the SDK can be 70 MB
-LINE_BYTES_MAX = 48 << 20  # DuckDB reads a document in several times its size, within warehouse.MEMORY_LIMIT
+LINE_BYTES_MAX = 48 << 20  # DuckDB casts and keeps a document in several times its size, within warehouse.MEMORY_LIMIT
+ONE_LINE, DOCUMENT = "_line", pa.json_(pa.large_string())  # DuckDB takes this type for JSON without reading it
 DOCUMENTS = "SELECT _document FROM _arriving WHERE _bad"
 WIDTHS = {"VARCHAR": ("length", 16 << 20), "BLOB": ("octet_length", 8 << 20)}  # characters, bytes
 
@@ -50,7 +53,6 @@ def load(
     target: str,
     columns: list[tuple[str, str, bool]],
     lines: bytes,
-    directory: Path,
     refused: Sequence[dict[str, str]] = (),
     keep: Keep | None = None,
 ) -> Loaded:
@@ -58,11 +60,7 @@ def load(
     of the documents that do not fit."""
     parsed = inserted = 0
     for part in parts(lines):
-        loaded = (
-            Loaded(1, 0)
-            if len(part) > LINE_BYTES_MAX
-            else _load(connection, target, columns, part, directory, refused, keep)
-        )
+        loaded = Loaded(1, 0) if len(part) > LINE_BYTES_MAX else _load(connection, target, columns, part, refused, keep)
         parsed, inserted = parsed + loaded.parsed, inserted + loaded.inserted
     return Loaded(parsed, inserted)
 
@@ -83,31 +81,64 @@ def _load(
     target: str,
     columns: list[tuple[str, str, bool]],
     lines: bytes,
-    directory: Path,
     refused: Sequence[dict[str, str]],
     keep: Keep | None,
 ) -> Loaded:
-    with tempfile.NamedTemporaryFile(dir=directory, suffix=".ndjson") as file:
-        variants, floats = ({name for name, kind, _ in columns if kind == wanted} for wanted in ("JSON", "DOUBLE"))
-        file.write(_marked(lines, variants) if variants and _perhaps_long(lines, floats) else lines)
+    with (_one_line if len(lines) > PART_BYTES_MAX else _file)(connection, columns, lines) as (source, marked):
+        casts = {name: _cast(name, kind, marked=marked) for name, kind, _ in columns}
+        conditions = [_bad(name, casts[name], kind, nullable, len(lines)) for name, kind, nullable in columns]
+        conditions += [
+            f"coalesce(raw.{quoted(rule['column'])} LIKE {literal(rule['like'])}, FALSE)" for rule in refused
+        ]
+        bad = " OR ".join(filter(None, conditions)) or "FALSE"
+        document = f", CASE WHEN {bad} THEN to_json(raw) END AS _document" if keep else ""
+        values = ", ".join(f"{cast} AS {quoted(name)}" for name, cast in casts.items())
+        arriving = f"SELECT {values}, ({bad}) AS _bad{document} FROM {source} AS raw"
+        loaded = insert(connection, target, list(casts), arriving)
+    if keep and loaded.inserted < loaded.parsed:
+        keep(DOCUMENTS)
+    return loaded
+
+
+@contextmanager
+def _file(_: Any, columns: list[tuple[str, str, bool]], lines: bytes) -> Iterator[tuple[str, bool]]:
+    """Lines as a file, for DuckDB's reader: what stands behind FROM, and whether long decimals are marked in it."""
+    variants, floats = ({name for name, kind, _ in columns if kind == wanted} for wanted in ("JSON", "DOUBLE"))
+    marked = bool(variants) and _perhaps_long(lines, floats)
+    with tempfile.NamedTemporaryFile(suffix=".ndjson") as file:
+        file.write(_marked(lines, variants) if marked else lines)
         file.flush()
         wanted = ", ".join(f"{literal(name)}: '{'JSON' if kind == 'JSON' else 'VARCHAR'}'" for name, kind, _ in columns)
         source = (
             f"read_json({literal(file.name)}, format = 'newline_delimited', columns = {{{wanted}}},"
             f" maximum_object_size = {max(OBJECT_BYTES_MIN, len(lines) + 1)})"
         )
-        casts = ", ".join(f"{_cast(name, kind)} AS {quoted(name)}" for name, kind, _ in columns)
-        conditions = [_bad(name, kind, nullable, len(lines)) for name, kind, nullable in columns]
-        conditions += [
-            f"coalesce(raw.{quoted(rule['column'])} LIKE {literal(rule['like'])}, FALSE)" for rule in refused
-        ]
-        bad = " OR ".join(filter(None, conditions)) or "FALSE"
-        document = f", CASE WHEN {bad} THEN to_json(raw) END AS _document" if keep else ""
-        arriving = f"SELECT {casts}, ({bad}) AS _bad{document} FROM {source} AS raw"
-        loaded = insert(connection, target, [name for name, _, _ in columns], arriving)
-    if keep and loaded.inserted < loaded.parsed:
-        keep(DOCUMENTS)
-    return loaded
+        yield source, marked
+
+
+@contextmanager
+def _one_line(connection: Any, columns: list[tuple[str, str, bool]], line: bytes) -> Iterator[tuple[str, bool]]:
+    """The same for a line by itself. ValueError for what is no JSON."""
+    members = dict(_members(line.decode().strip()))
+    read = {name: _read(members.get(name, "null"), kind) for name, kind, _ in columns}
+    connection.register(ONE_LINE, pa.table(read))
+    try:
+        yield ONE_LINE, False
+    finally:
+        connection.unregister(ONE_LINE)
+
+
+def _read(value: str, kind: str) -> pa.Array:
+    """A member's value as DuckDB's reader gives it: documents in their shortest form, texts without their quotes."""
+    if kind == "JSON":
+        return pa.array([None if value == "null" else _shortest(value)], pa.large_string()).cast(DOCUMENT)
+    return pa.array([json.loads(value) if value[0] in 'n"' else value], pa.large_string())
+
+
+def _shortest(document: str) -> str:
+    if LONG_DECIMAL.search(b":" + document.encode()):
+        return document
+    return json.dumps(json.loads(document), ensure_ascii=False, separators=(",", ":"))
 
 
 def insert(connection: Any, target: str, columns: Sequence[str], arriving: str) -> Loaded:
@@ -166,33 +197,38 @@ def _marked(lines: bytes, variants: set[str]) -> bytes:
 
 
 def _marked_line(line: bytes, variants: set[str]) -> bytes:
-    """One line, member by member, as the actor writes it: no space between the tokens of the row itself."""
-    text, at, members = line.decode(), 1, []
-    while at < len(text):
-        name, colon = _DECODER.raw_decode(text, at)
-        _, end = _DECODER.raw_decode(text, colon + 1)
-        value = text[colon + 1 : end]
-        if name in variants and LONG_DECIMAL.search(b":" + value.encode()):
-            value = json.dumps(MARK + value)
-        members.append(text[at : colon + 1] + value)
-        at = end + 1
+    members = []
+    for name, value in _members(line.decode()):
+        long = name in variants and LONG_DECIMAL.search(b":" + value.encode())
+        members.append(f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(MARK + value) if long else value}")
     return ("{" + ",".join(members) + "}").encode()
 
 
-def _cast(name: str, kind: str) -> str:
+def _members(line: str) -> Iterator[tuple[str, str]]:
+    """The members of one line and their values as they are written; the actor writes no space between the tokens of the row itself."""
+    at = 1
+    while at < len(line) - 1:
+        name, colon = _DECODER.raw_decode(line, at)
+        _, end = _DECODER.raw_decode(line, colon + 1)
+        yield name, line[colon + 1 : end]
+        at = end + 1
+
+
+def _cast(name: str, kind: str, *, marked: bool) -> str:
     value = f"raw.{quoted(name)}"
-    if kind == "JSON":
+    if kind == "JSON" and marked:
         text = f"({value} ->> '$')"
-        marked = f"json_type({value}) = 'VARCHAR' AND starts_with({text}, {literal(MARK)})"
-        return f"CASE WHEN {marked} THEN CAST(substr({text}, {len(MARK) + 1}) AS JSON) ELSE {value} END"
+        mark = f"json_type({value}) = 'VARCHAR' AND starts_with({text}, {literal(MARK)})"
+        return f"CASE WHEN {mark} THEN CAST(substr({text}, {len(MARK) + 1}) AS JSON) ELSE {value} END"
+    if kind == "JSON":
+        return value
     if kind == "BLOB":
         return f"try(from_base64({value}))"
     return f"try_cast({value} AS {kind})"
 
 
-def _bad(name: str, kind: str, nullable: bool, size: int) -> str:
+def _bad(name: str, value: str, kind: str, nullable: bool, size: int) -> str:
     """When a value is refused; "": never. What can't be, in lines of this size, is left out: most of a small load's time goes into planning it."""
-    value = _cast(name, kind)
     wide = f"{WIDTHS[kind][0]}({value}) > {WIDTHS[kind][1]}" if kind in WIDTHS and size > WIDTHS[kind][1] else ""
     always = nullable and kind in ("JSON", "VARCHAR")  # whatever it is, it is one of these
     bad = " OR ".join(filter(None, ["" if always else f"{value} IS NULL", wide]))

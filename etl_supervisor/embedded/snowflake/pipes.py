@@ -33,6 +33,7 @@ from etl_supervisor.embedded.snowflake.users import INVALID_TOKEN, RefusedError,
 
 REPORT_SECONDS = 600  # insertReport tells of the last ten minutes
 TICK_SECONDS = 0.1
+RETRY_SECONDS = 1.0  # after what failed for a reason of the server's own
 _CREATE = re.compile(
     rf"\s*CREATE\s+(?P<replace>OR\s+REPLACE\s+)?PIPE\s+(?P<calm>IF\s+NOT\s+EXISTS\s+)?(?P<name>{NAME})(?:\s+\w+\s*=\s*\w+)*\s+AS\s+(?P<copy>COPY\b.*)$",
     re.I | re.S,
@@ -85,6 +86,11 @@ class Pipes:
             return SUCCESS
         return None
 
+    def forget(self, database: str) -> None:
+        """A database is about to be dropped."""
+        self._made.discard(database)
+        self._queued.pop(database, None)
+
     async def load_forever(self) -> None:
         """Load what is queued, for ever."""
         for database in self.warehouse.databases():
@@ -94,7 +100,7 @@ class Pipes:
             for database, received in list(self._queued.items()):
                 if received <= time.time() - self.delay_seconds():
                     async with self.warehouse.lock:
-                        await run_in_threadpool(self._load_due, database)
+                        await run_in_threadpool(self._try, database)
 
     # -- requests
 
@@ -169,6 +175,15 @@ class Pipes:
 
     # -- loading
 
+    def _try(self, database: str) -> None:
+        if self._queued.pop(database, None) is None:
+            return  # it was dropped meanwhile
+        try:
+            self._load_due(database)
+        except Exception as error:  # the pipes of others go on
+            log.error("pipes of %s failed: %s", database, type(error).__name__)
+            self._queued.setdefault(database, time.time() + RETRY_SECONDS)
+
     def _load_due(self, database: str) -> None:
         cursor = self._cursor(database)
         until = time.time() - self.delay_seconds()
@@ -176,7 +191,6 @@ class Pipes:
             f"SELECT f.received, f.schema_name, f.pipe_name, f.path, p.definition FROM {quoted(database)}._streaming._pipe_files f"
             f" JOIN {quoted(database)}._streaming._pipes p USING (schema_name, pipe_name) WHERE ended IS NULL ORDER BY received"
         ).fetchall()
-        del self._queued[database]
         for received, schema, name, path, definition in queued:
             if received > until:
                 self._queued[database] = received

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etl_supervisor.embedded.snowflake import answers, describe, parquetload, scripting, shows, statements
+from etl_supervisor.embedded.snowflake import answers, databases, describe, parquetload, scripting, shows, statements
 from etl_supervisor.embedded.snowflake.grants import Grants
 from etl_supervisor.embedded.snowflake.pipes import Pipes
 from etl_supervisor.embedded.snowflake.stages import StageError
@@ -113,7 +113,7 @@ def _plain(request: Request, body: bytes) -> bytes:
 
 
 def _own_statements(pipes: Pipes, tasks: Tasks, request: Request, sql: str) -> tuple[str | dict[str, Any] | None, str]:
-    """Run a statement about stages, pipes, files, error tables, streams, tasks, what is there, or SHOW: the query that gives its result, or the
+    """Run a statement about databases, stages, pipes, files, error tables, streams, tasks, what is there, or SHOW: the query of its result, or the
     result; None for any other statement. And the statement, which may read error tables. LookupError: there is no such table."""
     stages, errors = pipes.loader.stages, pipes.loader.errors
     connection = fakesnow.to_conn(fakesnow.to_token(request))
@@ -123,7 +123,10 @@ def _own_statements(pipes: Pipes, tasks: Tasks, request: Request, sql: str) -> t
     if (copy := parquetload.copy_of(sql)) is not None:
         return parquetload.answer(pipes.loader.load(copy, where)), sql
     told: str | dict[str, Any] | None = (
-        pipes.statement(sql) or shows.answer(pipes.warehouse, sql, where) or errors.statement(sql, where)
+        pipes.statement(sql)
+        or databases.answer(pipes, sql)
+        or shows.answer(pipes.warehouse, sql, where)
+        or errors.statement(sql, where)
     )
     sql = errors.rewritten(sql, where)
     told = told or describe.answer(pipes.warehouse, sql) or (statements.SUCCESS if tasks.take(sql) else None)

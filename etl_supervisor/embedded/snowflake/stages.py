@@ -111,6 +111,10 @@ class Stages:
             raise StageError("002003", f"Stage '{match[0]}' does not exist or not authorized.")
         return Place(stage, text[match.end() :].strip("/"))
 
+    def forget(self, database: str) -> None:
+        """Remove the files of a database that is about to be dropped."""
+        shutil.rmtree(self.root / quote(database, safe=""), ignore_errors=True)
+
     # -- statements
 
     def _create(self, found: re.Match[str], where: tuple[str | None, str | None]) -> str:

@@ -40,6 +40,7 @@ from etl_supervisor.embedded.snowflake.warehouse import CHANNELS_TABLE, Warehous
 
 TOKEN_SECONDS = 3600
 COMMIT_TICK_SECONDS = 0.05
+RETRY_SECONDS = 1.0  # after a commit that failed
 WORDS_MAX = 200  # of an error in the log
 _COUNTERS = (
     "committed, sequencer, created_ms, rows_parsed, rows_inserted, rows_error, error_offset, error_message, error_ms"
@@ -262,9 +263,13 @@ class Streaming:
             counted = await run_in_threadpool(self._commit, channel, items)
             if counted is not None:
                 channel.committed_rows(items, counted.parsed, counted.inserted)
-        except duckdb.Error as error:
-            # DuckDB shows what it read behind the word "Input"
-            why = str(error).split(" Input:")[0].splitlines()[0][:WORDS_MAX]
+            elif not self.warehouse.has_database(channel.key[0]):
+                del self.channels[channel.key]
+        except Exception as error:  # the commits of others go on
+            # DuckDB shows what it read behind the word "Input"; what others show is not known
+            known = str(error).split(" Input:")[0].splitlines()[0] if isinstance(error, duckdb.Error) else ""
+            why = known[:WORDS_MAX] or type(error).__name__
+            items[0].due = time.monotonic() + RETRY_SECONDS
             log.error("commit of channel %s (%d pieces) failed: %s", channel.key[3], len(items), why)
 
     def _commit(self, channel: Channel, items: list[Pending]) -> Loaded | None:
@@ -284,13 +289,13 @@ class Streaming:
             if self.errors.logs(database, schema, table):
                 told = {"service": "snowpipe_streaming", "channel": channel.key[3]}
                 kept = partial(self.errors.keep, connection, (database, schema, table), told)
-            loaded = load(connection, target, columns, lines, self.warehouse.directory, refused, kept)
+            loaded = load(connection, target, columns, lines, refused, kept)
             counted = sum(item.rows for item in items)
             loaded = Loaded(loaded.parsed + counted, loaded.inserted + counted)
             self._save(connection, channel.after(items, loaded.parsed, loaded.inserted))
             connection.execute("COMMIT")
             return loaded
-        except duckdb.Error:
+        except Exception:
             with contextlib.suppress(duckdb.Error):
                 connection.execute("ROLLBACK")
             raise

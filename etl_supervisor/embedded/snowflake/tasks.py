@@ -114,17 +114,16 @@ class Tasks:
                 continue
             async with self._warehouse.lock:
                 due = await run_in_threadpool(self._due, time.monotonic())
-                for name, body in due:
-                    await run_in_threadpool(self._try, name, body)
+                for task in due:
+                    await run_in_threadpool(self._try, *task)
 
-    def _due(self, now: float) -> list[tuple[str, str]]:
+    def _due(self, now: float) -> list[tuple[str, str | None, str]]:
         found = []
         for database in list(self._databases):
             for name, minutes, stream, body in self._running(database):
                 if now >= self._next.setdefault(name, now):
                     self._next[name] = now + minutes * self.minute_seconds
-                    if stream is None or self._has_data(stream):
-                        found.append((name, body))
+                    found.append((name, stream, body))
         return found
 
     def _running(self, database: str) -> list[tuple[str, int, str | None, str]]:
@@ -132,8 +131,9 @@ class Tasks:
         try:
             found: list[tuple[str, int, str | None, str]] = self._warehouse.cursor().execute(query).fetchall()
             return found
-        except (duckdb.CatalogException, duckdb.BinderException):
-            self._databases.discard(database)  # it was dropped
+        except duckdb.Error as error:
+            if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
+                self._databases.discard(database)  # it was dropped
             return []
 
     def _has_data(self, stream: str) -> bool:
@@ -144,10 +144,11 @@ class Tasks:
         ).fetchall()
         return any(cursor.execute(f"SELECT {_seen(source)} > {seen}").fetchall()[0][0] for source, seen in rows)
 
-    def _try(self, name: str, body: str) -> None:
+    def _try(self, name: str, stream: str | None, body: str) -> None:
         database, schema, _ = _parts(name)
         try:
-            self._run(body, database, schema)
+            if stream is None or self._has_data(stream):
+                self._run(body, database, schema)
         except Exception as error:  # a task that fails runs again by its schedule
             log.error("task %s failed: %s", name, type(error).__name__)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from etl_supervisor.errors import EtlError, Kind
 
 MEMORY_LIMIT = "1GB"  # DuckDB's share of a laptop; it spills to disk beyond it
 THREADS = 2
+NOTES = "_fs_global._fs_information_schema"
 # Of the log, until it is written into the file. DuckDB's own 16 MB are 80,000 rows: row groups that are not full yet would be written again and
 # again, half of what loading costs. A log of this size is read again within seconds after a kill.
 CHECKPOINT_BYTES = "128MB"
@@ -50,7 +52,7 @@ class Warehouse:
         self._root.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         self._root.execute(f"SET threads = {THREADS}")
         self._root.execute(f"SET checkpoint_threshold = '{CHECKPOINT_BYTES}'")
-        self._root.execute(f"SET temp_directory = '{directory / 'spill'}'")
+        self._root.execute(f"SET temp_directory = '{Path(tempfile.gettempdir()) / 'spill'}'")
         for path in sorted(directory.glob("*.db")):
             try:
                 self._root.execute(f"ATTACH DATABASE '{path}' AS \"{path.stem}\"")
@@ -81,6 +83,14 @@ class Warehouse:
         """True if a schema is there."""
         query = "SELECT 1 FROM duckdb_schemas() WHERE database_name = ? AND schema_name = ?"
         return self._root.execute(query, [database, schema]).fetchone() is not None
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database and its files. Who is in it meets errors from now on."""
+        self._root.execute(f"DETACH {quoted(name)}")
+        for table in ("tables", "columns"):  # what fakesnow notes beside DuckDB's own lists
+            self._root.execute(f"DELETE FROM {NOTES}._fs_{table}_ext WHERE ext_table_catalog = ?", [name])
+        for ending in ("db", "db.wal"):
+            (self.directory / f"{name}.{ending}").unlink(missing_ok=True)
 
     def databases(self) -> list[str]:
         """Their names."""
