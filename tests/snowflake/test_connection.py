@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,10 @@ from snowflake.connector.file_transfer_agent import SnowflakeFileTransferAgent
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
 from etl_supervisor.errors import EtlError, Kind
 from etl_supervisor.model.pipeline import Destination, EncryptedText
+from tests.support import least
 from tests.support.fix_local_snowflake import sql_session
 from tests.support.keys import write_key
+from tests.support.receiver import http_receiver
 from tests.support.tls import issue
 from tests.support.tunnel import Tunnel
 from workers.snowflake.connection import classify, connect, host_of
@@ -35,19 +37,19 @@ def tunnel() -> Iterator[Tunnel]:
 
 def begin(door: str, destination: Destination, **environment: str) -> subprocess.Popen[str]:
     """Use one door in another process."""
-    asked = [
-        destination.host or "",
-        destination.database,
-        destination.private_key_path,
-        destination.settings["ca_file"],
-    ]
+    asked = {name: value for name, value in asdict(destination).items() if name != "naming"}  # as it is by default
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.doors", door, *asked],
+        [sys.executable, "-m", "tests.support.doors", door, json.dumps(asked)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def landing(destination: Destination) -> str:
+    """The table that the doors for rows write to."""
+    return f'"{destination.database}"."{destination.landing_schema}"."LANDING_T"'
 
 
 def ended(door: subprocess.Popen[str], seconds: float = 60) -> str:
@@ -67,7 +69,7 @@ def ask(door: str, destination: Destination, **environment: str) -> str:
 @pytest.mark.parametrize("door", ["sql", "put", "snowpipe", "streaming", "streaming file", "inquiry"])
 def test_every_door_goes_through_the_proxy(destination: Destination, tunnel: Tunnel, door: str) -> None:
     with sql_session(destination) as session, session.cursor() as cursor:
-        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+        cursor.execute(f'CREATE TABLE {landing(destination)} ("ID" NUMBER(19,0), "S" VARCHAR)')
     assert ask(door, destination, HTTPS_PROXY=tunnel.url) == ""
     assert set(tunnel.asked) == {destination.host}
 
@@ -75,7 +77,7 @@ def test_every_door_goes_through_the_proxy(destination: Destination, tunnel: Tun
 @pytest.mark.parametrize("door", ["sql", "snowpipe", "streaming", "inquiry"])
 def test_no_proxy_is_honoured(destination: Destination, tunnel: Tunnel, door: str) -> None:
     with sql_session(destination) as session, session.cursor() as cursor:
-        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+        cursor.execute(f'CREATE TABLE {landing(destination)} ("ID" NUMBER(19,0), "S" VARCHAR)')
     assert ask(door, destination, HTTPS_PROXY=tunnel.url, NO_PROXY="127.0.0.1") == ""
     assert tunnel.asked == []
 
@@ -94,7 +96,7 @@ def test_no_door_says_a_word_to_a_server_of_a_foreign_authority(
     destination: Destination, local_snowflake: LocalSnowflake, tmp_path: Path
 ) -> None:
     with sql_session(destination) as session, session.cursor() as cursor:
-        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0), "S" VARCHAR)')
+        cursor.execute(f'CREATE TABLE {landing(destination)} ("ID" NUMBER(19,0), "S" VARCHAR)')
     foreign = str(issue(tmp_path, "IP:127.0.0.1").authority)
     heard = local_snowflake.state()["requests"]
     doors = {door: begin(door, replace(destination, settings={"ca_file": foreign})) for door in DISTRUST}
@@ -109,7 +111,7 @@ def test_no_file_goes_to_a_stage_of_a_foreign_authority(
 ) -> None:
     foreign = str(issue(tmp_path, "IP:127.0.0.1").authority)
     (tmp_path / "f.txt").write_text("text")
-    stage = f'"{destination.database}"."PUBLIC"."S"'
+    stage = f'"{destination.database}"."{destination.landing_schema}"."S"'
     upload = SnowflakeFileTransferAgent.execute
 
     def upload_elsewhere(agent: SnowflakeFileTransferAgent) -> None:  # the statement was answered by the right server
@@ -128,6 +130,13 @@ def test_no_file_goes_to_a_stage_of_a_foreign_authority(
     error = classify(caught.value, "destination local", Kind.CHANNEL)
     assert (error.kind, error.rule) == (Kind.DESTINATION_UNREACHABLE, "certificate")
     assert list(told) == ["POST query-request"]
+
+
+def test_a_server_that_speaks_no_tls_is_not_blamed_for_its_certificate(destination: Destination) -> None:
+    with http_receiver() as other, pytest.raises(EtlError) as caught:
+        connect(replace(destination, host=f"127.0.0.1:{other.port}"), lambda _: "", Path(), purpose="test")
+    assert caught.value.kind is Kind.DESTINATION_UNREACHABLE
+    assert caught.value.reason.startswith("what answers at Snowflake's host speaks no TLS")
 
 
 def test_statements_carry_pipeline_table_and_step(destination: Destination, local_snowflake: LocalSnowflake) -> None:
@@ -157,8 +166,11 @@ def test_the_host_of_an_account(destination: Destination, account: str, host: st
     assert host_of(replace(destination, account=account, host=host)) == found
 
 
-def test_an_encrypted_key_needs_its_passphrase(destination: Destination, tmp_path: Path) -> None:
-    write_key(tmp_path / "k.p8", "open sesame")
+def test_an_encrypted_key_needs_its_passphrase(
+    all_powerful: Destination, destination: Destination, tmp_path: Path
+) -> None:
+    public, user = write_key(tmp_path / "k.p8", "open sesame"), destination.user
+    least.administer(all_powerful, user, f"ALTER USER {user} SET RSA_PUBLIC_KEY = '{public}'")
     secret = EncryptedText("…", "…")
     it = replace(destination, private_key_path="k.p8", private_key_passphrase=secret)
     connect(it, lambda _: "open sesame", tmp_path, purpose="test").close()
@@ -173,13 +185,13 @@ def test_an_encrypted_key_needs_its_passphrase(destination: Destination, tmp_pat
 
 
 def test_a_key_that_the_user_does_not_have_is_refused_in_words(
-    destination: Destination, local_snowflake: LocalSnowflake, tmp_path: Path
+    all_powerful: Destination, local_snowflake: LocalSnowflake, tmp_path: Path
 ) -> None:
     known = write_key(tmp_path / "known.p8")
-    with sql_session(destination) as session, session.cursor() as cursor:
-        cursor.execute(f"ALTER USER {destination.database} SET RSA_PUBLIC_KEY = '{known}'")
+    with sql_session(all_powerful) as session, session.cursor() as cursor:
+        cursor.execute(f"ALTER USER {all_powerful.database} SET RSA_PUBLIC_KEY = '{known}'")
     write_key(tmp_path / "other.p8")
-    it = replace(destination, user=destination.database, private_key_path="other.p8")
+    it = replace(all_powerful, user=all_powerful.database, private_key_path="other.p8")
     with pytest.raises(EtlError) as caught:
         connect(it, lambda _: "", tmp_path, purpose="test")
     assert caught.value.kind is Kind.DESTINATION_AUTH

@@ -136,9 +136,13 @@ _UPLOAD_FAILED, _NOT_VERIFIED = "While putting file(s)", "certificate verify fai
 def classify(error: Error, place: str, otherwise: Kind) -> SnowflakeError:
     """The connector's error in our words. Snowflake's message names objects, never values of ours; only its first line is kept,
     with the one after it where it announces that ("SQL access control error:")."""
-    wrapped = _UPLOAD_FAILED in (error.msg or "") and _NOT_VERIFIED in (error.msg or "")
-    if wrapped or isinstance(error, NonRetryableTlsError):  # it has the connector's number of a failed request
-        reason = "the certificate of Snowflake's host is not good: not signed by an authority known here, for another host, or expired"
+    told = error.msg or ""
+    if isinstance(error, NonRetryableTlsError) or (_UPLOAD_FAILED in told and _NOT_VERIFIED in told):
+        reason = (
+            "what answers at Snowflake's host speaks no TLS: another server has its port, or a proxy answers itself"
+        )
+        if _NOT_VERIFIED in told:
+            reason = "the certificate of Snowflake's host is not good: not signed by an authority known here, for another host, or expired"
         return SnowflakeError(CERTIFICATE, place, reason, otherwise)
     number = abs(int(error.errno)) if error.errno is not None and error.errno > 0 else 0
     if not number and isinstance(error, OperationalError):
