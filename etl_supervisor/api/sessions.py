@@ -38,8 +38,10 @@ def of_source(control: Control, row: dict[str, Any], **extra: str) -> Iterator[p
     except psycopg.DataError:  # what was asked has something that PostgreSQL can't take
         raise
     except psycopg.Error as error:
-        reason = error.diag.message_primary or type(error).__name__
-        raise EtlError(Kind.SOURCE_SETUP, f"source {source.name}", reason, error.diag.message_hint or "") from None
+        reason, remedy = error.diag.message_primary or type(error).__name__, error.diag.message_hint or ""
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            remedy = f"give user {source.pg_username} what scripts/sql/postgres_role.sql lists for it"
+        raise EtlError(Kind.SOURCE_SETUP, f"source {source.name}", reason, remedy) from None
     finally:
         connection.close()
 

@@ -11,4 +11,5 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA PUBLIC GRANT SELECT ON TABLES TO ETL_READER;
 -- Where they are used:
 -- row security             ALTER ROLE ETL_READER BYPASSRLS;
 -- a standby as the source  GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO ETL_READER;    -- on the primary, for the role of primary_url
--- publications by the API  ALTER TABLE ... OWNER TO ETL_READER, and GRANT CREATE ON DATABASE SHOP TO ETL_READER;
+-- publications by the API  GRANT CREATE ON DATABASE SHOP TO ETL_READER;    -- and ALTER TABLE ... OWNER TO ETL_READER, ALTER PUBLICATION ... OWNER TO ETL_READER
+--                          -- (those of all tables or of schemas only a superuser makes)

@@ -15,6 +15,7 @@ from etl_supervisor.api.app import PREFIX, create_app
 from etl_supervisor.api.guard import LET_IN, Rates, digest
 from etl_supervisor.config.settings import load
 from tests.api.test_resources import error
+from tests.support import least
 from tests.support.fix_api import DESTINATION, SOURCE, Api
 
 CHANGES_BY_OPERATORS = {
@@ -332,7 +333,7 @@ def test_the_command_line_makes_lists_and_revokes_keys(api: Api) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         variables = {
             "PYTHONPATH": ":".join(sys.path),
-            "DATABASE_URL": api.database.url,
+            "DATABASE_URL": least.config_role(api.database),
             "COLUMNS": "200",
         }
         command = [sys.executable, "-m", "etl_supervisor.cli.main", "api-key", *arguments]

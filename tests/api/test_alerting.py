@@ -16,6 +16,7 @@ from etl_supervisor.repository.secrets import rotate, standing
 from etl_supervisor.repository.write import upsert
 from tests.api.test_inspection import over
 from tests.api.test_resources import error
+from tests.support import least
 from tests.support.fix_api import Api
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_postgres import Database
@@ -132,7 +133,7 @@ def test_settings_are_not_for_keys_of_a_tenant(api: Api) -> None:
 
 def test_the_monitor_takes_what_was_changed_at_its_next_round(api: Api, database: Database) -> None:
     with api.database.connect() as connection:
-        source = upsert(connection, api.settings.keyring(), "sources", name="shop", **database.as_source)
+        source = upsert(connection, api.settings.keyring(), "sources", name="shop", **least.source(database))
     database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", f"etl_stream_{source}")
     for _ in range(3):
         database.execute("select pg_logical_emit_message(true, 'test', repeat('x', 1 << 20))")

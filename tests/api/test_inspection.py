@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.api.test_resources import error
+from tests.support import least
 from tests.support.fix_api import Api
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
@@ -16,15 +17,17 @@ create table public.orders (id bigint primary key, note text, total numeric(10, 
 create table sales."Order Lines" (a int not null);
 create publication p for table public.orders
 """
+TABLES = ("public.orders", 'sales."Order Lines"')
 
 
 @pytest.fixture
 def source(api: Api, database: Database) -> str:
     """The path of a source that works."""
     database.execute(SHOP)
+    least.may_publish(database, TABLES, ("p",))
     body = {
         "name": "shop",
-        **database.as_source,
+        **least.source(database),
         "replication_id": uuid.uuid4().int % 1_000_000_000,
     }
     made = api.post("/api/v1/sources", json=body)
@@ -54,7 +57,7 @@ def test_a_source_that_works_is_found_so(api: Api, source: str) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "reason"),
     [
-        ({"pg_password": "wrong"}, "source_auth", "refused user postgres: wrong password or user"),
+        ({"pg_password": "wrong"}, "source_auth", "refused user reader_test_"),
         ({"pg_port": 1}, "source_unreachable", "127.0.0.1:1 does not answer"),
         ({"publication_name": "q"}, "source_setup", "publication q does not exist in database "),
     ],

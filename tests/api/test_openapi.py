@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fix_api import REAL, SPARE, Api
-from tests.support.fix_local_snowflake import LocalSnowflake
+from etl_supervisor.model.pipeline import Destination
+from tests.support import least
+from tests.support.fix_api import REAL, SPARE, Api, body_of
 from tests.support.fix_postgres import Database
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -23,11 +24,11 @@ RUN_SECONDS = 900.0
 @pytest.mark.slow
 @pytest.mark.timeout(RUN_SECONDS)
 def test_every_route_does_what_its_description_says(
-    api_server: Callable[..., Api], second_database: Database, local_snowflake: LocalSnowflake, tmp_path: Path
+    api_server: Callable[..., Api], second_database: Database, destination: Destination, tmp_path: Path
 ) -> None:
     second_database.execute("create table t (id int primary key, v text); create publication p for table t")
     api = api_server(API_RATE_LIMIT="0", API_KEY_DIRECTORY="/")
-    source, there = second_database.as_source, destination(local_snowflake)
+    source, there = least.source(second_database), body_of(destination)
     for number in (REAL, *SPARE):
         name = {"name": f"n{number}"}
         assert api.post("/api/v1/sources", json=source | name).status_code == 201
@@ -45,16 +46,3 @@ def test_every_route_does_what_its_description_says(
         check=False,
     )
     assert found.returncode == 0, found.stdout[-20_000:] + found.stderr
-
-
-def destination(server: LocalSnowflake) -> dict[str, object]:
-    """The local Snowflake as a destination."""
-    return {
-        "snowflake_account": "LOCAL",
-        "snowflake_user": "ETL",
-        "snowflake_database": "ANALYTICS",
-        "snowflake_schema": "PUBLIC",
-        "snowflake_private_key_path": str(server.key_file),
-        "snowflake_host": server.host,
-        "settings": {"ca_file": str(server.bundle_file)},
-    }

@@ -13,6 +13,7 @@ from etl_supervisor.api import operations
 from etl_supervisor.api.caller import Caller, Role
 from etl_supervisor.api.operations import LONG_MAX, Crew
 from etl_supervisor.api.pool import Pool
+from tests.support import least
 from tests.support.fix_api import Api
 from tests.support.fix_deployment import wait_for
 
@@ -69,7 +70,7 @@ def test_a_process_ends_while_a_long_operation_is_under_way(api: Api) -> None:
         "crew.close()\n"
         "print('over')\n"
     )
-    command = [sys.executable, "-c", program, api.database.url]
+    command = [sys.executable, "-c", program, least.config_role(api.database)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
 

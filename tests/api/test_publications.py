@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_inspection import SHOP
+from tests.api.test_inspection import SHOP, TABLES
 from tests.api.test_resources import error
+from tests.support import least
 from tests.support.fix_api import Api
 from tests.support.fix_postgres import Database
 
@@ -16,7 +17,7 @@ LINES = {"schema": "sales", "name": "Order Lines"}
 
 def made(api: Api, database: Database, **changes: Any) -> None:
     """A source, whose id is 1 when it is the first."""
-    body = {"name": "shop", **database.as_source, "replication_id": uuid.uuid4().int % 1_000_000_000} | changes
+    body = {"name": "shop", **least.source(database), "replication_id": uuid.uuid4().int % 1_000_000_000} | changes
     answer = api.post("/api/v1/sources", json=body)
     assert answer.status_code == 201, answer.text
 
@@ -24,7 +25,13 @@ def made(api: Api, database: Database, **changes: Any) -> None:
 @pytest.fixture
 def source(api: Api, database: Database) -> None:
     database.execute(SHOP)
+    least.may_publish(database, TABLES, ("p",))
     made(api, database)
+
+
+def as_superuser(api: Api, database: Database) -> None:
+    """From now on: nobody else makes publications of schemas."""
+    assert api.patch("/api/v1/sources/1", json=database.superuser).status_code == 200
 
 
 def listed(api: Api, name: str) -> dict[str, Any]:
@@ -48,6 +55,7 @@ def test_filters_columns_schemas_and_kinds_are_made_and_listed(api: Api, databas
         "filters": {"orders": "((id > 10) AND (note <> 'it''s 5%'::text))"},
         "columns": {"orders": ["id", "note"]},
     }
+    as_superuser(api, database)
     assert api.post(PUBLICATIONS, json={"name": "whole", "schemas": ["sales"]}).status_code == 201
     whole = listed(api, "whole")
     assert (whole["schemas"], whole["tables"], whole["publishes"]) == (
@@ -55,12 +63,30 @@ def test_filters_columns_schemas_and_kinds_are_made_and_listed(api: Api, databas
         ["sales.Order Lines"],
         "insert, update, delete, truncate",
     )
-    entry = api.get("/api/v1/audit-log").json()["items"][1]
+    entry = api.get("/api/v1/audit-log").json()["items"][2]
     assert (entry["action"], entry["after"]["publishes"]) == ("create publication", ["insert", "delete"])
 
 
+def test_who_may_only_read_is_told_what_publications_need(api: Api, database: Database) -> None:
+    database.execute(SHOP)
+    made(api, database)
+    role = least.source_role(database)["pg_username"]
+    for answer, reason in (
+        (
+            api.post(PUBLICATIONS, json={"name": "new", "tables": [LINES]}),
+            f"permission denied for database {database.name}",
+        ),
+        (api.patch(f"{PUBLICATIONS}/p", json={"add": [LINES]}), "must be owner of publication p"),
+    ):
+        status, kind, message, details = error(answer)
+        assert (status, kind, message) == (502, "SourceSetupError", f"source shop: {reason}")
+        assert details["remedy"] == f"give user {role} what scripts/sql/postgres_role.sql lists for it"
+    assert listed(api, "p")["tables"] == ["public.orders"]
+
+
 @pytest.mark.usefixtures("source")
-def test_a_publication_is_changed_in_one_step(api: Api) -> None:
+def test_a_publication_is_changed_in_one_step(api: Api, database: Database) -> None:
+    as_superuser(api, database)
     change = {
         "drop": [{"name": "orders"}],
         "add": [{"name": "orders", "where": "id > 0"}],
@@ -105,6 +131,7 @@ def test_a_filter_is_an_expression_and_no_way_to_another_statement(api: Api, dat
 
 def test_what_an_old_server_does_not_know_is_told_by_the_field(api: Api, old_database: Database) -> None:
     old_database.execute(SHOP)
+    least.may_publish(old_database, TABLES, ("p",))
     made(api, old_database)
     major = int(old_database.execute("show server_version_num")[0][0]) // 10_000
     answer = api.post(PUBLICATIONS, json={"name": "new", "tables": [LINES | {"where": "a > 1"}]})
@@ -153,6 +180,7 @@ def test_a_publication_that_is_read_is_not_dropped(api: Api, database: Database)
         {"publication": "p"},
     )
     database.execute('create publication "second, one" for table orders')
+    least.may_publish(database, (), ('"second, one"',))
     made(api, database, name="other", publication_name='q, "second, one"', tenant="acme")
     assert error(api.delete(f"{PUBLICATIONS}/second, one"))[2].startswith(
         "Publication second, one is read by source other;"

@@ -17,6 +17,7 @@ import pytest
 from etl_supervisor.api.serve import listen
 from etl_supervisor.embedded.ports import choose_port
 from tests.api.test_resources import error
+from tests.support import least
 from tests.support.fix_api import SECRET_KEY, SOURCE, START_SECONDS, Api
 from tests.support.fix_deployment import wait_for
 
@@ -93,7 +94,7 @@ def test_servers_of_others_import_the_application_and_their_workers_count_togeth
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TMPDIR": str(tmp_path),
-        "DATABASE_URL": api.database.url,
+        "DATABASE_URL": least.config_role(api.database),
         "METRICS_ADDR": told,
         "STATE_STORE": "postgres",
         "SECRET_KEY": SECRET_KEY,

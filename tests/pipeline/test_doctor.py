@@ -48,7 +48,7 @@ def test_a_healthy_source_has_no_fault(deploy: Deployment) -> None:
 
 def test_orphan_slots_rights_and_masks_are_named(deploy: Deployment) -> None:
     deploy.source.execute("create table items (id int primary key, mail text); create publication p for all tables")
-    user = f"reader_{deploy.source.name}"
+    user = f"narrow_{deploy.source.name}"
     deploy.source.execute(f"create role {user} login password 'geheim' replication")
     deploy.add("shop", pg_username=user, pg_password="geheim", columns={"public.items": {"id": "null"}})
     orphan = f"etl_stream_{int.from_bytes(deploy.source.name.encode()[-3:], 'big')}"

@@ -18,6 +18,7 @@ from etl_supervisor.model.table import TableName
 from etl_supervisor.repository.desired import load
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
+from tests.support import least
 from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
@@ -26,7 +27,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def settings(database: Database, tmp_path: Path) -> Settings:
-    return load_settings(tmp_path, {"DATABASE_URL": database.url, "SECRET_KEY": SECRET})
+    return load_settings(tmp_path, {"DATABASE_URL": least.config_role(database), "SECRET_KEY": SECRET})
 
 
 def fill(database: Database, settings: Settings, *, status: str = "START", kind: str = "snowflake") -> None:

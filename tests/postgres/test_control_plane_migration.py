@@ -10,11 +10,12 @@ from alembic.config import Config
 from etl_supervisor.config.settings import load
 from etl_supervisor.repository.migrations import migrate
 from migrations.app.versions.control_plane import down_revision
+from tests.support import least
 from tests.support.fix_postgres import Database
 
 
 def test_the_control_plane_is_taken_back_and_made_again_with_data(database: Database, tmp_path: Path) -> None:
-    settings = load(tmp_path, {"DATABASE_URL": database.url, "SECRET_KEY": "0123456789" * 4})
+    settings = load(tmp_path, {"DATABASE_URL": least.config_role(database), "SECRET_KEY": "0123456789" * 4})
     migrate(settings)
     database.execute(
         "insert into app.sources (name, pg_host, pg_database, pg_username, publication_name, tenant) values ('s', 'h', 'd', 'u', 'p', 'acme');"

@@ -14,6 +14,7 @@ from etl_supervisor.ipc.heartbeat import HeartbeatPage
 from etl_supervisor.ipc.messages import CopyWanted
 from etl_supervisor.model.pipeline import Pipeline, PipelineStatus, SourceSpec
 from etl_supervisor.supervision.spawn import ChildContext
+from tests.support import least
 from tests.support.fix_deployment import SECRET_KEY
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
@@ -27,7 +28,9 @@ def test_a_copy_that_begins_when_the_state_store_has_just_lost_everything_is_tri
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:
     database.execute("create table items (id int primary key)")
-    settings = load(tmp_path, {"DATABASE_URL": database.url, "REDIS_URL": redis_url, "SECRET_KEY": SECRET_KEY})
+    settings = load(
+        tmp_path, {"DATABASE_URL": least.config_role(database), "REDIS_URL": redis_url, "SECRET_KEY": SECRET_KEY}
+    )
     source, _ = source_of(database)
     wanted = CopyWanted(source.stream, PIPELINE.id, "public", "items", 1, epoch=1)
     ours, theirs = mailbox.pair()

@@ -19,6 +19,7 @@ from etl_supervisor.monitor.leases import RENEW_SECONDS, Leases
 from etl_supervisor.monitor.silence import Parent
 from etl_supervisor.repository import leases
 from etl_supervisor.repository.migrations import migrate
+from tests.support import least
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.proxy import Proxy
@@ -29,7 +30,7 @@ LONG, GONE = 60.0, -1.0  # seconds
 
 @pytest.fixture
 def settings(database: Database, tmp_path) -> Settings:
-    made = load(tmp_path, {"DATABASE_URL": database.url, "SECRET_KEY": SECRET})
+    made = load(tmp_path, {"DATABASE_URL": least.config_role(database), "SECRET_KEY": SECRET})
     migrate(made)
     for number in (1, 2):
         database.execute(

@@ -19,6 +19,7 @@ from etl_supervisor.repository.migrations import migrate, revert, steps_of
 from etl_supervisor.repository.newest import CHAINS, bring_up, newest, version
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.postgres import PostgresStore
+from tests.support import least
 from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
@@ -31,7 +32,7 @@ def environment_of(database: Database, **more: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join([str(ROOT), *(path for path in sys.path if path)]),
-        "DATABASE_URL": database.url,
+        "DATABASE_URL": least.config_role(database),
         "SECRET_KEY": SECRET,
         **more,
     }
@@ -39,7 +40,7 @@ def environment_of(database: Database, **more: str) -> dict[str, str]:
 
 @pytest.fixture
 def settings(database: Database, tmp_path: Path) -> Settings:
-    return load(tmp_path, {"DATABASE_URL": database.url, "SECRET_KEY": SECRET})
+    return load(tmp_path, {"DATABASE_URL": least.config_role(database), "SECRET_KEY": SECRET})
 
 
 def schemas(database: Database) -> list[str]:
@@ -111,7 +112,7 @@ def test_the_state_tables_go_back_step_by_step_and_forward_again_with_their_data
     settings: Settings, database: Database
 ) -> None:
     migrate(settings, "etl")
-    store = PostgresStore(database.dsn)
+    store = PostgresStore(least.config_role(database))
     epoch = store.next_epoch("shop")
     database.execute("insert into etl.table_state values ('shop', 'p', 'public', 't', '{}')")
     steps = steps_of(settings, "etl")
@@ -125,7 +126,7 @@ def test_the_state_tables_go_back_step_by_step_and_forward_again_with_their_data
 
 
 def test_the_two_chains_run_on_two_databases(database: Database, second_database: Database, tmp_path: Path) -> None:
-    two = load(tmp_path, environment_of(database, ETL_DATABASE_URL=second_database.url))
+    two = load(tmp_path, environment_of(database, ETL_DATABASE_URL=least.config_role(second_database)))
     migrate(two)
     assert (schemas(database), schemas(second_database)) == (["app", "public"], ["etl", "public"])
     assert revert(two, "etl", 1000).endswith("-> nothing")

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from etl_supervisor.errors import EtlError
+from tests.support import least
 from tests.support.fix_postgres import Database
 from workers.reader import published
 from workers.reader.catalog import read_catalogs
@@ -72,13 +73,13 @@ def told(connection: psycopg.Connection[Any], publications: list[str]) -> tuple[
 def test_it_is_what_the_view_of_the_server_tells(each_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     database = each_database
     database.execute(TABLES)
-    with database.connect() as connection:
+    with least.connect(database) as connection:
         version = connection.info.server_version
         made = [*PUBLICATIONS]
         made += LISTS if version >= published.COLUMN_LISTS else ()
         made += GENERATED if version >= published.GENERATED_COLUMNS else ()
         for number, text in enumerate(made):
-            connection.execute(f"create publication p{number} {text}".encode())
+            database.execute(f"create publication p{number} {text}")
         filtered = False
         names = [f"p{number}" for number in range(len(made))]
         for chosen in [*itertools.combinations(names, 1), *itertools.combinations(names, 2), names[:4]]:
@@ -94,7 +95,7 @@ def test_it_is_what_the_view_of_the_server_tells(each_database: Database, monkey
 def test_nobody_who_has_a_table_locked_is_waited_for(database: Database) -> None:
     database.execute(TABLES)
     database.execute("create publication p for all tables with (publish_via_partition_root = true)")
-    with database.connect() as busy, busy.transaction(), database.connect() as connection:
+    with database.connect() as busy, busy.transaction(), least.connect(database) as connection:
         busy.execute("lock table plain, parted, other.here in access exclusive mode")
         connection.execute("set lock_timeout = '2s'")
         tables = published_tables(connection, ["p"], "here")

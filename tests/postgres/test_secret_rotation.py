@@ -17,6 +17,7 @@ from etl_supervisor.model.pipeline import EncryptedText
 from etl_supervisor.repository import secrets
 from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
+from tests.support import least
 from tests.support.configured import DESTINATION, SOURCE
 from tests.support.fix_postgres import Database
 
@@ -26,7 +27,7 @@ PASSPHRASE = "a passphrase"
 
 
 def settings_with(database: Database, folder: Path, **keys: str) -> Settings:
-    return load(folder, {"DATABASE_URL": database.url, **keys})
+    return load(folder, {"DATABASE_URL": least.config_role(database), **keys})
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def rotating(database: Database, folder: Path, **environment: str) -> subprocess
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "DATABASE_URL": database.url,
+            "DATABASE_URL": least.config_role(database),
             "SECRET_KEY": NEW,
             "SECRET_KEY_PREVIOUS": OLD,
             **environment,

@@ -24,7 +24,7 @@ WAL_LIMIT = (
 
 
 def lines(database: Database, folder: Path, ours: Iterable[str] = (), **changes: Any) -> list[str]:
-    """What is found in a source of one superuser, without the line about max_slot_wal_keep_size, which every test server has."""
+    """What is found in a source of a role with the least rights, without the line about max_slot_wal_keep_size, which every test server has."""
     settings = load(folder, {"SECRET_KEY": KEY})
     source, password = source_of(database)
     stored = settings.keyring().encrypt(password, f"sources/{source.name}/pg_password")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from etl_supervisor.errors import EtlError
+from tests.support import least
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.fix_standby import Pair
@@ -24,7 +25,8 @@ def access_of(pair: Pair) -> Access:
     """The standby as a source, with its primary."""
     source, password = source_of(pair.standby)
     ((system,),) = pair.primary.execute("select system_identifier::text from pg_control_system()")
-    return Access(source, password, pair.primary.url, system)
+    pair.primary.execute(least.FOR_STANDBYS.format(source.pg_username))
+    return Access(source, password, least.url_of(pair.primary, source.pg_username), system)
 
 
 def test_a_slot_on_a_standby_is_made_with_the_primarys_help(pair: Callable[..., Pair]) -> None:
@@ -34,7 +36,7 @@ def test_a_slot_on_a_standby_is_made_with_the_primarys_help(pair: Callable[..., 
     access = access_of(servers)
     with (
         contextlib.closing(ReplicationStream(access.source, access.password)) as stream,
-        servers.standby.connect() as c,
+        least.connect(servers.standby) as c,
     ):
         assert sources.check(c, access.source)
         with nudging(access, lambda: None, standby=True) as tick:
@@ -50,7 +52,7 @@ def test_a_slot_on_a_standby_that_waits_names_what_for(pair: Callable[..., Pair]
     source, password = source_of(servers.standby)
     with (
         contextlib.closing(ReplicationStream(source, password)) as stream,
-        servers.standby.connect() as connection,
+        least.connect(servers.standby) as connection,
         pytest.raises(EtlError) as caught,
     ):
         sources.starting_point(connection, stream, source, None, lambda: None)
@@ -81,7 +83,10 @@ def test_a_failover_slot_goes_on_after_a_promotion_from_a_position_that_the_new_
     servers.primary.execute("create publication p for all tables")
     source, password = source_of(servers.primary)
     source = replace(source, slot_failover=True)
-    with contextlib.closing(ReplicationStream(source, password)) as stream, servers.primary.connect() as connection:
+    with (
+        contextlib.closing(ReplicationStream(source, password)) as stream,
+        least.connect(servers.primary) as connection,
+    ):
         sources.check(connection, source)
         made = sources.starting_point(connection, stream, source, None, lambda: None)
     synced = "select failover and synced and not temporary from pg_replication_slots where slot_name = 'etl_stream_1'"
@@ -100,12 +105,12 @@ def test_a_failover_slot_goes_on_after_a_promotion_from_a_position_that_the_new_
     there, password = source_of(servers.standby)
     with (
         contextlib.closing(ReplicationStream(there, password)) as stream,
-        servers.standby.connect() as connection,
+        least.connect(servers.standby) as connection,
         pytest.raises(EtlError, match="on this standby is a copy of the primary's"),
     ):
         sources.starting_point(connection, stream, there, made, lambda: None)
     servers.promote()
-    with contextlib.closing(ReplicationStream(there, password)) as stream, servers.standby.connect() as connection:
+    with contextlib.closing(ReplicationStream(there, password)) as stream, least.connect(servers.standby) as connection:
         going_on = sources.starting_point(connection, stream, there, made, lambda: None)
         assert (going_on.timeline, going_on.confirmed) == (2, made.confirmed)
         assert sources.starting_point(connection, stream, there, going_on, lambda: None) == going_on

@@ -21,6 +21,7 @@ from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.state.postgres import PostgresStore
 from etl_supervisor.state.redis import RedisStore
 from etl_supervisor.state.store import StateStore, Writer
+from tests.support import least
 from tests.support.fix_postgres import Database
 from tests.unit.test_follower import DESTINATION
 from workers.reader.stored import StoredTables
@@ -36,8 +37,8 @@ def store(request: pytest.FixtureRequest, database: Database, redis_url: str, tm
     if request.param == "redis":
         made: StateStore = RedisStore(redis_url)
     else:
-        migrate(load(tmp_path, {"DATABASE_URL": database.url}), "etl")
-        made = PostgresStore(database.dsn)
+        migrate(load(tmp_path, {"DATABASE_URL": least.config_role(database)}), "etl")
+        made = PostgresStore(least.config_role(database))
     yield made
     made.close()
 

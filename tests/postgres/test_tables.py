@@ -7,6 +7,7 @@ import pytest
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.table import Table, TableName
+from tests.support import least
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, rows_of, streaming
 from workers.reader.catalog import read_catalog
@@ -24,7 +25,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 def shapes(database: Database, *publications: str) -> dict[str, Table]:
     """The published tables' shapes as the catalog alone has them."""
-    with database.connect() as connection:
+    with least.connect(database) as connection:
         found = {}
         for published in published_tables(connection, list(publications or ("p",)), "source s"):
             facts = read_catalog(connection, published.oid)
@@ -383,7 +384,7 @@ def test_a_copy_notices_that_a_partition_was_rewritten_after_its_snapshot(
 ) -> None:
     database.execute("create table root (id int primary key) partition by range (id); create table plain (id int)")
     database.execute("create table leaf partition of root for values from (0) to (10); insert into root values (1)")
-    with database.connect() as reader:
+    with least.connect(database) as reader:
         reader.execute("begin isolation level repeatable read read only")
         ((oid,),) = reader.execute("select 'root'::regclass::oid::bigint")  # the snapshot is taken, nothing is locked
         database.execute(rewrite)

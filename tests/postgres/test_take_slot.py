@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from etl_supervisor.model.tenure import clock
+from tests.support import least
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, source_of, streaming
@@ -23,7 +24,7 @@ def test_only_the_walsender_of_ones_own_slot_is_ended(database: Database, second
     with streaming(second_database, slot=f"other_{number}"), streaming(database, slot=source.slot):
         other = wait_for("the other's reader", lambda: second_database.execute(READER))
         wait_for("our older reader", lambda: database.execute(READER))
-        with database.connect() as connection:
+        with least.connect(database) as connection:
             take_slot(connection, source, clock() - 1, lambda: None)
             assert database.execute(READER), (
                 "the lease is over: the walsender may be that of another supervisor's reader"

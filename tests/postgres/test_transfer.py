@@ -9,7 +9,7 @@ import pytest
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.model.pipeline import Transfer
-from tests.support import corpus
+from tests.support import corpus, least
 from tests.support.copying import copied
 from tests.support.fix_postgres import Database
 from tests.support.streaming import make_slot, rows_of, source_of, streaming
@@ -22,7 +22,7 @@ from workers.reader.transfer import BinaryForms, TextNeededError, choose
 
 def readable(database: Database, table: str) -> list[str]:
     """The columns that can be read in binary."""
-    with database.connect() as connection:
+    with least.connect(database) as connection:
         ((oid,),) = database.execute("select %s::regclass::oid::bigint", f'public."{table}"')
         found = read_catalog(connection, oid)
         assert found is not None
@@ -92,7 +92,7 @@ def test_a_stream_is_binary_when_every_column_can_be_read(database: Database) ->
     source, _ = source_of(database)
 
     def chosen(transfer: Transfer) -> bool:
-        with database.connect() as connection:
+        with least.connect(database) as connection:
             tables = [
                 (found, table_of(found, published.columns))
                 for published in published_tables(connection, ["p"], "here")

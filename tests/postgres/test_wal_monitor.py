@@ -24,6 +24,7 @@ from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.wal import watched
 from etl_supervisor.repository.write import upsert
 from migrations.app.versions import wal_monitor
+from tests.support import least
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.receiver import http_receiver, mail_receiver
@@ -34,7 +35,13 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 def made(folder: Path, config: Database, **environment: str) -> Settings:
     settings = load_settings(
-        folder, {"DATABASE_URL": config.url, "SECRET_KEY": SECRET, "TIME_CHECK_NOTIFICATION": "0", **environment}
+        folder,
+        {
+            "DATABASE_URL": least.config_role(config),
+            "SECRET_KEY": SECRET,
+            "TIME_CHECK_NOTIFICATION": "0",
+            **environment,
+        },
     )
     migrate(settings)
     return settings
@@ -42,7 +49,7 @@ def made(folder: Path, config: Database, **environment: str) -> Settings:
 
 def add_source(settings: Settings, config: Database, database: Database, name: str = "shop", **changes: Any) -> int:
     with config.connect() as connection:
-        return upsert(connection, settings.keyring(), "sources", name=name, **database.as_source, **changes)
+        return upsert(connection, settings.keyring(), "sources", name=name, **least.source(database), **changes)
 
 
 def start_pipeline(settings: Settings, config: Database, source_id: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
 from etl_supervisor.errors import EtlError
+from tests.support import least
 from tests.support.fix_deployment import wait_for
 from tests.support.fix_postgres import Database
 from tests.support.streaming import source_of
@@ -118,8 +119,8 @@ def test_a_quiet_source_gets_messages_in_its_wal(database: Database) -> None:
 
 
 def test_without_a_heartbeat_nothing_is_written(database: Database) -> None:
-    database.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", f"peek_{database.name}")
     with watching(database, heartbeat_seconds=0) as (watch, _):
+        database.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", f"peek_{database.name}")
         wait_for("facts", lambda: tick(watch) and watch.facts.wal_end)
         watch.tick(time.monotonic() + 1e6, rows=0)
         peek = f"select * from pg_logical_slot_peek_changes('peek_{database.name}', null, null)"
@@ -140,11 +141,11 @@ def test_a_slot_that_lost_its_wal_is_named_with_the_reason(open_folder: Path) ->
         database = Database(server, "postgres")
         source, password = source_of(database)
         stream = ReplicationStream(source, password)
-        with database.connect() as connection:
+        with least.connect(database) as connection:
             known = sources.starting_point(connection, stream, source, None, lambda: None)
             for _ in range(4):
-                connection.execute("select pg_logical_emit_message(false, 'fill', repeat('x', 20000000))")
-                connection.execute("checkpoint")
+                database.execute("select pg_logical_emit_message(false, 'fill', repeat('x', 20000000))")
+                database.execute("checkpoint")
             with pytest.raises(EtlError, match=r"was invalidated: the WAL it needs was removed \(raise max_slot"):
                 sources.starting_point(connection, stream, source, known, lambda: None)
         stream.close()

@@ -253,7 +253,7 @@ def task_reaches(session: Any, it: OpenTable, fence: int) -> None:
     wait_for("the task to apply", lambda: query(session, mark) == [(fence,)])
 
 
-@pytest.mark.usefixtures("fast_minutes")
+@pytest.mark.usefixtures("fast_minutes", "may_make_tasks")
 @pytest.mark.parametrize(
     "policy", [ApplyPolicy(), ApplyPolicy(delete=Deletes.SOFT, history=True)], ids=["hard", "soft"]
 )
@@ -277,6 +277,7 @@ def test_a_task_applies_as_far_as_the_log_is_whole(session: Any, destination: De
         assert live(session, it) == history.rows
 
 
+@pytest.mark.usefixtures("may_make_tasks")
 def test_a_task_that_runs_seldom_begins_at_the_copy(
     session: Any, destination: Destination, local_snowflake: LocalSnowflake
 ) -> None:
@@ -295,7 +296,7 @@ def test_a_task_that_runs_seldom_begins_at_the_copy(
     assert target(session, it) == history.rows
 
 
-@pytest.mark.usefixtures("fast_minutes")
+@pytest.mark.usefixtures("fast_minutes", "may_make_tasks")
 def test_a_task_keeps_a_table_without_a_key(session: Any, destination: Destination) -> None:
     it = opening(destination, KEYLESS, policy=ApplyPolicy(mode=ApplyMode.TASK, schedule_minutes=1))
     source, mark = Bag(random.Random(1)), ddl.ensure(session, it).watermark
@@ -308,6 +309,7 @@ def test_a_task_keeps_a_table_without_a_key(session: Any, destination: Destinati
         assert bag(session, objects_of(destination, KEYLESS).target_sql) == +source.rows
 
 
+@pytest.mark.usefixtures("may_make_dynamic_tables")
 @pytest.mark.parametrize("seed", range(2))
 def test_a_dynamic_table_shows_what_the_log_says(session: Any, destination: Destination, seed: int) -> None:
     it = opening(destination, policy=ApplyPolicy(mode=ApplyMode.DYNAMIC_TABLE))
@@ -329,7 +331,7 @@ def test_a_dynamic_table_shows_what_the_log_says(session: Any, destination: Dest
 MODES = (ApplyMode.MERGE, ApplyMode.VIEW, ApplyMode.TASK, ApplyMode.APPEND)
 
 
-@pytest.mark.usefixtures("fast_minutes")
+@pytest.mark.usefixtures("fast_minutes", "may_make_tasks")
 @pytest.mark.parametrize("before", MODES)
 @pytest.mark.parametrize("after", MODES)
 def test_modes_change_without_a_copy(
@@ -379,6 +381,7 @@ def test_a_target_that_was_left_alone_gets_the_columns_that_came_meanwhile(
     assert query(session, f"SELECT MORE FROM {objects_of(destination, TABLE).target_sql} WHERE MORE IS NOT NULL") == []
 
 
+@pytest.mark.usefixtures("may_make_dynamic_tables")
 def test_a_dynamic_table_becomes_a_merged_one(session: Any, destination: Destination) -> None:
     history, rows = History(random.Random(4)), opening(destination, policy=ApplyPolicy(mode=ApplyMode.DYNAMIC_TABLE))
     mark = ddl.ensure(session, rows).watermark

@@ -31,8 +31,6 @@ class Pair:
         self._landing = f'"{there.database}"."{there.landing_schema}"."LANDING_ITEMS"'
         database.execute("create table items (a text, b text)")
         database.execute(f"insert into items values {rows}")
-        for schema in (there.schema, there.landing_schema):
-            self.ask(f'CREATE SCHEMA IF NOT EXISTS "{there.database}"."{schema}"')
         self.ask(f"CREATE TABLE {self.target} (A VARCHAR, B VARCHAR, _ETL_SPECIAL VARCHAR)")
         columns = POSITION.replace(",", " NUMBER,")
         self.ask(f"CREATE TABLE {self._landing} ({columns} NUMBER)")

@@ -75,20 +75,20 @@ def pipeline(there: Destination, path: LoadPath, mode: ApplyMode) -> Pipeline:
 
 
 @pytest.fixture
-def patient(destination: Destination, tmp_path: Path) -> Patient:
+def patient(all_powerful: Destination, tmp_path: Path) -> Patient:
     name = uuid.uuid4().hex[:8].upper()
     limited = replace(
-        destination,
+        all_powerful,
         user=f"U{name}",
         role=f"R_{name}",
         schema="RAW_DATA",
         warehouse="ETL_WH",
         private_key_path=str(tmp_path / "key.p8"),
     )
-    made = Patient(limited, load(tmp_path, {"SECRET_KEY": "k" * 32}), destination)
+    made = Patient(limited, load(tmp_path, {"SECRET_KEY": "k" * 32}), all_powerful)
     public = write_key(tmp_path / "key.p8", "")
     (tmp_path / "key.p8").chmod(0o600)
-    with sql_session(destination) as session, session.cursor() as cursor:
+    with sql_session(all_powerful) as session, session.cursor() as cursor:
         cursor.execute(f"ALTER USER {limited.user} SET RSA_PUBLIC_KEY = '{public}'")
     made.administer("CREATE ROLE ROL")
     return made

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from snowflake.connector import DictCursor
 
 from etl_supervisor.errors import EtlError
 from etl_supervisor.ipc.arrow import change_log_schema
@@ -281,9 +282,10 @@ def test_one_that_slept_between_plan_and_upload_loads_nothing_again(
 
 
 def pipes(opening: OpenTable) -> list[str]:
-    query = f'SELECT pipe_name FROM "{opening.destination.database}"._streaming._pipes'
-    with sql_session(opening.destination) as session, session.cursor() as cursor:
-        return sorted(row[0] for row in cursor.execute(query).fetchall())
+    there = opening.destination
+    with sql_session(there) as session, session.cursor(DictCursor) as cursor:
+        cursor.execute(f'SHOW PIPES IN SCHEMA "{there.database}"."{there.landing_schema}"')
+        return sorted(row["name"] for row in cursor.fetchall())
 
 
 def test_pipes_stay_for_their_generation(opening: OpenTable) -> None:

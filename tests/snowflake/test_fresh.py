@@ -148,6 +148,7 @@ def test_what_is_there_without_a_watermark_row_is_taken_over(
         cursor.execute(f"SELECT * FROM {objects.live_sql}")
 
 
+@pytest.mark.usefixtures("may_make_schemas")
 def test_schemas_that_were_dropped_since_are_made_again(session: Any, destination: Destination) -> None:
     inventory, it, objects = Inventory(), opening(destination), objects_of(destination, TABLE)
     with session.cursor() as cursor:

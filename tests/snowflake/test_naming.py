@@ -70,6 +70,7 @@ def land(session: Recorder, it: OpenTable) -> None:
     ids=["history", "soft", "task", "dynamic_table"],
 )
 @pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.usefixtures("may_make_tasks", "may_make_dynamic_tables")
 def test_no_statement_has_a_name_in_another_case(
     session: Recorder, destination: Destination, policy: ApplyPolicy, keyed: bool
 ) -> None:
@@ -93,6 +94,7 @@ def test_no_statement_has_a_name_in_another_case(
         assert [row[:2] for row in found] == [(1, "x"), (2, "y")]
 
 
+@pytest.mark.usefixtures("may_make_schemas")
 def test_another_mapping_makes_the_target_again_in_its_schema(session: Recorder, destination: Destination) -> None:
     it = named(opening(destination, table=LINES))
     mark = ddl.ensure(session, it).watermark

@@ -23,8 +23,10 @@ STATUS = "bulk-channel-status"
 @pytest.fixture
 def channel(destination: Destination, local_snowflake: LocalSnowflake) -> Iterator[StreamingChannel]:
     with sql_session(destination) as session, session.cursor() as cursor:
-        cursor.execute(f'CREATE TABLE "{destination.database}"."PUBLIC"."LANDING_T" ("ID" NUMBER(19,0))')
-    objects = Objects(destination.database, "PUBLIC", "PUBLIC", "T", "LANDING_T")
+        cursor.execute(
+            f'CREATE TABLE "{destination.database}"."{destination.landing_schema}"."LANDING_T" ("ID" NUMBER(19,0))'
+        )
+    objects = Objects(destination.database, destination.schema, destination.landing_schema, "T", "LANDING_T")
     local_snowflake.set(counting=True)
     opened = StreamingChannel(
         StreamingClient(destination, objects, f"one-{time.time_ns()}", lambda secret: "", Path()), "c"
@@ -72,7 +74,7 @@ def test_without_an_answer_the_sdk_is_asked(
     local_snowflake.set(faults=[{"path": "oauth/token", "count": 1, "status": 401}])
     token = append(channel, 1)
     wait_for("the row", lambda: channel.status(inquiries).committed == token, 20)
-    pipe = Pipe(destination.database, "PUBLIC", "LANDING_T-STREAMING")
+    pipe = Pipe(destination.database, destination.landing_schema, "LANDING_T-STREAMING")
     with pytest.raises(InquiryError, match=r"^not asked: it failed a moment ago$"):
         inquiries.ask(destination, pipe, ["c"])
 

@@ -1,8 +1,9 @@
 """Uses one door of a local Snowflake, in a process of its own (the environment's proxies are read once): `python -m tests.support.doors DOOR
-HOST DATABASE KEY CA`. Ends with 0 when it was answered."""
+DESTINATION`, as JSON. Ends with 0 when it was answered."""
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ def decrypt(_: object) -> str:
 
 def use(door: str, it: Destination) -> None:
     """One request or two."""
-    objects = Objects(it.database, "PUBLIC", "PUBLIC", "T", "LANDING_T")
+    objects = Objects(it.database, it.schema, it.landing_schema, "T", "LANDING_T")
     if door in ("sql", "put"):
         session = connect(it, decrypt, Path(), purpose="test")
         with session.cursor() as cursor, tempfile.TemporaryDirectory() as folder:
@@ -36,8 +37,9 @@ def use(door: str, it: Destination) -> None:
             if door == "put":
                 file = Path(folder) / "f.txt"
                 file.write_text("text")
-                cursor.execute(f'CREATE STAGE "{it.database}"."PUBLIC"."S"')
-                cursor.execute(f'PUT \'file://{file}\' @"{it.database}"."PUBLIC"."S" AUTO_COMPRESS = FALSE')
+                stage = f'"{it.database}"."{it.landing_schema}"."S"'
+                cursor.execute(f"CREATE STAGE {stage}")
+                cursor.execute(f"PUT 'file://{file}' @{stage} AUTO_COMPRESS = FALSE")
         session.close()
     elif door == "snowpipe":
         it_opened = opening(it)
@@ -50,7 +52,8 @@ def use(door: str, it: Destination) -> None:
     elif door == "inquiry":
         trust_local(it)  # as the first session or channel does
         try:
-            Inquiries(decrypt, Path()).ask(it, Pipe(f'"{it.database}"', '"PUBLIC"', '"LANDING_T"-STREAMING'), "c")
+            pipe = Pipe(f'"{it.database}"', f'"{it.landing_schema}"', '"LANDING_T"-STREAMING')
+            Inquiries(decrypt, Path()).ask(it, pipe, "c")
         except InquiryError as error:
             if str(error) != "KeyError":  # there is no such channel: that is an answer
                 raise
@@ -73,24 +76,4 @@ def append(it: Destination, objects: Objects, rows: int) -> None:
 
 
 if __name__ == "__main__":
-    name, host, database, key, ca_file = sys.argv[1:]
-    use(
-        name,
-        Destination(
-            id=1,
-            name="local",
-            type="snowflake",
-            account="LOCAL",
-            user="ETL",
-            database=database,
-            schema="PUBLIC",
-            warehouse=None,
-            role=None,
-            private_key_path=key,
-            private_key_passphrase=None,
-            host=host,
-            landing_schema="ETL_SCHEMA",
-            apply_interval_seconds=1.0,
-            settings={"ca_file": ca_file},
-        ),
-    )
+    use(sys.argv[1], Destination(**json.loads(sys.argv[2])))

@@ -69,6 +69,8 @@ def body_of(destination: Destination) -> dict[str, Any]:
         "snowflake_user": destination.user,
         "snowflake_database": destination.database,
         "snowflake_schema": destination.schema,
+        "snowflake_warehouse": destination.warehouse,
+        "snowflake_role": destination.role,
         "snowflake_private_key_path": destination.private_key_path,
         "snowflake_host": destination.host,
         "settings": destination.settings,

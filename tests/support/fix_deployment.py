@@ -34,7 +34,7 @@ from etl_supervisor.repository.migrations import migrate
 from etl_supervisor.repository.write import upsert
 from etl_supervisor.state.choose import open_store
 from tests.support import least
-from tests.support.fix_local_snowflake import destination_in, sql_session
+from tests.support.fix_local_snowflake import sql_session
 from tests.support.fix_postgres import Database
 from workers.snowflake.identifiers import quoted
 
@@ -95,7 +95,8 @@ class Deployment:
     ) -> None:
         """A source of this name with a started pipeline; `changes` overwrite columns of the source or the pipeline."""
         database = database or self.source
-        source = {"name": name, **database.as_source}
+        asked = database.as_source if "pg_username" in changes else least.source(database)
+        source = {"name": name, **asked}
         pipeline: dict[str, Any] = {
             "name": name,
             "status": "START",
@@ -103,8 +104,6 @@ class Deployment:
             "batch_max_fill_ms": 100,
             "table_error_retry_delay_ms": 300,
         }
-        if "pg_username" not in changes:
-            source |= least.source_role(database)
         for key, value in changes.items():
             (source if key.startswith(SOURCE_COLUMNS) else pipeline)[key] = value
         with self.config.connect() as connection:
@@ -289,9 +288,9 @@ def deploy(
     second_database: Database,
     redis_url: str,
     local_snowflake: LocalSnowflake,
+    all_powerful: Destination,
     tmp_path: Path,
 ) -> Iterator[Deployment]:
-    local_snowflake.set(commit_delay_s=0, counting=False, blackhole=False, faults=[], reject=[])
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -306,9 +305,10 @@ def deploy(
     }
     settings = load(tmp_path, environment)
     migrate(settings)
-    there = destination_in(local_snowflake)
-    allowed = least.snowflake_role(there, tmp_path / "keys")
-    made = Deployment(second_database, database, local_snowflake, there, allowed, settings, environment, tmp_path)
+    allowed = least.snowflake_role(all_powerful, tmp_path / "keys")
+    made = Deployment(
+        second_database, database, local_snowflake, all_powerful, allowed, settings, environment, tmp_path
+    )
     yield made
     if made.supervisor is not None and made.supervisor.poll() is None:
         made.kill()

@@ -55,17 +55,21 @@ class Database:
 
     @property
     def as_source(self) -> dict[str, Any]:
-        """The columns of a source that say where it is."""
+        """The columns of a source that say where it is; `least.source` has them with who asks."""
         parts = conninfo.conninfo_to_dict(self.dsn)
         return {
             "pg_host": parts["host"],
             "pg_port": int(str(parts["port"])),
             "pg_database": self.name,
-            "pg_username": parts["user"],
-            "pg_password": parts["password"],
             "pg_tls_mode": "disable",
             "publication_name": "p",
         }
+
+    @property
+    def superuser(self) -> dict[str, str]:
+        """The columns of a source that say who asks, where only a superuser may."""
+        parts = conninfo.conninfo_to_dict(self.dsn)
+        return {"pg_username": str(parts["user"]), "pg_password": str(parts["password"])}
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """A connection in autocommit mode unless told otherwise. The caller closes it."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
+from tests.support import least
 from tests.support.fix_postgres import FAST_SETTINGS, Database
 
 SLOT = "standby_1"  # of the standby at its primary
@@ -48,6 +49,7 @@ def pair(open_folder: Path) -> Iterator[Callable[..., Pair]]:
             settings = FAST_SETTINGS | ({"synchronized_standby_slots": SLOT} if sync_slots and first else {})
             primary = stack.enter_context(EmbeddedPostgres(open_folder / "primary", settings=settings))
             data = open_folder / "standby"
+            least.source_role(Database(primary, "postgres"))
             _copy(primary, data)
             settings = FAST_SETTINGS | {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1"}
             if sync_slots:

@@ -6,8 +6,10 @@ import re
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import psycopg
 from psycopg import conninfo
 
 from etl_supervisor.model.pipeline import Destination
@@ -38,8 +40,10 @@ def renamed(text: str, names: dict[str, str]) -> str:
 
 
 def source_role(database: Database) -> dict[str, str]:
-    """`postgres_role.sql` run in a source, its part of a schema for every schema; columns of the source."""
+    """`postgres_role.sql` run in a source, its part of a schema for every schema; columns of the source. A standby has what its primary has."""
     role = f"reader_{database.name}"
+    if database.execute("select pg_is_in_recovery()") == [(True,)]:
+        return {"pg_username": role, "pg_password": PASSWORD}
     found = database.execute(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
     )
@@ -48,6 +52,24 @@ def source_role(database: Database) -> dict[str, str]:
         for schema in [name for (name,) in found] if "SCHEMA PUBLIC" in text else ["public"]:
             database.execute(renamed(text, {**names, "PUBLIC": schema}))
     return {"pg_username": role, "pg_password": PASSWORD}
+
+
+def may_publish(database: Database, tables: tuple[str, ...], publications: tuple[str, ...]) -> None:
+    """What the script lists for publications by the API, for these tables and publications (as SQL has their names)."""
+    role = source_role(database)["pg_username"]
+    database.execute(f"GRANT CREATE ON DATABASE {database.name} TO {role}")
+    for owned in (*(f"TABLE {name}" for name in tables), *(f"PUBLICATION {name}" for name in publications)):
+        database.execute(f"ALTER {owned} OWNER TO {role}")
+
+
+def source(database: Database) -> dict[str, Any]:
+    """The columns of a source that is this database, asked by its `source_role`."""
+    return database.as_source | source_role(database)
+
+
+def connect(database: Database) -> psycopg.Connection:
+    """A connection of the `source_role`, in autocommit mode. The caller closes it."""
+    return psycopg.connect(url_of(database, source_role(database)["pg_username"]), autocommit=True)
 
 
 def _without_known(database: Database, role: str, script: str) -> list[str]:

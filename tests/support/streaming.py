@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
-from psycopg import conninfo
 
 from etl_supervisor.model import lsn
 from etl_supervisor.model.pipeline import Source
+from tests.support import least
 from tests.support.fix_postgres import Database
 from workers.reader.assembler import Assembler
 from workers.reader.batch import TableBatch
@@ -26,22 +26,22 @@ SECONDS_MAX = 20.0
 
 
 def source_of(database: Database, publication: str = "p", replication_id: int = 1) -> tuple[Source, str]:
-    """The source that a test database is, and its password."""
-    parameters = conninfo.conninfo_to_dict(database.dsn)
+    """The source that a test database is, with a role that has the least rights, and its password."""
+    columns = least.source(database)
     source = Source(
         1,
         database.name,
-        str(parameters["host"]),
-        int(str(parameters["port"])),
+        str(columns["pg_host"]),
+        columns["pg_port"],
         database.name,
-        str(parameters["user"]),
+        columns["pg_username"],
         None,
         "disable",
         None,
         publication,
         replication_id,
     )
-    return source, str(parameters.get("password", ""))
+    return source, columns["pg_password"]
 
 
 def make_slot(database: Database, name: str) -> int:
