@@ -183,7 +183,7 @@ def test_a_machine_without_room_for_it(nursery: Nursery, monkeypatch: pytest.Mon
         nursery.keep()
     assert nursery.pid is None
     assert not nursery.importing
-    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
     nursery.keep()
     assert nursery.pid is None, "another try is made later"
     nursery.close()
