@@ -236,7 +236,7 @@ def test_a_server_that_says_nothing_costs_its_time_limit_and_holds_up_nobody(
         monitor = WalMonitor(settings)
         began = time.monotonic()
         monitor.begin_round()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < settings.wal_monitor_timeout_seconds
         wait_for("the other source", lambda: "shop" in monitor.newest)
         assert monitor._failing == {}
         wait_for("the time limit", lambda: monitor._failing)

@@ -58,14 +58,14 @@ def test_the_heart_beats_only_while_no_row_comes() -> None:
 
 def test_a_statement_that_hangs_holds_up_nobody(database: Database) -> None:
     def hang(connection: psycopg.Connection[Any]) -> None:
-        connection.execute("SET statement_timeout = 300")
+        connection.execute("SET statement_timeout = 3000")
         connection.execute("SELECT pg_sleep(60)")
 
     aside = Aside("test", database.connect, hang)
     began = time.monotonic()
     for _ in range(100):
         aside.ask()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 2, "less than one statement takes"
     wait_for("the trouble", lambda: aside.trouble == "canceling statement due to statement timeout")
     aside.close()
 
