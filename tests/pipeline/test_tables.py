@@ -297,7 +297,7 @@ def test_tables_without_a_key_are_landed_completely_and_in_order(deploy: Deploym
     current = "SELECT A, B FROM {s}.LOTS"
     wait_for("the targets", lambda: rows_in(deploy, current) == [(2, "")])
     wait_for("as many rows", lambda: len(rows_in(deploy, "SELECT * FROM {s}.Z")) == 1)
-    assert sorted(rows_in(deploy, "SELECT A FROM {s}.LATE")) == [(1,), (2,)]
+    wait_for("both rows", lambda: sorted(rows_in(deploy, "SELECT A FROM {s}.LATE")) == [(1,), (2,)])
     assert deploy.stop() == 0
 
 
