@@ -129,6 +129,8 @@ class Monitor:
     def _report(self) -> None:
         """How the children are, for the API's `/ready`. One that can't be written is missed there; the poll says why."""
         self._news = False
+        if not self._supervised.told.children:
+            return  # nothing is known yet: no child in trouble would be good news
         if self._leases.standby:
             return  # the other one's children are those that matter
         good_seconds = REPORTS_MISSED_MAX * self._settings.pipeline_poll_interval_secs

@@ -173,12 +173,21 @@ def test_events_tell_changes_and_sources_and_go_on_where_a_client_was(api: Api) 
     assert [data for kind, data in seen if kind == "source"] == [{"source": SHOP, "state": "streaming", "trouble": ""}]
 
 
+REPORTS_KEPT = """
+create table reports (children jsonb);
+grant insert on reports to public;
+create function kept() returns trigger language plpgsql as 'begin insert into public.reports values (new.children); return new; end';
+create trigger kept before insert or update on app.supervisor_report for each row execute function kept()
+"""
+
+
 @pytest.mark.slow
 def test_beside_a_supervisor_data_flows_from_what_was_sent_and_ready_is_honest(deploy: Deployment) -> None:
     address = f"127.0.0.1:{choose_port()}"
     deploy.source.execute(
         "create table t (id int primary key, v text); insert into t values (1, 'a'); create publication p for table t"
     )
+    deploy.config.execute(REPORTS_KEPT)
     deploy.start(API_ADDR=address, API_AUTH="disabled")
     with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
 
@@ -191,6 +200,10 @@ def test_beside_a_supervisor_data_flows_from_what_was_sent_and_ready_is_honest(d
         wait_for("monitor and actors", lambda: client.get("/ready").status_code == 200)
         names = {check["name"] for check in client.get("/ready").json()["checks"]}
         assert {"config_database", "state_store", "supervisor", "child monitor", "child actor-0"} <= names
+        without = 'not children @> \'[{"name": "monitor"}, {"name": "actor-0"}, {"name": "actor-1"}]\''
+        told = deploy.config.execute(f"select count(*), count(*) filter (where {without}) from reports")
+        assert told[0][0] > 0
+        assert told[0][1] == 0, "a report without children would be ready"
         deploy.add("shop", status="PAUSE")
         client.post("/api/v1/pipelines/1/start").raise_for_status()
         deploy.ready("shop", 1)
