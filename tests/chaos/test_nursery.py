@@ -22,7 +22,7 @@ def running(deploy: Deployment) -> dict[str, int]:
     shop(deploy)
     deploy.start()
     deploy.ready("shop")
-    return deploy.children()
+    return deploy.settled()
 
 
 def replaced(deploy: Deployment, name: str, victim: int) -> int:

@@ -29,7 +29,9 @@ def test_a_deleted_pipeline_leaves_nothing_behind_after_its_grace_and_the_last_t
     wait_for("its state to go", lambda: not deploy.states("other"))
     deploy.same("shop", items=("id",))
     deploy.config.execute("delete from app.pipelines where name = 'shop'; delete from app.sources")
-    wait_for("the rows to go", lambda: deploy.config.execute("select count(*) from app.removed") == [(0,)])  # the last step
+    wait_for(
+        "the rows to go", lambda: deploy.config.execute("select count(*) from app.removed") == [(0,)]
+    )  # the last step
     assert not slots(deploy)
     assert not deploy.states("shop")
     assert deploy.confirmed("shop") == 0

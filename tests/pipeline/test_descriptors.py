@@ -27,7 +27,7 @@ SETTINGS = {"SNOWFLAKE_ACTOR_POOL_SIZE": str(ACTORS), "SNOWFLAKE_CHANNELS_MAX": 
 def held(deploy: Deployment) -> dict[str, tuple[int, int]]:
     """Descriptors and threads of the supervisor and each child."""
     assert deploy.supervisor is not None
-    processes = {"supervisor": deploy.supervisor.pid, **deploy.children()}
+    processes = {"supervisor": deploy.supervisor.pid, **deploy.settled()}
     return {
         name: (len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir())))
         for name, pid in processes.items()
@@ -50,7 +50,7 @@ def test_many_tables_need_no_more_than_is_said(deploy: Deployment) -> None:
     needed = descriptors_needed(load(deploy.folder, {**deploy.environment, **SETTINGS}))
     resource.prlimit(deploy.supervisor.pid, resource.RLIMIT_NOFILE, (needed, needed))  # it has not begun yet
     deploy.ready("shop", TABLES)
-    for pid in deploy.children().values():
+    for pid in deploy.settled().values():
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (needed, needed)
     write(deploy, 1)
     write(deploy, 2)

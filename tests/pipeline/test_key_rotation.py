@@ -65,7 +65,7 @@ def test_a_key_is_exchanged_under_load_and_nothing_stops(deploy: Deployment, pat
     deploy.ready("one")
     with Writer(deploy) as writer:
         wait_for("rows", lambda: landed(deploy) > 20)
-        before = deploy.children()
+        before = deploy.settled()
         second = write_key(file, passphrase)
         administer(deploy, f"ALTER USER {user} SET RSA_PUBLIC_KEY_2 = '{second}'")
         administer(deploy, f"ALTER USER {user} UNSET RSA_PUBLIC_KEY")

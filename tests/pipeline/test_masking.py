@@ -36,7 +36,7 @@ def rows(there: Destination, query: str) -> list[tuple[Any, ...]]:
 def shared_memory(deploy: Deployment) -> list[bytes]:
     """Every memfd that a child has open."""
     found = []
-    for pid in deploy.children().values():
+    for pid in deploy.settled().values():
         for fd in Path(f"/proc/{pid}/fd").glob("*"):
             try:
                 if "memfd:etl-" in str(fd.readlink()):

@@ -77,7 +77,7 @@ def test_a_poll_that_fails_changes_nothing(deploy: Deployment) -> None:
     deploy.add("shop")
     deploy.start()
     deploy.ready("shop")
-    before = deploy.children()
+    before = deploy.settled()
     deploy.config.execute("alter table app.pipelines rename to hidden")
     wait_for("the trouble to be said", lambda: deploy.events("configuration_trouble"))
     deploy.source.execute("insert into items values (77, 'still running')")

@@ -89,7 +89,7 @@ def test_secrets_show_nowhere_and_a_crash_leaves_no_core(deploy: Deployment) -> 
     deploy.ready("one")
     assert deploy.supervisor is not None
     stored = ("password of the source and the config database", "passphrase", "webhook", "API key", "private key")
-    for name, pid in {"supervisor": deploy.supervisor.pid, **deploy.children()}.items():
+    for name, pid in {"supervisor": deploy.supervisor.pid, **deploy.settled()}.items():
         shown = of_process(pid, "cmdline", "comm", "limits")
         assert shown_in(shown, secrets) == [], name
         assert shown.split("Max core file size")[1].split()[:2] == ["0", "0"], name

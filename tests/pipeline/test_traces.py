@@ -170,7 +170,7 @@ def test_a_joint_apply_is_linked_to_the_batches_of_each_of_its_tables(deploy: De
             return {span.facts["etl.table"]: span for span in collector.named("apply")}
 
         wait_for("both tables' spans", lambda: applied().keys() == {"public.debit", "public.credit"})
-        assert _value(deploy, 'etl_applied_seconds_count{pipeline="bank"}') >= 2
+        wait_for("the metric", lambda: _value(deploy, 'etl_applied_seconds_count{pipeline="bank"}') >= 2)
         assert deploy.stop() == 0
         durable = {(span.trace, span.id): span.facts["etl.table"] for span in collector.named("durable")}
         for table, apply in applied().items():

@@ -22,6 +22,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from etl_supervisor.api import access
 from etl_supervisor.api.caller import Role
@@ -140,11 +141,17 @@ def shared_api(postgres: EmbeddedPostgres) -> Iterator[Api]:
         yield server
 
 
+# It meets what the server still does for a request whose client did not wait.
+@retry(retry=retry_if_exception_type(psycopg.errors.DeadlockDetected), stop=stop_after_attempt(5), reraise=True)
+def _empty(database: Database) -> None:
+    tables = "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname IN ('app', 'etl') AND tablename <> %s"
+    ((names,),) = database.execute(tables, "alembic_version")
+    database.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+
+
 @pytest.fixture
 def api(shared_api: Api) -> Iterator[Api]:
-    tables = "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname IN ('app', 'etl') AND tablename <> %s"
-    ((names,),) = shared_api.database.execute(tables, "alembic_version")
-    shared_api.database.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+    _empty(shared_api.database)
     shared_api.begin()
     yield shared_api
     shared_api.client.close()

@@ -202,6 +202,16 @@ class Deployment:
                     found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
         return found
 
+    def settled(self) -> dict[str, int]:
+        """The children once no copy worker is among them: it ends a moment after its tables are READY."""
+
+        def without_copies() -> dict[str, int]:
+            found = self.children()
+            return {} if any(name.startswith("etl-copy") for name in found) else found
+
+        found: dict[str, int] = wait_for("copy workers to end", without_copies)
+        return found
+
     def ready(self, name: str, tables: int | None = None) -> None:
         """Wait until all tables of a pipeline are READY."""
 

@@ -43,6 +43,7 @@ LOOPBACK = "127.0.0.1"
 COMMIT_DELAY_SECONDS = 0.2  # between append and commit there is time to die in
 APPLY_SECONDS = 1.0  # (60 by default) rows that come seldom are applied at once; the others leave the local Snowflake some of its time
 SOAK_VARIABLE = "ETL_SOAK"  # in the environment of every process that is started here: who is left over is found by it
+TRUSTED = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # of this process: comparisons set them to the local Snowflake's
 SETTINGS = {
     "PIPELINE_POLL_INTERVAL_SECS": "1",
     "SNOWFLAKE_ACTOR_POOL_SIZE": "2",
@@ -213,8 +214,16 @@ class World:
 
 @contextlib.contextmanager
 def fresh_world(seed: int) -> Iterator[World]:
-    """A world in a temporary folder that the servers' account can reach."""
-    with tempfile.TemporaryDirectory(prefix="etl-soak-", ignore_cleanup_errors=True) as name:
-        os.chmod(name, 0o711)
-        with World(Path(name), seed) as world:
-            yield world
+    """A world in a temporary folder that the servers' account can reach. What this process trusts goes with it (`trust_local`)."""
+    trusted = {name: os.environ.get(name) for name in TRUSTED}
+    try:
+        with tempfile.TemporaryDirectory(prefix="etl-soak-", ignore_cleanup_errors=True) as name:
+            os.chmod(name, 0o711)
+            with World(Path(name), seed) as world:
+                yield world
+    finally:
+        for variable, before in trusted.items():
+            if before is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = before
