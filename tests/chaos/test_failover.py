@@ -32,6 +32,7 @@ from tests.support.tunnel import Tunnel
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 TAKE_OVER_SECONDS_MAX = 10.0
+LEASE_SECONDS = 15  # where a supervisor is stopped and must go on before its monitor ends it
 ELSEWHERE = (
     "unshare",
     "--pid",
@@ -247,9 +248,10 @@ def test_a_supervisor_whose_main_process_hangs_alone_is_followed(
     with load_on(deploy.source, change) as done:
         before = done[0]
         wait_for("load", lambda: done[0] > before + 50)
-        main, children, reader = first.pid, children_of(first.pid), first.reader
-        assert len(children) == 5, "nursery, monitor, reader, two actors"
-        assert reader is not None
+        main, reader = first.pid, first.reader
+        children = wait_for("copy workers to end", lambda: found if len(found := children_of(main)) == 5 else [])
+        assert reader is not None, "nursery, monitor, reader, two actors"
+        said = first.log.count("parent_silent")
         os.kill(main, signal.SIGSTOP)
         os.kill(reader, signal.SIGKILL)
         since = time.monotonic()
@@ -263,7 +265,7 @@ def test_a_supervisor_whose_main_process_hangs_alone_is_followed(
         note(f"SIGSTOP of the main process alone, elsewhere={elsewhere}", seconds, SILENT_ROUNDS if elsewhere else 0)
         assert not any(both), "never two at once"
         assert not any(map(runs, children)), "nothing of the first is left"
-        assert first.log.count("parent_silent") == first.log.count("parent_killed") == 1
+        assert (first.log.count("parent_silent") - said, first.log.count("parent_killed")) == (1, 1)
         if elsewhere:  # nobody in there can kill it
             streaming = deploy.source.execute(READERS)
             os.kill(main, signal.SIGCONT)
@@ -282,9 +284,9 @@ def test_a_supervisor_that_is_held_for_a_moment_or_stopped_with_all_its_children
 ) -> None:
     make_tables(deploy.source)
     deploy.add("shop")
-    first = machine("first")
+    first = machine("first", LEASE_SECONDS=str(LEASE_SECONDS))
     running(first, deploy)
-    children = children_of(first.pid)
+    children = wait_for("copy workers to end", lambda: found if len(found := children_of(first.pid)) == 5 else [])
     query = "select extract(epoch from expires_at - now())::float8 from app.leases"
 
     def seconds_left() -> float:
@@ -294,7 +296,7 @@ def test_a_supervisor_that_is_held_for_a_moment_or_stopped_with_all_its_children
     os.kill(first.pid, signal.SIGSTOP)
     wait_for("a renewal that is missed", lambda: '"event":"parent_silent"' in first.log)
     os.kill(first.pid, signal.SIGCONT)
-    wait_for("the next one", lambda: seconds_left() > deploy.settings.lease_seconds - 1)
+    wait_for("the next one", lambda: seconds_left() > LEASE_SECONDS - 1)
     assert children_of(first.pid) == children
     first.signal_all(signal.SIGSTOP)
     wait_for("its lease to run out", lambda: seconds_left() < -3)

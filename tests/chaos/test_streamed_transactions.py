@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from etl_supervisor.errors import Kind
+from etl_supervisor.model import lsn
 from etl_supervisor.state.choose import open_store
 from tests.chaos.test_crashes import KEYS, change, landed, make_tables
 from tests.support.fix_deployment import Deployment, wait_for
@@ -140,7 +141,8 @@ def test_a_transaction_beyond_the_disk_stops_its_source_alone_until_there_is_roo
     deploy.ready("depot")
     with psycopg.connect(deploy.source.dsn) as connection:
         connection.execute("insert into bulk select g, repeat('x', 1000) from generate_series(1, 5000) g")
-        behind = deploy.written("shop")
+        ((text,),) = deploy.source.execute("select pg_current_wal_insert_lsn()::text")
+        behind = lsn.parse(text)
         deploy.source.execute("update items set n = n + 1 where id < 100")
         wait_for("two tries", lambda: len(refusals(deploy)) > 1)
         wait_for("its status", lambda: trouble(deploy, "shop").startswith("spool at source shop: more than 1 MiB"))

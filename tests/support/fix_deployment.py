@@ -168,13 +168,18 @@ class Deployment:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The log's lines of one event; every line must be JSON."""
-        lines = [orjson.loads(line) for line in self.log.splitlines()]
+        lines = [orjson.loads(line) for line in self.lines]
         return [line for line in lines if line["event"] == event]
+
+    @property
+    def lines(self) -> list[str]:
+        """The log's lines; the last may still be half written, and is left out."""
+        return self.log.rpartition("\n")[0].splitlines()
 
     @property
     def copied(self) -> list[str]:
         """The tables of which copies began, once for each copy."""
-        begun = [line for line in self.log.splitlines() if '"event":"copy_started"' in line]
+        begun = [line for line in self.lines if '"event":"copy_started"' in line]
         return sorted(table for line in begun for table in orjson.loads(line)["tables"])
 
     def stop(self, seconds: float = WAIT_SECONDS) -> int:

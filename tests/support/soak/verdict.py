@@ -22,6 +22,7 @@ from tests.support.soak.world import SOAK_VARIABLE, SOURCES, World
 CRASH = '"event":"child_crashed"'
 KILLS_SUPERVISOR = "failpoint supervisor."
 CALM_SECONDS_MAX = 240.0  # for what has piled up, and for copies of tables that were changed last
+WALSENDERS_END_SECONDS = 10.0  # from a reader's end until PostgreSQL has noticed
 KEYS = """
 select c.relname::text, array_agg(a.attname::text order by a.attnum) from pg_class c join pg_index i on i.indrelid = c.oid and i.indisprimary
 join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey) where c.relnamespace = 'public'::regnamespace group by 1 order by 1
@@ -131,7 +132,10 @@ def left_over(world: World) -> list[str]:
         remove_unused(kind, 0.0, world.scratch)  # as the next one of its kind does
     found += [f"file {path.name} in the temporary directory" for path in world.scratch.iterdir()]
     slots = "select slot_name, database, active, temporary from pg_replication_slots"
+    busy = f"{slots} where active or temporary"
     with psycopg.connect(world.postgres.dsn(), autocommit=True) as connection:
+        with contextlib.suppress(AssertionError):  # a walsender notices a moment later that its reader has gone
+            wait_for("walsenders to end", lambda: not connection.execute(busy).fetchall(), WALSENDERS_END_SECONDS)
         kept = list(connection.execute(slots))
     found += [f"slot {name} of {database} is in use" for name, database, active, _ in kept if active]
     found += [f"slot {name} of {database} is temporary" for name, database, _, temporary in kept if temporary]
