@@ -19,7 +19,7 @@ from etl_supervisor.state.choose import open_store
 from tests.api.test_inspection import over
 from tests.api.test_live import ORDERS, PIPE, SHOP, reported
 from tests.api.test_resources import error
-from tests.support.fix_api import Api
+from tests.support.fix_api import CONNECT_RETRIES, Api
 from tests.support.fix_deployment import Deployment, wait_for
 from tests.support.fix_local_snowflake import sql_session
 
@@ -134,7 +134,8 @@ def test_the_api_finds_names_and_repairs_what_the_command_finds(deploy: Deployme
     with sql_session(deploy.destination) as session, session.cursor() as cursor:
         cursor.execute(f"UPDATE {schema}.ITEMS SET NOTE = 'spoilt' WHERE ID = 7")
         cursor.execute(f"DELETE FROM {schema}.ITEMS WHERE ID IN (11, 12)")
-    with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
+    calls = httpx.HTTPTransport(retries=CONNECT_RETRIES)  # it may listen later than the tables are READY
+    with httpx.Client(base_url=f"http://{address}", timeout=30, transport=calls) as client:
 
         def verified(**body: Any) -> Any:
             asked = client.post(VERIFY, json=body)

@@ -144,6 +144,7 @@ def test_rows_that_come_again_to_a_channel_that_snowflake_forgot_are_not_doubled
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_channel_that_can_not_be_opened_is_tried_again_at_growing_distances(deploy: Deployment) -> None:
     make_tables(deploy, 2, 0)
     deploy.add("shop", table_error_retry_max_attempts=1)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from etl_supervisor.embedded.snowflake.launch import LocalSnowflake
-from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_deployment import Deployment, drop_slot, wait_for
 from tests.support.sharing import both_same, change, elsewhere, joined, slots, status, two
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -51,7 +51,7 @@ def test_a_pipeline_that_is_paused_while_its_source_gets_a_new_slot_begins_anew_
     before = deploy.states("other")["items"].generation
     shared, _ = parked(deploy)
     assert deploy.stop() == 0
-    deploy.source.execute("select pg_drop_replication_slot(%s)", shared)
+    drop_slot(deploy.source, shared)
     deploy.source.execute("delete from items where id between 20 and 40")
     deploy.start(ETL_FAILPOINTS="parking.after_leave=kill@1")
     wait_for("the slot to be replaced", lambda: '"slot_replaced"' in deploy.log)

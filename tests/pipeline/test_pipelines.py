@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_deployment import Deployment, drop_slot, wait_for
 from tests.support.fix_postgres import Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -75,7 +75,7 @@ def test_a_pipeline_is_added_paused_and_started_again_while_others_run(
 def test_a_poll_that_fails_changes_nothing(deploy: Deployment) -> None:
     simple(deploy.source)
     deploy.add("shop")
-    deploy.start()
+    deploy.start(LEASE_SECONDS="60")  # a machine that stands still for seconds restarts nobody
     deploy.ready("shop")
     before = deploy.settled()
     deploy.config.execute("alter table app.pipelines rename to hidden")
@@ -153,7 +153,7 @@ def test_status_sql_and_metrics_tell_what_runs(deploy: Deployment) -> None:
     assert "READY" in shown
     assert "10" in command("sql", f'select count(*) from "{deploy.destination.database}".PUBLIC.ITEMS')
     address = deploy.environment["METRICS_ADDR"]
-    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
+    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=30).read().decode()
     assert 'etl_snowflake_rows_inserted_total{pipeline="shop",table="public.items"} 10.0' in text
     assert 'etl_throughput_rows{source="shop"}' in text
     assert 'etl_child_up{child="reader-shop"} 1.0' in text
@@ -187,7 +187,7 @@ def test_a_second_source_that_was_forgotten_is_slot_lost_and_not_silently_copied
     ((slot,),) = deploy.source.execute(
         "select slot_name from pg_replication_slots where slot_name like 'etl_stream_%%'"
     )
-    deploy.source.execute("select pg_drop_replication_slot(%s)", slot)
+    drop_slot(deploy.source, slot)
     deploy.start()
     (line, *_) = wait_for("the line", lambda: deploy.events("child_failed"))
     assert (line["kind"], line["reason"]) == ("slot_lost", f"slot {slot} does not exist any more")

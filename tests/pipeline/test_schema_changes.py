@@ -59,9 +59,10 @@ def same(deploy: Deployment, key: str = "id", table: str = "t") -> None:
     end = deploy.written("shop")
 
     def equal() -> bool:
+        if deploy.confirmed("shop") < end:
+            return False
         deploy.ready("shop")
-        confirmed = deploy.confirmed("shop") >= end
-        return confirmed and not any(difference.total for difference in deploy.differences("shop", **{table: (key,)}))
+        return not any(difference.total for difference in deploy.differences("shop", **{table: (key,)}))
 
     wait_for("source and target to be the same", equal)
 

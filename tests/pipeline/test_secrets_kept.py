@@ -21,6 +21,7 @@ from etl_supervisor.config.secrets import Keyring
 from etl_supervisor.embedded.ports import choose_port
 from etl_supervisor.ipc import scratch
 from tests.support import least
+from tests.support.fix_api import CONNECT_RETRIES
 from tests.support.fix_deployment import SECRET_KEY, Deployment, wait_for
 from tests.support.keys import write_key
 
@@ -97,7 +98,10 @@ def test_secrets_show_nowhere_and_a_crash_leaves_no_core(deploy: Deployment) -> 
             pid, "environ"
         )  # where it was begun with DATABASE_URL, REDIS_URL and SECRET_KEY; no more
         assert shown_in(inherited, {word: secrets[word] for word in stored}) == [], name
-    with httpx.Client(base_url=f"http://{address}", headers={"Authorization": f"Bearer {key}"}, timeout=30) as api:
+    # The API is its own process: it may listen later than the tables are READY.
+    calls = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+    bearer = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=f"http://{address}", headers=bearer, timeout=30, transport=calls) as api:
         paths = ["sources", "destinations", "pipelines", "settings", "audit-log", "api-keys"]
         answers = [api.get(f"/api/v1/{path}") for path in paths]
         answers += [api.post("/api/v1/sources/1/test"), api.post("/api/v1/destinations/1/test"), api.get("/metrics")]

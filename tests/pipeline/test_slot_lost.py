@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etl_supervisor.embedded.postgres import EmbeddedPostgres
-from tests.support.fix_deployment import Deployment, wait_for
+from tests.support.fix_deployment import Deployment, drop_slot, wait_for
 from tests.support.fix_postgres import FAST_SETTINGS, Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -56,7 +56,7 @@ def test_a_slot_that_was_dropped_is_replaced_and_rows_deleted_in_the_gap_disappe
     assert deploy.stop() == 0
     before = deploy.states("shop")["items"].generation
     slot = slot_of(deploy.source)
-    deploy.source.execute("select pg_drop_replication_slot(%s)", slot)
+    drop_slot(deploy.source, slot)
     deploy.source.execute("delete from items where id < 20")
     deploy.source.execute("insert into items values (100, 'in the gap')")
     deploy.start()

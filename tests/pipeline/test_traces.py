@@ -71,7 +71,7 @@ def test_one_trace_follows_a_batch_from_decode_to_durable(deploy: Deployment) ->
 
 def _value(deploy: Deployment, series: str) -> float:
     """What the monitor tells of a series; 0 before it has begun."""
-    page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics").text
+    page = httpx.get(f"http://{deploy.settings.metrics_addr}/metrics", timeout=30).text
     found = [line for line in page.splitlines() if line.startswith(series)]
     return float(found[0].split()[1]) if found else 0.0
 

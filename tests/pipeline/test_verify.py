@@ -317,6 +317,8 @@ def test_every_kind_of_table_and_value_is_compared_and_a_change_in_each_is_found
     deploy.source.execute("update kinds set t = t || 'x', d = d + 1; update kinds set s = 5")
     wait_for("the changes", lambda: at_target(deploy, "SELECT COUNT(*) FROM {schema}.KINDS WHERE S = 5") == [(4,)])
     wait_for("the changes", lambda: at_target(deploy, "SELECT COUNT(*) FROM {schema}.HEAP") == [(93,)])
+    parts = "SELECT COUNT(*) FROM {schema}.PARTS WHERE NOTE = 'u'"
+    wait_for("the changes", lambda: at_target(deploy, parts) == [(50,)])
     found = {verdict.table.name: verdict for verdict in inside(deploy)}
     assert sorted(found) == ["heap", "kinds", "log", "parts", "secret", "soft"]
     for verdict in found.values():

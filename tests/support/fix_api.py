@@ -36,6 +36,7 @@ from tests.support.fix_postgres import Database
 
 SECRET_KEY = "a secret key of a test, 32 characters or more"
 START_SECONDS = 30.0
+CONNECT_RETRIES = 6  # of httpx: 15 s until the API beside a supervisor listens
 SOURCE = {
     "name": "production-postgres",
     "pg_host": "postgres.example.com",

@@ -65,6 +65,13 @@ def wait_for(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) 
     return found
 
 
+def drop_slot(database: Database, name: str) -> None:
+    """Drop a replication slot, once its walsender has noticed that its reader has gone."""
+    free = "select 1 from pg_replication_slots where slot_name = %s and not active"
+    wait_for("the walsender to end", lambda: database.execute(free, name))
+    database.execute("select pg_drop_replication_slot(%s)", name)
+
+
 @dataclass
 class Deployment:
     """One deployment; `environment` is what its supervisor is started with. At `destination` everything may be done: so tests look at it; `allowed`
